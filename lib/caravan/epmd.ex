@@ -1,0 +1,312 @@
+defmodule Caravan.Epmd do
+  @moduledoc """
+  Distribution without an epmd daemon: a node's port follows from its name.
+
+  Given to the VM, in `rel/vm.args.eex` and `rel/remote.vm.args.eex`, or to `elixir` and `iex` with `--erl`:
+
+      -epmd_module Elixir.Caravan.Epmd
+      -start_epmd false
+
+  ## Which port
+
+  The digits at the end of the part before the `@` count:
+
+  | name | port | |
+  |---|---|---|
+  | `app@host` | 4370 | no digits: the base port |
+  | `worker2@host` | 4372 | 0 to 1023: base port + number |
+  | `app-4001@host` | 4001 | 1024 to 65535: the port itself |
+  | `app-70000@host` | none | over 65535, or more than five digits: the node refuses to boot |
+  | `rpc-a671-app-4001@host` | any free one | a node that lives for one command: `bin/app rpc` and `remote`, `remsh…`, `maint…`, `…_maint_123` of relx and rebar3 |
+
+  ## Settings
+
+  | VM argument | environment | `config :caravan` | values | default | |
+  |---|---|---|---|---|---|
+  | `-caravan base_port 4370` | `CARAVAN_BASE_PORT` | `base_port: 4370` | 1..65535 | 4370 | |
+  | `-caravan port_rule fixed` | `CARAVAN_PORT_RULE` | `port_rule: :fixed` | `name`, `fixed` | `name` | `fixed`: every node has the base port, whatever its digits. For one node per address: Kubernetes, Fly, ECS |
+  | `-caravan listen_port 4001` | `CARAVAN_LISTEN_PORT` | `listen_port: 4001` | 1..65535 | as the name says | What *this* node binds, not what peers connect to: for port mapping |
+
+  They are read once, when distribution starts, from the first place that has them, in this order. The
+  application environment is there in time in a release's main node alone (`config/config.exs`, not
+  `config/runtime.exs`); helper nodes (`bin/app rpc`) and `iex -S mix` boot without it.
+  """
+
+  # Everything here runs inside kernel start or inside net_kernel: only :erlang, kernel and stdlib,
+  # nothing that prints, waits or raises where OTP does not expect it. Which process of OTP 25 to 29
+  # calls what, and what it makes of the answer, is in kernel/src/{erl_distribution,net_kernel,
+  # inet_tcp_dist,net_adm}.erl and ssl/src/inet_tls_dist.erl.
+
+  alias Caravan.Epmd.Boot
+  alias Caravan.Epmd.Settings
+  alias Caravan.Native
+
+  # Distribution protocol since OTP 23 (kernel/src/erl_epmd.erl, epmd_dist_high).
+  @dist_version 6
+
+  # Lets net_kernel choose a random 32-bit creation (OTP 23 and later). Any small number would give a
+  # restarted node the identity of the dead one, and stale pids would reach the wrong process.
+  @creation -1
+
+  @settings_key {__MODULE__, :settings}
+  @registered_key {__MODULE__, :registered}
+
+  @doc """
+  The port on which the node `name` listens.
+
+  Raises `ArgumentError` when it has none: an empty name, a port over 65535, a temporary node.
+
+      iex> Caravan.Epmd.dist_port(:"app-name3434@example.net")
+      3434
+
+      iex> Caravan.Epmd.dist_port(:"app-name-4834@example.net")
+      4834
+
+      iex> Caravan.Epmd.dist_port("worker2")
+      4372
+
+      iex> Caravan.Epmd.dist_port(~c"app@example.net")
+      4370
+
+      iex> Caravan.Epmd.dist_port("app-70000@example.net")
+      ** (ArgumentError) no distribution port for "app-70000@example.net": its number gives a port over 65535. A node name may end (before the @) in no digits (base port), in 0 to 1023 (base port + number) or in 1024 to 65535 (that port), in five digits at most; a temporary node (rpc-, rem-, remsh, maint) has no port to know in advance
+  """
+  @spec dist_port(atom | charlist | binary) :: :inet.port_number()
+  def dist_port(name) do
+    with {:ok, text} <- name_text(name),
+         {:ok, settings} <- settings(),
+         {:ok, port} <- port(text, settings) do
+      port
+    else
+      {:error, reason} -> raise_argument(refusal(name, reason))
+    end
+  end
+
+  ## Callbacks of -epmd_module
+
+  @doc false
+  @spec start_link() :: :ignore | {:error, {:caravan, binary}}
+  def start_link do
+    # Read anew at every start of distribution: Node.stop/0, other environment, Node.start/2.
+    with :ok <- Native.load(),
+         {:ok, settings} <- Settings.read() do
+      :persistent_term.put(@settings_key, settings)
+      :ignore
+    else
+      {:error, message} -> Boot.fail(message)
+    end
+  end
+
+  @doc false
+  @spec listen_port_please(atom | charlist, charlist) :: {:ok, :inet.port_number()}
+  def listen_port_please(name, _host) do
+    with {:ok, text} <- name_text(name),
+         {:ok, settings} <- settings() do
+      case port(text, settings) do
+        {:ok, port} -> {:ok, free_port(name, :maps.get(:listen_port, settings), port)}
+        {:error, :temporary} -> {:ok, 0}
+        {:error, reason} -> Boot.fail(refusal(name, reason))
+      end
+    else
+      {:error, reason} -> Boot.fail(refusal(name, reason))
+    end
+  end
+
+  @doc false
+  @spec register_node(atom | charlist, :inet.port_number()) :: {:ok, integer}
+  def register_node(name, port), do: register_node(name, port, :inet)
+
+  @doc false
+  @spec register_node(atom | charlist, :inet.port_number(), atom) :: {:ok, integer}
+  def register_node(name, port, _driver) do
+    {:ok, text} = name_text(name)
+    :persistent_term.put(@registered_key, {text, port})
+    {:ok, @creation}
+  end
+
+  @doc false
+  @spec address_please(charlist, charlist | :inet.ip_address(), :inet | :inet6) ::
+          {:ok, :inet.ip_address(), :inet.port_number(), 6} | {:error, term}
+  # Runs inside net_kernel: an exception here ends the distribution of a running node.
+  def address_please(name, host, family) do
+    with {:port, port, version} <- port_please(name, host),
+         {:ok, ip} <- :inet.getaddr(host, family) do
+      {:ok, ip, port, version}
+    else
+      :noport -> {:error, :noport}
+      {:error, reason} -> {:error, reason}
+    end
+  catch
+    _class, reason -> {:error, reason}
+  end
+
+  @doc false
+  @spec port_please(charlist, term, timeout) :: {:port, :inet.port_number(), 6} | :noport
+  def port_please(name, host, _timeout), do: port_please(name, host)
+
+  @doc false
+  @spec port_please(charlist, term) :: {:port, :inet.port_number(), 6} | :noport
+  def port_please(name, _host) do
+    with {:ok, text} <- name_text(name),
+         {:ok, settings} <- settings(),
+         {:ok, port} <- port(text, settings) do
+      {:port, port, @dist_version}
+    else
+      {:error, _reason} -> :noport
+    end
+  catch
+    _class, _reason -> :noport
+  end
+
+  @doc false
+  @spec names() :: {:ok, [{charlist, :inet.port_number()}]} | {:error, :address}
+  def names do
+    {:ok, host} = :inet.gethostname()
+    names(host)
+  end
+
+  @doc false
+  @spec names(charlist | atom | :inet.ip_address()) ::
+          {:ok, [{charlist, :inet.port_number()}]} | {:error, :address}
+  # With no daemon to ask, a node knows itself and the nodes it is connected to.
+  def names(host) do
+    texts = host_texts(host)
+    here = is_local(texts)
+    own = if here, do: registered(), else: []
+    peers = :lists.filtermap(fn node -> peer(node, texts, here) end, :erlang.nodes(:connected))
+
+    case own ++ peers do
+      [] when not here -> {:error, :address}
+      names -> {:ok, names}
+    end
+  end
+
+  ## The port of a name
+
+  defp port(text, settings) do
+    Native.port(text, :maps.get(:port_rule, settings), :maps.get(:base_port, settings))
+  end
+
+  # Those that distribution was started with; before any start, those it would be started with.
+  defp settings do
+    case :persistent_term.get(@settings_key, :unread) do
+      :unread -> Settings.read()
+      settings -> {:ok, settings}
+    end
+  end
+
+  defp name_text(name) when is_binary(name), do: {:ok, name}
+  defp name_text(name) when is_atom(name), do: {:ok, :erlang.atom_to_binary(name)}
+
+  defp name_text(name) when is_list(name) do
+    case :unicode.characters_to_binary(name) do
+      text when is_binary(text) -> {:ok, text}
+      _ -> {:error, "it is not text"}
+    end
+  catch
+    :error, :badarg -> {:error, "it is not text"}
+  end
+
+  defp name_text(_name), do: {:error, "it is neither an atom nor a charlist nor a binary"}
+
+  # The probe is closed before net_kernel binds the port itself. It is there for its message alone:
+  # OTP's own says `eaddrinuse`, without port or name.
+  defp free_port(name, listen_port, name_port) do
+    port = if listen_port == nil, do: name_port, else: listen_port
+    {driver, ip} = listen_address()
+
+    case driver.listen(port, [{:reuseaddr, true}, {:ip, ip}]) do
+      {:ok, socket} ->
+        :ok = driver.close(socket)
+        port
+
+      {:error, :eaddrinuse} ->
+        Boot.fail([
+          taken(name, port),
+          "the port is in use, most likely by another node of the same name or number. ",
+          "Stop it, or give this node a name that ends in another port"
+        ])
+
+      {:error, reason} ->
+        Boot.fail([taken(name, port), :inet.format_error(reason)])
+    end
+  end
+
+  defp taken(name, port) do
+    ["node ", show(name), " cannot listen on port ", :erlang.integer_to_list(port), ": "]
+  end
+
+  defp listen_address do
+    case :init.get_argument(:proto_dist) do
+      {:ok, [[~c"inet6" ++ _] | _]} -> {:inet6_tcp, interface({0, 0, 0, 0, 0, 0, 0, 0})}
+      _ -> {:inet_tcp, interface({0, 0, 0, 0})}
+    end
+  end
+
+  defp interface(any), do: :application.get_env(:kernel, :inet_dist_use_interface, any)
+
+  ## What a daemon would know
+
+  defp registered do
+    case :persistent_term.get(@registered_key, :none) do
+      {text, port} -> [{:unicode.characters_to_list(text), port}]
+      :none -> []
+    end
+  end
+
+  defp peer(node, texts, here) do
+    [name, host] = :string.split(:erlang.atom_to_list(node), ~c"@")
+
+    with true <- :lists.member(host, texts) or (here and is_local([host])),
+         {:port, port, _version} <- port_please(name, host) do
+      {true, {name, port}}
+    else
+      _ -> false
+    end
+  end
+
+  defp host_texts(host) when is_atom(host), do: [:erlang.atom_to_list(host)]
+  defp host_texts(host) when is_list(host), do: [host]
+  defp host_texts(ip) when is_tuple(ip), do: [:inet.ntoa(ip)]
+
+  defp is_local(texts) do
+    {:ok, hostname} = :inet.gethostname()
+    own = own_host()
+    local = [hostname, own, hd(:string.split(own, ~c".")), ~c"localhost", ~c"127.0.0.1", ~c"::1"]
+    :lists.any(fn text -> :lists.member(text, local) end, texts)
+  end
+
+  defp own_host do
+    [_name, host] = :string.split(:erlang.atom_to_list(:erlang.node()), ~c"@")
+    host
+  end
+
+  ## Messages
+
+  defp refusal(name, reason) do
+    ["no distribution port for ", show(name), ": ", explain(reason)]
+  end
+
+  defp explain(:empty_name), do: ["nothing stands before the @. ", rule()]
+  defp explain(:out_of_range), do: ["its number gives a port over 65535. ", rule()]
+
+  defp explain(:temporary),
+    do: ["it is a temporary node, which listens on any free port. ", rule()]
+
+  defp explain(message), do: message
+
+  defp rule do
+    "A node name may end (before the @) in no digits (base port), in 0 to 1023 (base port + number) " <>
+      "or in 1024 to 65535 (that port), in five digits at most; a temporary node (rpc-, rem-, remsh, " <>
+      "maint) has no port to know in advance"
+  end
+
+  defp show(name) when is_binary(name), do: [?", name, ?"]
+  defp show(name) when is_atom(name), do: [?", :erlang.atom_to_binary(name), ?"]
+  defp show(name), do: :io_lib.format(~c"~tp", [name])
+
+  # As `raise ArgumentError`, which would need Elixir's modules.
+  defp raise_argument(message) do
+    :erlang.error(%ArgumentError{message: :unicode.characters_to_binary(message)})
+  end
+end

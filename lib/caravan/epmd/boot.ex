@@ -1,0 +1,37 @@
+defmodule Caravan.Epmd.Boot do
+  # How a failure of Caravan.Epmd reaches the operator. Boot-safe: only :erlang, kernel and stdlib.
+  @moduledoc false
+
+  @doc """
+  Ends a boot with one line on stderr. In a running VM (`Node.start/2`) it raises instead: nothing
+  that a process asks for may end the VM.
+  """
+  @spec fail(iodata) :: no_return
+  def fail(message) do
+    line = :erlang.iolist_to_binary(["caravan: ", message])
+
+    if booting?() do
+      write_stderr(line)
+      :erlang.halt(1)
+    else
+      :erlang.error({:caravan, line})
+    end
+  end
+
+  # :started is the last step of a boot script. `elixir` and `mix` run their scripts before init
+  # itself says so: for the whole of `mix test` the first element stays :starting.
+  defp booting? do
+    case :init.get_status() do
+      {:starting, :started} -> false
+      {:starting, _step} -> true
+      _ -> false
+    end
+  end
+
+  # There is no standard_error yet, and writing to the group leader hangs this part of the boot.
+  defp write_stderr(line) do
+    port = :erlang.open_port({:fd, 0, 2}, [:out, :binary])
+    :erlang.port_command(port, [line, ?\n])
+    :erlang.port_close(port)
+  end
+end

@@ -1,0 +1,106 @@
+defmodule Caravan.Epmd.Settings do
+  # What `Caravan.Epmd` can be told, and where it is read from. Boot-safe: only :erlang, kernel and
+  # stdlib; in a boot there is no sys.config in `rem-` and `rpc-` nodes, and runtime.exs has not run.
+  @moduledoc false
+
+  @type t :: %{
+          base_port: :inet.port_number(),
+          port_rule: :name | :fixed,
+          listen_port: :inet.port_number() | nil
+        }
+
+  @default_base_port 4370
+
+  @keys [
+    {:base_port, ~c"base_port", ~c"CARAVAN_BASE_PORT"},
+    {:port_rule, ~c"port_rule", ~c"CARAVAN_PORT_RULE"},
+    {:listen_port, ~c"listen_port", ~c"CARAVAN_LISTEN_PORT"}
+  ]
+
+  @doc """
+  Reads every setting from the first place that has it: VM arguments (`-caravan base_port 4370`),
+  the environment (`CARAVAN_BASE_PORT`), the application environment.
+  """
+  @spec read() :: {:ok, t} | {:error, iodata}
+  def read do
+    with {:ok, arguments} <- vm_arguments() do
+      read(@keys, arguments, %{base_port: @default_base_port, port_rule: :name, listen_port: nil})
+    end
+  end
+
+  defp read([], _arguments, settings), do: {:ok, settings}
+
+  defp read([{key, argument, variable} | keys], arguments, settings) do
+    case find(key, argument, variable, arguments) do
+      :none ->
+        read(keys, arguments, settings)
+
+      {place, text} ->
+        case parse(key, text) do
+          {:ok, value} -> read(keys, arguments, :maps.put(key, value, settings))
+          {:error, expected} -> {:error, refusal(place, expected, text)}
+        end
+    end
+  end
+
+  defp find(key, argument, variable, arguments) do
+    with false <- :lists.keyfind(argument, 1, arguments),
+         false <- :os.getenv(variable) do
+      case :application.get_env(:caravan, key) do
+        {:ok, nil} ->
+          :none
+
+        {:ok, value} ->
+          {["application environment, config :caravan, ", to_text(key)], to_text(value)}
+
+        :undefined ->
+          :none
+      end
+    else
+      {_argument, text} -> {["VM argument -caravan ", argument], text}
+      text -> {["environment variable ", variable], text}
+    end
+  end
+
+  # `-caravan a 1 b 2 -caravan c 3` arrives as [["a", "1", "b", "2"], ["c", "3"]]; the later one wins.
+  defp vm_arguments do
+    case :init.get_argument(:caravan) do
+      {:ok, flags} -> pairs(:lists.append(flags), [])
+      :error -> {:ok, []}
+    end
+  end
+
+  defp pairs([argument, text | rest], pairs) do
+    if :lists.keymember(argument, 2, @keys),
+      do: pairs(rest, [{argument, text} | pairs]),
+      else: {:error, ["VM arguments: -caravan ", argument, " is unknown. ", known_arguments()]}
+  end
+
+  defp pairs([argument], _pairs),
+    do: {:error, ["VM arguments: -caravan ", argument, " has no value. ", known_arguments()]}
+
+  defp pairs([], pairs), do: {:ok, pairs}
+
+  defp known_arguments,
+    do: "Expected -caravan base_port PORT, port_rule name|fixed or listen_port PORT."
+
+  defp parse(:port_rule, ~c"name"), do: {:ok, :name}
+  defp parse(:port_rule, ~c"fixed"), do: {:ok, :fixed}
+  defp parse(:port_rule, _text), do: {:error, "name or fixed"}
+
+  defp parse(_port, text) do
+    case :string.to_integer(text) do
+      {port, []} when port in 1..65_535 -> {:ok, port}
+      _ -> {:error, "a port from 1 to 65535"}
+    end
+  end
+
+  defp refusal(place, expected, text),
+    do: [place, ": expected ", expected, ", got: ", :io_lib.format(~c"~ts", [text])]
+
+  # An application environment holds terms: 4370, :fixed, "4370".
+  defp to_text(value) when is_binary(value), do: :unicode.characters_to_list(value)
+  defp to_text(value) when is_atom(value), do: :erlang.atom_to_list(value)
+  defp to_text(value) when is_integer(value), do: :erlang.integer_to_list(value)
+  defp to_text(value), do: :lists.flatten(:io_lib.format(~c"~tp", [value]))
+end

@@ -1,0 +1,91 @@
+defmodule Caravan.Native do
+  # The functions of native/caravan_nif, one stub each. Runs inside kernel start, so: only :erlang,
+  # kernel and stdlib, and no @on_load. In a release the handlers of preloaded modules run after
+  # distribution has started (kernel_safe_sup), and the node would not boot. A stub loads the library
+  # on its first call instead, and then calls itself again: by then it is the native function.
+  @moduledoc false
+
+  @type port_error :: :empty_name | :out_of_range | :temporary
+  @type kind :: :srv | :a | :aaaa
+  @type settings :: {nameservers :: [binary], timeout_ms :: pos_integer, attempts :: pos_integer}
+
+  @spec port(binary, :name | :fixed, :inet.port_number()) ::
+          {:ok, :inet.port_number()} | {:error, port_error}
+  def port(name, rule, base) do
+    load!()
+    port(name, rule, base)
+  end
+
+  @spec dns_lookup(binary, kind, settings) :: reference | {:error, Caravan.Dns.Error.t()}
+  def dns_lookup(name, kind, settings) do
+    load!()
+    dns_lookup(name, kind, settings)
+  end
+
+  @spec dns_cancel(reference) :: boolean
+  def dns_cancel(lookup) do
+    load!()
+    dns_cancel(lookup)
+  end
+
+  @spec dns_nameserver?(binary) :: boolean
+  def dns_nameserver?(text) do
+    load!()
+    dns_nameserver?(text)
+  end
+
+  @doc """
+  Loads the library unless it is loaded. The error is a line for an operator: which file, why, what
+  to do.
+  """
+  @spec load() :: :ok | {:error, iodata}
+  def load, do: load(_may_purge = true)
+
+  defp load(may_purge) do
+    path = library()
+
+    case :erlang.load_nif(path, 0) do
+      :ok ->
+        :ok
+
+      # Another process was faster.
+      {:error, {:reload, _}} ->
+        :ok
+
+      # This module was reloaded, and its old code still holds the library.
+      {:error, {:upgrade, text}} ->
+        if may_purge and :code.soft_purge(__MODULE__),
+          do: load(false),
+          else: {:error, advice(path, text)}
+
+      {:error, {_reason, text}} ->
+        {:error, advice(path, text)}
+    end
+  end
+
+  # A stub that called itself again after a failed load would never return.
+  defp load! do
+    case load() do
+      :ok -> :ok
+      {:error, advice} -> :erlang.error({:caravan_nif, :erlang.iolist_to_binary(advice)})
+    end
+  end
+
+  defp library do
+    case :code.priv_dir(:caravan) do
+      {:error, :bad_name} -> ~c"priv/native/caravan_nif"
+      priv -> priv ++ ~c"/native/caravan_nif"
+    end
+  end
+
+  defp advice(path, text) do
+    [
+      "Caravan's library ",
+      [path, ".so"],
+      " cannot be loaded: ",
+      text,
+      ". Build it for this machine (mix compile, or mix release, on the same system and CPU as here; ",
+      "or CARAVAN_NIF=<file> mix compile) and see that its directory is on the code path as caravan/ebin."
+    ]
+  end
+end

@@ -1,0 +1,240 @@
+defmodule Caravan.MixProject do
+  use Mix.Project
+
+  @version "2.0.0-dev"
+  @source_url "https://github.com/uberbrodt/caravan"
+
+  def project do
+    [
+      app: :caravan,
+      version: @version,
+      elixir: "~> 1.14",
+      elixirc_paths: elixirc_paths(Mix.env()),
+      compilers: [:caravan_nif] ++ Mix.compilers(),
+      start_permanent: Mix.env() == :prod,
+      description: description(),
+      package: package(),
+      deps: deps(),
+      docs: docs()
+    ]
+  end
+
+  # :crypto is not here, nor any other application: Caravan.Epmd boots with kernel and stdlib alone.
+  def application do
+    [extra_applications: [:logger]]
+  end
+
+  defp elixirc_paths(:test), do: ["lib", "test/support"]
+  defp elixirc_paths(_env), do: ["lib"]
+
+  # Both are touched at run time only. A Mix without Hex cannot even read a Hex requirement, and
+  # Caravan has to build there too.
+  defp deps do
+    if Code.ensure_loaded?(Hex) do
+      [
+        {:libcluster, "~> 3.5", optional: true},
+        {:telemetry, "~> 1.0", optional: true}
+      ]
+    else
+      []
+    end
+  end
+
+  defp description do
+    "Clusters of Elixir and Erlang nodes in clouds: no epmd daemon, one predictable " <>
+      "distribution port per node, discovery through DNS (SRV, A, AAAA) over a Rust resolver."
+  end
+
+  defp package do
+    [
+      files: [
+        "lib",
+        "native/Cargo.toml",
+        "native/Cargo.lock",
+        "native/.cargo/config.toml",
+        "native/caravan_core/Cargo.toml",
+        "native/caravan_core/src",
+        "native/caravan_nif/Cargo.toml",
+        "native/caravan_nif/build.rs",
+        "native/caravan_nif/src",
+        "mix.exs",
+        ".formatter.exs",
+        "README.md",
+        "CHANGELOG.md",
+        "LICENSE"
+      ],
+      licenses: ["Apache-2.0"],
+      links: %{"GitHub" => @source_url}
+    ]
+  end
+
+  defp docs do
+    [main: "readme", extras: ["README.md", "CHANGELOG.md"], source_url: @source_url]
+  end
+end
+
+defmodule Mix.Tasks.Compile.CaravanNif do
+  @shortdoc "Builds Caravan's NIF with cargo"
+
+  @moduledoc """
+  Builds `native/caravan_nif` with cargo and puts the library into `priv/native` of the application
+  inside `_build`.
+
+  Cargo runs only when a file under `native` changed. With `CARAVAN_NIF` set to the path of a library
+  that was built elsewhere, that file is used and cargo is not needed.
+  """
+
+  use Mix.Task.Compiler
+
+  @recursive true
+  @native Path.expand("native", __DIR__)
+  @sources ~w(.cargo/config.toml Cargo.toml Cargo.lock) ++
+             ~w(caravan_*/Cargo.toml caravan_*/build.rs caravan_*/src/**/*.rs)
+  @min_rust Path.join(@native, "Cargo.toml")
+            |> File.read!()
+            |> then(&Regex.run(~r/^rust-version = "(.+)"$/m, &1, capture: :all_but_first))
+            |> hd()
+
+  @impl true
+  def run(_args) do
+    stamp = stamp()
+
+    if File.read(manifest()) == {:ok, stamp} and File.regular?(library()) do
+      {:noop, []}
+    else
+      with {:ok, built} <- built_library() do
+        install(built, stamp)
+        {:ok, []}
+      end
+    end
+  end
+
+  @impl true
+  def manifests, do: [manifest()]
+
+  @impl true
+  def clean do
+    File.rm(library())
+    File.rm(manifest())
+    File.rm_rf!(target_dir())
+    :ok
+  end
+
+  defp manifest, do: Path.join(Mix.Project.manifest_path(), "compile.caravan_nif")
+  defp target_dir, do: Path.join(Mix.Project.app_path(), "native")
+
+  # erlang:load_nif/2 appends ".so" on every Unix, macOS included.
+  defp library, do: Path.join([Mix.Project.app_path(), "priv", "native", "caravan_nif.so"])
+
+  # What the library depends on. File contents, not times: a fresh checkout or an unpacked cache
+  # must not build again. The architecture, because _build is often shared with a container.
+  defp stamp do
+    inputs =
+      case System.get_env("CARAVAN_NIF") do
+        nil -> Enum.flat_map(@sources, &Path.wildcard(Path.join(@native, &1), match_dot: true))
+        path -> [path]
+      end
+
+    target = {:erlang.system_info(:system_architecture), System.get_env("CARGO_BUILD_TARGET")}
+    contents = Enum.map(inputs, &{&1, File.read(&1)})
+    {contents, target} |> :erlang.term_to_binary() |> :erlang.md5() |> Base.encode16()
+  end
+
+  defp built_library do
+    case System.get_env("CARAVAN_NIF") do
+      nil -> cargo_build()
+      path -> prebuilt(path)
+    end
+  end
+
+  defp prebuilt(path) do
+    if File.regular?(path) do
+      {:ok, path}
+    else
+      failed(
+        "CARAVAN_NIF: expected the path of a built library (.so or .dylib), got: #{inspect(path)}, which is not a file"
+      )
+    end
+  end
+
+  defp cargo_build do
+    with :ok <- check_toolchain() do
+      args = [
+        "build",
+        "--release",
+        "--locked",
+        "--package",
+        "caravan_nif",
+        "--target-dir",
+        target_dir()
+      ]
+
+      case System.cmd("cargo", args,
+             cd: @native,
+             stderr_to_stdout: true,
+             into: IO.stream(:stdio, :line)
+           ) do
+        {_, 0} ->
+          {:ok, cargo_artifact()}
+
+        {_, status} ->
+          failed("cargo build failed with status #{status}; its messages stand above")
+      end
+    end
+  end
+
+  defp cargo_artifact do
+    file =
+      case :os.type() do
+        {:unix, :darwin} -> "libcaravan_nif.dylib"
+        _ -> "libcaravan_nif.so"
+      end
+
+    Path.join([target_dir(), System.get_env("CARGO_BUILD_TARGET", ""), "release", file])
+  end
+
+  defp check_toolchain do
+    with cargo when is_binary(cargo) <- System.find_executable("cargo"),
+         {version, 0} <- System.cmd("rustc", ["--version"], cd: @native, stderr_to_stdout: true),
+         [found] <- Regex.run(~r/\d+\.\d+\.\d+/, version) do
+      if Version.match?(found, ">= #{@min_rust}.0"),
+        do: :ok,
+        else:
+          failed("Caravan's NIF needs Rust #{@min_rust} or later, found #{found}. #{advice()}")
+    else
+      _ -> failed("Caravan's NIF is written in Rust, and cargo was not found. #{advice()}")
+    end
+  rescue
+    ErlangError ->
+      failed("Caravan's NIF is written in Rust, and rustc was not found. #{advice()}")
+  end
+
+  defp advice do
+    "Install Rust #{@min_rust} or later with rustup (`rustup toolchain install stable`), " <>
+      "or set CARAVAN_NIF to the path of a library that was built elsewhere."
+  end
+
+  defp install(built, stamp) do
+    # A running VM may have the old file mapped: writing into it would crash that VM, so it goes first.
+    File.mkdir_p!(Path.dirname(library()))
+    File.rm(library())
+    File.cp!(built, library())
+    File.mkdir_p!(Path.dirname(manifest()))
+    File.write!(manifest(), stamp)
+  end
+
+  defp failed(message) do
+    Mix.shell().error(message)
+
+    {:error,
+     [
+       %Mix.Task.Compiler.Diagnostic{
+         compiler_name: "caravan_nif",
+         file: Path.join(@native, "Cargo.toml"),
+         message: message,
+         position: 0,
+         severity: :error
+       }
+     ]}
+  end
+end

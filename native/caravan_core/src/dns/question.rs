@@ -1,0 +1,153 @@
+//! What is asked: a checked name and a record type.
+
+use hickory_resolver::proto::rr::{Name, RecordType};
+
+/// Octets of a domain name as text, without the trailing dot (RFC 1035, 2.3.4: 255 on the wire).
+const MAX_NAME: usize = 253;
+/// Octets of one label (RFC 1035, 2.3.4).
+const MAX_LABEL: usize = 63;
+
+/// The record types that name nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// Service records: host and port (RFC 2782).
+    Srv,
+    /// IPv4 addresses.
+    A,
+    /// IPv6 addresses.
+    Aaaa,
+}
+
+impl From<Kind> for RecordType {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Srv => Self::SRV,
+            Kind::A => Self::A,
+            Kind::Aaaa => Self::AAAA,
+        }
+    }
+}
+
+/// Why a text is no name to ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BadName {
+    /// No text, or only a dot.
+    Empty,
+    /// Over 253 octets.
+    TooLong,
+    /// Two dots in a row, or a dot in front.
+    EmptyLabel,
+    /// A label over 63 octets.
+    LongLabel,
+    /// Anything but ASCII letters, digits, `-`, `_` and `.`.
+    BadCharacter,
+}
+
+/// A name that is fit to be asked for, and the type of records wanted.
+#[derive(Debug, Clone)]
+pub struct Question {
+    pub(super) name: Name,
+    pub(super) kind: Kind,
+}
+
+impl Question {
+    /// Checks `name`. A trailing dot makes it absolute: search domains are then left out.
+    ///
+    /// ```
+    /// use caravan_core::dns::{BadName, Kind, Question};
+    /// assert!(Question::new(b"_app._tcp.service.consul", Kind::Srv).is_ok());
+    /// assert_eq!(Question::new(b"app@host", Kind::A).err(), Some(BadName::BadCharacter));
+    /// ```
+    pub fn new(name: &[u8], kind: Kind) -> Result<Self, BadName> {
+        let relative = name.strip_suffix(b".").unwrap_or(name);
+        if relative.is_empty() {
+            return Err(BadName::Empty);
+        }
+        if relative.len() > MAX_NAME {
+            return Err(BadName::TooLong);
+        }
+        let is_allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
+        if !relative.iter().all(is_allowed) {
+            return Err(BadName::BadCharacter);
+        }
+        for label in relative.split(|byte| *byte == b'.') {
+            match label.len() {
+                0 => return Err(BadName::EmptyLabel),
+                1..=MAX_LABEL => {}
+                _ => return Err(BadName::LongLabel),
+            }
+        }
+        let labels = relative.split(|byte| *byte == b'.');
+        let mut name_on_wire = Name::from_labels(labels).map_err(|_| BadName::TooLong)?;
+        name_on_wire.set_fqdn(relative.len() < name.len());
+        Ok(Self {
+            name: name_on_wire,
+            kind,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn check(name: &[u8]) -> Result<String, BadName> {
+        let name = Question::new(name, Kind::Srv)?.name;
+        let labels: Vec<_> = name.iter().map(String::from_utf8_lossy).collect();
+        let root = if name.is_fqdn() { "." } else { "" };
+        Ok(labels.join(".") + root)
+    }
+
+    #[test]
+    fn ordinary_names_pass_as_they_are() {
+        assert_eq!(
+            check(b"_app._tcp.Example-1.com"),
+            Ok("_app._tcp.Example-1.com".into())
+        );
+        assert_eq!(check(b"app.internal."), Ok("app.internal.".into()));
+    }
+
+    #[test]
+    fn each_way_to_be_wrong_is_told_apart() {
+        assert_eq!(check(b""), Err(BadName::Empty));
+        assert_eq!(check(b"."), Err(BadName::Empty));
+        assert_eq!(check(b"a..b"), Err(BadName::EmptyLabel));
+        assert_eq!(check(b".a"), Err(BadName::EmptyLabel));
+        assert_eq!(check(&[b'a'; 64]), Err(BadName::LongLabel));
+        assert_eq!(check(&[b'a'; 300]), Err(BadName::TooLong));
+        for name in [&b"a\0b"[..], b"a@b", b"a b", b"a\\046b", "ä".as_bytes()] {
+            assert_eq!(check(name), Err(BadName::BadCharacter), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn the_longest_name_passes_and_one_octet_more_does_not() {
+        let label = "a".repeat(63);
+        let longest = format!("{label}.{label}.{label}.{}", "a".repeat(61));
+        assert_eq!(longest.len(), MAX_NAME);
+        assert_eq!(check(longest.as_bytes()), Ok(longest.clone()));
+        assert_eq!(
+            check(format!("{longest}.").as_bytes()),
+            Ok(format!("{longest}."))
+        );
+        assert_eq!(
+            check(format!("{longest}a").as_bytes()),
+            Err(BadName::TooLong)
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_answered(name: Vec<u8>) {
+            let _ = check(&name);
+        }
+
+        #[test]
+        fn what_passes_is_asked_for_unchanged(name in "[a-zA-Z0-9_.-]{1,80}") {
+            if let Ok(asked) = check(name.as_bytes()) {
+                prop_assert_eq!(asked, name);
+            }
+        }
+    }
+}

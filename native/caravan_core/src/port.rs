@@ -1,0 +1,116 @@
+//! The port rule: which port the node of a given name listens on.
+//!
+//! | name | port |
+//! |---|---|
+//! | no digits before the `@` | base port |
+//! | they end in 0..=1023 | base port + that number |
+//! | they end in 1024..=65535 | that number |
+//! | [`Rule::Fixed`] | base port, whatever the name |
+//! | a temporary node (release helpers, remote consoles) | none: [`PortError::Temporary`] |
+
+use std::num::NonZeroU16;
+
+/// First port that an ordinary user may bind: below it, digits are an offset to the base port.
+const FIRST_UNPRIVILEGED: u16 = 1024;
+/// Digits of 65535; a longer number is no port, whatever its value.
+const MAX_DIGITS: usize = 5;
+
+/// How a name maps to a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rule {
+    /// By the digits at the end of the name; the port is the base port.
+    Name(NonZeroU16),
+    /// Always this port: one node per address, names end in random digits.
+    Fixed(NonZeroU16),
+}
+
+/// Why a name has no port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PortError {
+    /// Nothing before the `@`.
+    EmptyName,
+    /// More than five digits, or a port over 65535.
+    OutOfRange,
+    /// A node that lives for one command and listens on any free port.
+    Temporary,
+}
+
+/// The distribution port of the node called `name` (`app-4001` or `app-4001@host`).
+///
+/// ```
+/// use caravan_core::port::{PortError, Rule, port};
+/// use std::num::NonZeroU16;
+///
+/// let base = NonZeroU16::new(4370).ok_or("zero")?;
+/// assert_eq!(port(b"app-4001@host", Rule::Name(base)), Ok(4001));
+/// assert_eq!(port(b"worker2@host", Rule::Name(base)), Ok(4372));
+/// assert_eq!(port(b"app-4001@host", Rule::Fixed(base)), Ok(4370));
+/// assert_eq!(port(b"app-70000@host", Rule::Name(base)), Err(PortError::OutOfRange));
+/// assert_eq!(port(b"rpc-a671-app-4001@host", Rule::Name(base)), Err(PortError::Temporary));
+/// # Ok::<(), &str>(())
+/// ```
+pub fn port(name: &[u8], rule: Rule) -> Result<u16, PortError> {
+    let basename = name.split(|byte| *byte == b'@').next().unwrap_or(name);
+    if basename.is_empty() {
+        return Err(PortError::EmptyName);
+    }
+    if is_temporary(basename) {
+        return Err(PortError::Temporary);
+    }
+    match rule {
+        Rule::Fixed(base) => Ok(base.get()),
+        Rule::Name(base) => by_digits(basename, base),
+    }
+}
+
+fn by_digits(basename: &[u8], base: NonZeroU16) -> Result<u16, PortError> {
+    let (_, digits) = split_trailing(basename, u8::is_ascii_digit);
+    if digits.len() > MAX_DIGITS {
+        return Err(PortError::OutOfRange);
+    }
+    let number = digits
+        .iter()
+        .fold(0u32, |number, digit| number * 10 + u32::from(digit - b'0'));
+    let port = if number < u32::from(FIRST_UNPRIVILEGED) {
+        u32::from(base.get()) + number
+    } else {
+        number
+    };
+    u16::try_from(port).map_err(|_| PortError::OutOfRange)
+}
+
+/// Helper nodes carry the main node's name inside their own, so their digits must not count.
+///
+/// - `rem-1f2e-NODE`, `rpc-1f2e-NODE`: `bin/app remote` and `rpc` of an Elixir release
+///   (`Mix.Tasks.Release.Init`, Elixir 1.9 and later)
+/// - `remsh1f2e-NODE`, `maint1f2e-NODE`, `longname1f2e-NODE`: relx's `extended_bin`
+/// - `NODE_maint_123`: the `nodetool` of relx and rebar3
+///
+/// The id has to be there: `rpc-gateway-4001` and `theorem-4001` are ordinary nodes.
+fn is_temporary(basename: &[u8]) -> bool {
+    const PREFIXES: [&[u8]; 5] = [b"rem-", b"rpc-", b"remsh", b"maint", b"longname"];
+
+    PREFIXES
+        .iter()
+        .filter_map(|prefix| basename.strip_prefix(*prefix))
+        .any(starts_with_id)
+        || matches!(
+            split_trailing(basename, u8::is_ascii_digit),
+            (rest, [_, ..]) if rest.ends_with(b"_maint_")
+        )
+}
+
+/// `1f2e-NODE`: hexadecimal digits, a hyphen, a name.
+fn starts_with_id(rest: &[u8]) -> bool {
+    let id = rest.iter().take_while(|b| b.is_ascii_hexdigit()).count();
+    id > 0 && matches!(rest.get(id..), Some([b'-', _, ..]))
+}
+
+/// Splits before the longest tail of bytes that all satisfy `is_tail`.
+fn split_trailing(bytes: &[u8], is_tail: fn(&u8) -> bool) -> (&[u8], &[u8]) {
+    let tail = bytes.iter().rev().take_while(|byte| is_tail(byte)).count();
+    bytes.split_at(bytes.len() - tail)
+}
+
+#[cfg(test)]
+mod tests;
