@@ -1,0 +1,260 @@
+defmodule Caravan.Cluster.DnsStrategy do
+  alias Caravan.Cluster.Config
+
+  @moduledoc """
+  Finds the nodes of a cluster in DNS and connects to them.
+
+  As a libcluster strategy:
+
+      config :libcluster,
+        topologies: [
+          app: [
+            strategy: Caravan.Cluster.DnsStrategy,
+            config: [query: "_app._tcp.service.consul", node_sname: "app"]
+          ]
+        ]
+
+  or, with no libcluster, as a child of any supervisor:
+
+      children = [
+        {Caravan.Cluster.DnsStrategy, query: "_app._tcp.service.consul", node_sname: "app"}
+      ]
+
+  An SRV record `0 0 4001 node1.example.com` is the node `app-4001@node1.example.com`: the name that
+  `Caravan.Epmd` listens on port 4001 for.
+
+  ## Options
+
+  #{Config.docs()}
+
+  ## What it does
+
+    * The first lookups start as soon as the process runs, then one round each `:poll_interval`. Each
+      answer is acted on when it arrives; a failed lookup is asked again in the next round.
+    * Names that are in DNS, not connected and not this node's own are connected, `:max_connects` at
+      once, each for `:connect_timeout` at most. A node that went down is tried again at once, and
+      then in every round for as long as it is in DNS.
+    * It disconnects nobody. A lookup that fails, or an answer that lacks a node, leaves connections as
+      they are; so does the end of this process.
+    * A record that makes no valid node name is logged and left out. Names become atoms only when they
+      are about to be connected. At most #{Caravan.Cluster.Membership.max_names()} names of a topology
+      are used.
+    * One log line for a change (connected, lost, a new reason of failure), none for a round without
+      one.
+  """
+
+  use GenServer, restart: :permanent
+
+  require Logger
+
+  alias Caravan.Cluster.Connector
+  alias Caravan.Cluster.Discovery
+  alias Caravan.Cluster.Membership
+  alias Caravan.Cluster.NodeName
+
+  # A node that goes down often takes others with it; one round serves them all.
+  @nodedown_delay 200
+
+  @typedoc "The options in the table above, or libcluster's list of one `Cluster.Strategy.State`."
+  @type options :: keyword | [struct]
+
+  @doc "A child specification; its id holds the topology, or else the query, so that several can stand side by side."
+  @spec child_spec(options) :: Supervisor.child_spec()
+  def child_spec(options) do
+    %{id: {__MODULE__, label(options)}, start: {__MODULE__, :start_link, [options]}}
+  end
+
+  @doc "Starts the strategy. Raises `ArgumentError` for an option that is wrong."
+  @spec start_link(options) :: GenServer.on_start()
+  def start_link([%{__struct__: Cluster.Strategy.State} = state]), do: start(state)
+  def start_link(options), do: start(options)
+
+  defp start(options), do: GenServer.start_link(__MODULE__, Config.new!(options))
+
+  defp label([%{topology: topology}]), do: topology
+  defp label(options), do: options[:topology] || options[:query]
+
+  ## Callbacks
+
+  @impl true
+  def init(%Config{} = config) do
+    state = %{
+      config: config,
+      discovery: %Discovery{},
+      membership: %Membership{},
+      connector: Connector.new(config),
+      poll: nil
+    }
+
+    {:ok, state, {:continue, :start}}
+  end
+
+  @impl true
+  def handle_continue(:start, state) do
+    advise(state)
+    :ok = :net_kernel.monitor_nodes(true)
+    {:noreply, poll(state)}
+  end
+
+  @impl true
+  def handle_info(:poll, state), do: {:noreply, poll(state)}
+
+  def handle_info({:nodeup, _node}, state), do: {:noreply, state}
+
+  def handle_info({:nodedown, node}, state) do
+    if MapSet.member?(Membership.names(state.membership), Atom.to_string(node)) do
+      log(state, :warning, "lost #{node}")
+      {:noreply, hasten(state, @nodedown_delay)}
+    else
+      {:noreply, state}
+    end
+  end
+
+  def handle_info(message, state) do
+    with :unknown <- handle_lookup(message, state),
+         :unknown <- handle_connect(message, state) do
+      # Late messages of jobs that were given up, and whatever else comes.
+      {:noreply, state}
+    else
+      state -> {:noreply, state}
+    end
+  end
+
+  ## A round
+
+  # The nodes of the last answers are connected before any new answer is there: a node that dropped
+  # comes back even while DNS is away.
+  defp poll(state) do
+    {failed, discovery} = Discovery.start(state.discovery, state.config)
+    state = connect(%{state | discovery: discovery})
+
+    failed
+    |> Enum.reduce(state, fn {source, result}, state -> looked_up(state, source, result) end)
+    |> schedule(state.config.poll_interval)
+  end
+
+  defp schedule(state, delay) do
+    if state.poll, do: Process.cancel_timer(state.poll)
+    %{state | poll: Process.send_after(self(), :poll, delay)}
+  end
+
+  # A timer that has run out is no longer there to read: its round is about to start.
+  defp hasten(state, delay) do
+    left = Process.read_timer(state.poll)
+    if left && left > delay, do: schedule(state, delay), else: state
+  end
+
+  defp connect(state) do
+    case connected(state.config) do
+      {:ok, connected} ->
+        own = Atom.to_string(node())
+        busy = Connector.names(state.connector)
+        names = Membership.to_connect(state.membership, own, connected, busy)
+        %{state | connector: Connector.connect(state.connector, names)}
+
+      {:error, reason} ->
+        log(state, :error, "list_nodes #{inspect(state.config.list_nodes)} failed: #{reason}")
+        state
+    end
+  end
+
+  defp connected(%Config{list_nodes: {module, function, arguments}}) do
+    {:ok, Enum.map(apply(module, function, arguments), &Atom.to_string/1)}
+  rescue
+    exception -> {:error, Exception.message(exception)}
+  end
+
+  ## Lookups
+
+  defp handle_lookup(message, state) do
+    case Discovery.handle(state.discovery, message) do
+      {source, result, discovery} ->
+        looked_up(%{state | discovery: discovery}, source, result)
+
+      :unknown ->
+        :unknown
+    end
+  end
+
+  defp looked_up(state, {query, type} = source, {:ok, records}) do
+    names = names(records, type, state)
+    {recovered, membership} = Membership.answered(state.membership, source, names)
+    if recovered, do: log(state, :info, "DNS answers again for #{inspect(query)}")
+
+    if Membership.crowded?(membership) do
+      log(
+        state,
+        :warning,
+        "DNS names more than #{Membership.max_names()} nodes; the rest is left out"
+      )
+    end
+
+    connect(%{state | membership: membership})
+  end
+
+  defp looked_up(state, source, {:error, error}) do
+    {news, membership} = Membership.lookup_failed(state.membership, source, error)
+    if news, do: log(state, :warning, error)
+    %{state | membership: membership}
+  end
+
+  defp names(records, type, %{config: config} = state) do
+    Enum.flat_map(records, fn record ->
+      case NodeName.build(config.templates[type], config.basename, record) do
+        {:ok, name} ->
+          [name]
+
+        {:error, reason} ->
+          log(state, :warning, "a record of DNS is left out: #{reason}")
+          []
+      end
+    end)
+  end
+
+  ## Connects
+
+  defp handle_connect(message, state) do
+    case Connector.handle(state.connector, message) do
+      {name, result, connector} -> connect_done(%{state | connector: connector}, name, result)
+      :unknown -> :unknown
+    end
+  end
+
+  defp connect_done(state, name, :ok) do
+    log(state, :info, "connected to #{name}")
+    %{state | membership: Membership.connected(state.membership, name)}
+  end
+
+  defp connect_done(state, name, {:error, reason}) do
+    {news, membership} = Membership.connect_failed(state.membership, name, reason)
+    if news, do: log(state, :warning, "cannot connect to #{name}: #{describe(reason)}")
+    %{state | membership: membership}
+  end
+
+  defp describe(:unreachable),
+    do: "not reachable, or it refused us (another cookie, another name)"
+
+  defp describe(:not_distributed), do: "this node is not alive"
+  defp describe(:timeout), do: "no connection in time"
+  defp describe({:crashed, reason}), do: "the connect function failed: #{inspect(reason)}"
+  defp describe({:returned, other}), do: "the connect function returned #{inspect(other)}"
+
+  ## What an operator reads
+
+  # Where names carry no port, OTP's own epmd serves as well.
+  defp advise(%{config: config} = state) do
+    needs_epmd = Enum.any?(config.templates, fn {_type, template} -> :port in template end)
+
+    case Caravan.check() do
+      {:error, {reason, advice}} when reason == :not_alive or needs_epmd ->
+        log(state, :warning, advice)
+
+      _ ->
+        :ok
+    end
+  end
+
+  defp log(state, level, text) do
+    Logger.log(level, "[caravan:#{state.config.topology}] #{text}")
+  end
+end

@@ -1,0 +1,82 @@
+defmodule Caravan.Cluster.NodeName do
+  # From a DNS record to the name of a node, as a string: what DNS says becomes an atom only after it
+  # was checked here.
+  @moduledoc false
+
+  alias Caravan.Dns
+  alias Caravan.Dns.Service
+
+  @typedoc "Literal text and placeholders, in order."
+  @type template :: [String.t() | placeholder]
+  @type placeholder :: :name | :port | :host | :host_label | :ip
+
+  @type record :: Service.t() | :inet.ip_address()
+
+  # What an atom holds (ERTS, MAX_ATOM_CHARACTERS), and with it a node name.
+  @max_length 255
+
+  # kernel/src/net_kernel.erl, create_name: the left part. The right part: host names, and addresses
+  # of both families.
+  @valid ~r/\A[0-9A-Za-z_\-]+@[0-9A-Za-z_.:\-]+\z/
+  @valid_basename ~r/\A[0-9A-Za-z_\-]+\z/
+
+  @placeholders %{
+    srv: [name: "{name}", port: "{port}", host: "{host}", host_label: "{host_label}"],
+    a: [name: "{name}", ip: "{ip}"],
+    aaaa: [name: "{name}", ip: "{ip}"]
+  }
+
+  @spec default_template(Dns.type()) :: String.t()
+  def default_template(:srv), do: "{name}-{port}@{host}"
+  def default_template(type) when type in [:a, :aaaa], do: "{name}@{ip}"
+
+  @spec parse_template(String.t(), Dns.type()) ::
+          {:ok, template} | {:error, expected :: String.t()}
+  def parse_template(text, type) do
+    known = Map.new(@placeholders[type], fn {placeholder, text} -> {text, placeholder} end)
+
+    template =
+      ~r/\{\w*\}/
+      |> Regex.split(text, include_captures: true, trim: true)
+      |> Enum.map(&Map.get(known, &1, &1))
+
+    literal = template |> Enum.filter(&is_binary/1) |> Enum.join()
+
+    if literal =~ ~r/\A[^{}@]*@[^{}@]*\z/,
+      do: {:ok, template},
+      else:
+        {:error,
+         "a template with one @ and, for #{type |> to_string() |> String.upcase()} records, " <>
+           "only the placeholders #{known |> Map.keys() |> Enum.join(", ")}"}
+  end
+
+  @spec basename?(String.t()) :: boolean
+  def basename?(name), do: name =~ @valid_basename and byte_size(name) < @max_length
+
+  @doc "The name that the template makes of a record, or why there is none."
+  @spec build(template, String.t() | nil, record) :: {:ok, String.t()} | {:error, String.t()}
+  def build(template, basename, record) do
+    name = Enum.map_join(template, &fill(&1, basename, record))
+
+    cond do
+      byte_size(name) > @max_length ->
+        {:error, "the node name would be longer than #{@max_length} characters"}
+
+      not (name =~ @valid) ->
+        {:error, "#{inspect(name)} is no valid node name"}
+
+      true ->
+        {:ok, name}
+    end
+  end
+
+  defp fill(text, _basename, _record) when is_binary(text), do: text
+  defp fill(:name, basename, _record), do: basename
+  defp fill(:port, _basename, %Service{port: port}), do: Integer.to_string(port)
+  defp fill(:host, _basename, %Service{target: target}), do: target
+
+  defp fill(:host_label, _basename, %Service{target: target}),
+    do: target |> String.split(".", parts: 2) |> hd()
+
+  defp fill(:ip, _basename, ip), do: ip |> :inet.ntoa() |> List.to_string()
+end
