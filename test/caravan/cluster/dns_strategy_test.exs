@@ -1,0 +1,379 @@
+defmodule Caravan.Cluster.DnsStrategyTest do
+  # Not async: it reads the log.
+  use ExUnit.Case
+
+  import ExUnit.CaptureLog
+
+  alias Caravan.Cluster.DnsStrategy
+  alias Caravan.Test.DnsServer
+  alias Caravan.Test.Eventually
+  alias Caravan.Test.FakeNetwork
+
+  @query "_app._tcp.test"
+
+  setup do
+    server = start_supervised!(DnsServer)
+    network = start_supervised!({FakeNetwork, self()})
+    DnsServer.subscribe(server)
+    %{server: server, network: network}
+  end
+
+  defp options(context, options \\ []) do
+    [
+      query: @query,
+      node_sname: "app",
+      nameservers: [DnsServer.address(context.server)],
+      lookup_timeout: 500,
+      poll_interval: 100
+    ]
+    |> Keyword.merge(FakeNetwork.options(context.network))
+    |> Keyword.merge(options)
+  end
+
+  defp start(context, options \\ []),
+    do: start_supervised!({DnsStrategy, options(context, options)})
+
+  # Two more queries: between them a whole round has run.
+  defp await_round() do
+    flush_queries()
+    assert_receive {:dns_query, _}, 5_000
+    assert_receive {:dns_query, _}, 5_000
+  end
+
+  defp flush_queries do
+    receive do
+      {:dns_query, _} -> flush_queries()
+    after
+      0 -> :ok
+    end
+  end
+
+  defp srv(port, host \\ "node.test"), do: {0, 0, port, host}
+
+  describe "discovery" do
+    test "connects what DNS names, at once after start", context do
+      DnsServer.put(context.server, @query, :srv, [srv(4001), srv(4002, "other.test")])
+      start(context, poll_interval: 3_600_000)
+      assert_receive {:connect, :"app-4001@node.test"}, 1_000
+      assert_receive {:connect, :"app-4002@other.test"}, 1_000
+    end
+
+    test "asks again at every interval and connects what is new", context do
+      DnsServer.put(context.server, @query, :srv, {:sequence, [[srv(1)], [srv(1), srv(2)]]})
+      start(context)
+      assert_receive {:connect, :"app-1@node.test"}, 1_000
+      assert_receive {:connect, :"app-2@node.test"}, 1_000
+      await_round()
+      refute_received {:connect, _}
+    end
+
+    test "never connects this node itself", context do
+      own = node() |> Atom.to_string() |> String.split("@") |> hd()
+      DnsServer.put(context.server, @query, :srv, [srv(1, "nohost"), srv(4001)])
+      start(context, node_sname: own, node_name: "{name}@{host}")
+      assert_receive {:connect, _}, 1_000
+      await_round()
+      refute_received {:connect, :nonode@nohost}
+    end
+
+    test "unites several queries, of A and AAAA records too", context do
+      DnsServer.put(context.server, "a.test", :a, [{127, 0, 0, 1}])
+      DnsServer.put(context.server, "b.test", :aaaa, [{0, 0, 0, 0, 0, 0, 0, 1}])
+      start(context, query: ["a.test", "b.test"], type: [:a, :aaaa])
+      assert_receive {:connect, :"app@127.0.0.1"}, 1_000
+      assert_receive {:connect, :"app@::1"}, 1_000
+    end
+
+    test "asks a dns_client of the user's own", context do
+      defmodule Client do
+        @behaviour Caravan.DnsClient
+        @impl true
+        def get_nodes("clients.test"), do: [{4001, "node.test"}]
+      end
+
+      start(context, query: "clients.test", dns_client: Client)
+      assert_receive {:connect, :"app-4001@node.test"}, 1_000
+    end
+  end
+
+  describe "a cluster that is whole stays whole" do
+    for reply <- [:nxdomain, :empty, :servfail, :refused, :silent, :garbage, :wrong_id, :cut] do
+      test "when DNS answers #{reply}", context do
+        replies = {:sequence, [[srv(4001)], unquote(reply)]}
+        DnsServer.put(context.server, @query, :srv, replies)
+        strategy = start(context, lookup_timeout: 100)
+        assert_receive {:connect, :"app-4001@node.test"}, 1_000
+        await_round()
+        assert FakeNetwork.list(context.network) == [:"app-4001@node.test"]
+        assert Process.alive?(strategy)
+      end
+    end
+
+    test "and polling goes on after a failure", context do
+      replies = {:sequence, [:servfail, :servfail, [srv(4001)]]}
+      DnsServer.put(context.server, @query, :srv, replies)
+      # One query a lookup: SERVFAIL is asked again otherwise.
+      start(context, lookup_attempts: 1)
+      assert_receive {:connect, :"app-4001@node.test"}, 2_000
+    end
+
+    test "while DNS is away, a node that dropped is connected again", context do
+      replies = {:sequence, [[srv(4001)], :servfail]}
+      DnsServer.put(context.server, @query, :srv, replies)
+      start(context)
+      assert_receive {:connect, :"app-4001@node.test"}, 1_000
+      await_round()
+      FakeNetwork.drop(context.network, :"app-4001@node.test")
+      assert_receive {:connect, :"app-4001@node.test"}, 1_000
+    end
+
+    test "when the dns_client raises, hangs, or returns rubbish", context do
+      defmodule FaultyClient do
+        @behaviour Caravan.DnsClient
+        @impl true
+        def get_nodes(_name) do
+          case :counters.get(counter(), 1) do
+            0 -> :counters.add(counter(), 1, 1) && raise "no"
+            1 -> :counters.add(counter(), 1, 1) && :rubbish
+            2 -> :counters.add(counter(), 1, 1) && Process.sleep(:infinity)
+            3 -> :counters.add(counter(), 1, 1) && [{70_000, "node.test"}]
+            _ -> [{4001, "node.test"}]
+          end
+        end
+
+        def counter, do: :persistent_term.get(__MODULE__)
+      end
+
+      :persistent_term.put(FaultyClient, :counters.new(1, []))
+
+      log =
+        capture_log(fn ->
+          start(context, dns_client: FaultyClient, lookup_timeout: 100)
+          assert_receive {:connect, :"app-4001@node.test"}, 5_000
+        end)
+
+      assert log =~ "the dns_client failed"
+      assert log =~ "returned :rubbish, expected a list of {port, host}"
+      assert log =~ "returned [{70000"
+    end
+  end
+
+  describe "hostile answers" do
+    test "records that make no node name are logged and left out", context do
+      records = [
+        srv(1, "a@b.test"),
+        srv(2, "sp ace.test"),
+        srv(3, String.duplicate("a.", 126)),
+        srv(4001)
+      ]
+
+      DnsServer.put(context.server, @query, :srv, records)
+
+      log =
+        capture_log(fn ->
+          start(context)
+          assert_receive {:connect, :"app-4001@node.test"}, 1_000
+        end)
+
+      assert log =~ "a record of DNS is left out"
+      refute_received {:connect, _}
+    end
+
+    test "bytes of all values in a target harm nobody", context do
+      raw = {:raw, fn query, _transport -> hostile_answer(query) end}
+      DnsServer.put(context.server, @query, :srv, raw)
+      strategy = start(context)
+      await_round()
+      assert Process.alive?(strategy)
+      refute_received {:connect, _}
+    end
+
+    test "more names than the limit make no more atoms than that", context do
+      records = for n <- 1..1_500, do: srv(n, "crowd.test")
+      DnsServer.put(context.server, @query, :srv, records)
+
+      log =
+        capture_log(fn ->
+          start(context, poll_interval: 3_600_000, max_connects: 1_024)
+          assert Eventually.true?(fn -> length(FakeNetwork.list(context.network)) == 1_024 end)
+        end)
+
+      assert log =~ "DNS names more than 1024 nodes"
+    end
+  end
+
+  describe "connecting" do
+    test "dead addresses that come first delay nobody", context do
+      records = for n <- 1..10, do: srv(n, "a-dead.test")
+      for n <- 1..10, do: FakeNetwork.behave(context.network, :"app-#{n}@a-dead.test", :hangs)
+      DnsServer.put(context.server, @query, :srv, records ++ [srv(4001)])
+      start(context, connect_timeout: 60_000)
+
+      assert Eventually.true?(fn -> :"app-4001@node.test" in FakeNetwork.list(context.network) end)
+    end
+
+    test "a node being connected is not connected twice", context do
+      FakeNetwork.behave(context.network, :"app-4001@node.test", :hangs)
+      DnsServer.put(context.server, @query, :srv, [srv(4001)])
+      start(context, connect_timeout: 60_000)
+      assert_receive {:connect, :"app-4001@node.test"}, 1_000
+      await_round()
+      refute_received {:connect, _}
+    end
+
+    test "a connect function that fails is logged once and tried again", context do
+      FakeNetwork.behave(context.network, :"app-1@node.test", :raises)
+      FakeNetwork.behave(context.network, :"app-2@node.test", {:returns, :rubbish})
+      FakeNetwork.behave(context.network, :"app-3@node.test", :unreachable)
+      DnsServer.put(context.server, @query, :srv, [srv(1), srv(2), srv(3)])
+
+      log =
+        capture_log(fn ->
+          start(context)
+
+          for n <- 1..3, node = :"app-#{n}@node.test", _ <- 1..2 do
+            assert_receive {:connect, ^node}, 2_000
+          end
+
+          await_round()
+        end)
+
+      assert [_, _] =
+               String.split(log, "cannot connect to app-1@node.test: the connect function failed")
+
+      assert [_, _] =
+               String.split(
+                 log,
+                 "cannot connect to app-2@node.test: the connect function returned :rubbish"
+               )
+
+      assert [_, _] = String.split(log, "cannot connect to app-3@node.test: not reachable")
+    end
+
+    test "a list_nodes function that fails is logged, and polling goes on", context do
+      DnsServer.put(context.server, @query, :srv, [srv(4001)])
+
+      log =
+        capture_log(fn ->
+          start(context, list_nodes: {Enum, :fetch!, [[], 0]})
+          await_round()
+        end)
+
+      assert log =~ "list_nodes {Enum, :fetch!, [[], 0]} failed"
+    end
+  end
+
+  describe "as a process" do
+    test "it is a libcluster strategy", context do
+      {config, functions} =
+        Keyword.split(options(context), [:query, :node_sname, :nameservers, :poll_interval])
+
+      state =
+        struct!(
+          Cluster.Strategy.State,
+          [topology: :consul, config: config, disconnect: {:erlang, :disconnect_node, []}] ++
+            Keyword.take(functions, [:connect, :list_nodes])
+        )
+
+      DnsServer.put(context.server, @query, :srv, [srv(4001)])
+
+      # As Cluster.Supervisor does it.
+      child = %{id: :consul, start: {DnsStrategy, :start_link, [[state]]}}
+
+      log =
+        capture_log(fn ->
+          start_supervised!(child)
+          assert_receive {:connect, :"app-4001@node.test"}, 1_000
+          assert Eventually.true?(fn -> FakeNetwork.list(context.network) != [] end)
+          await_round()
+        end)
+
+      assert log =~ "[caravan:consul] connected to app-4001@node.test"
+      assert %{id: {DnsStrategy, :consul}} = DnsStrategy.child_spec([state])
+    end
+
+    test "several run side by side", context do
+      DnsServer.put(context.server, "a.test", :srv, [srv(1)])
+      DnsServer.put(context.server, "b.test", :srv, [srv(2)])
+
+      children =
+        for query <- ["a.test", "b.test"], do: {DnsStrategy, options(context, query: query)}
+
+      start_supervised!(%{
+        id: :both,
+        start: {Supervisor, :start_link, [children, [strategy: :one_for_one]]}
+      })
+
+      assert_receive {:connect, :"app-1@node.test"}, 1_000
+      assert_receive {:connect, :"app-2@node.test"}, 1_000
+    end
+
+    test "it survives messages that nobody expected", context do
+      DnsServer.put(context.server, @query, :srv, [srv(4001)])
+      strategy = start(context)
+      assert_receive {:connect, _}, 1_000
+
+      for message <- [
+            :hello,
+            {make_ref(), {:ok, 1}},
+            {:DOWN, make_ref(), :process, self(), :x},
+            {:nodeup, :a@b},
+            {:nodedown, :a@b}
+          ] do
+        send(strategy, message)
+      end
+
+      await_round()
+      assert Process.alive?(strategy)
+    end
+
+    test "wrong options are refused before it starts" do
+      assert_raise ArgumentError, ~r/expected :query/, fn ->
+        DnsStrategy.start_link(query: "", node_sname: "app")
+      end
+    end
+
+    test "on a node that is not alive it says what to add", context do
+      log =
+        capture_log(fn ->
+          start(context)
+          await_round()
+        end)
+
+      refute Node.alive?()
+      assert log =~ "this node is not alive"
+      assert log =~ "-epmd_module Elixir.Caravan.Epmd"
+      assert log =~ "-start_epmd false"
+    end
+
+    test "a failing DNS is one line, and so is its recovery", context do
+      replies = {:sequence, [:servfail, :servfail, :servfail, :servfail, [srv(4001)]]}
+      DnsServer.put(context.server, @query, :srv, replies)
+
+      log =
+        capture_log(fn ->
+          start(context)
+          assert_receive {:connect, _}, 2_000
+          await_round()
+        end)
+
+      assert [_, _] = String.split(log, "the server failed (:servfail)")
+      assert [_, _] = String.split(log, "DNS answers again for \"_app._tcp.test\"")
+    end
+  end
+
+  # One SRV record whose target is a label of 63 bytes, NUL and 0xFF among them.
+  defp hostile_answer(<<id::16, _flags::16, 1::16, _::48, rest::binary>>) do
+    {question, _edns} = split_question(rest)
+    label = <<0, 255, ?@, ?., 10>> <> :binary.copy(<<7>>, 58)
+    target = <<byte_size(label), label::binary, 0>>
+    rdata = <<0::16, 0::16, 4001::16, target::binary>>
+    record = <<0xC00C::16, 33::16, 1::16, 5::32, byte_size(rdata)::16, rdata::binary>>
+    <<id::16, 0x8180::16, 1::16, 1::16, 0::32, question::binary, record::binary>>
+  end
+
+  defp split_question(rest) do
+    {position, 1} = :binary.match(rest, <<0>>)
+    :erlang.split_binary(rest, position + 5)
+  end
+end

@@ -1,0 +1,67 @@
+defmodule Caravan.Cluster.MembershipTest do
+  use ExUnit.Case, async: true
+
+  alias Caravan.Cluster.Membership
+
+  @srv {"app.test", :srv}
+  @other {"other.test", :srv}
+  @nobody MapSet.new()
+
+  defp answered(membership \\ %Membership{}, source \\ @srv, names) do
+    {_recovered, membership} = Membership.answered(membership, source, names)
+    membership
+  end
+
+  test "the union of all sources is connected" do
+    membership = answered(["a@h", "b@h"]) |> answered(@other, ["b@h", "c@h"])
+
+    assert Enum.sort(Membership.to_connect(membership, "me@h", [], @nobody)) ==
+             ["a@h", "b@h", "c@h"]
+  end
+
+  test "this node, connected nodes and those being connected are left out" do
+    membership = answered(["me@h", "a@h", "b@h", "c@h"])
+    assert Membership.to_connect(membership, "me@h", ["a@h"], MapSet.new(["b@h"])) == ["c@h"]
+  end
+
+  test "a node that dropped is connected again without a new answer" do
+    membership = answered(["a@h"])
+    assert Membership.to_connect(membership, "me@h", ["a@h"], @nobody) == []
+    assert Membership.to_connect(membership, "me@h", [], @nobody) == ["a@h"]
+  end
+
+  test "a failed lookup keeps the names of the last answer" do
+    {news, membership} = Membership.lookup_failed(answered(["a@h"]), @srv, "timeout")
+    assert news
+    assert Membership.to_connect(membership, "me@h", [], @nobody) == ["a@h"]
+  end
+
+  test "a failure is news once, and so is the recovery" do
+    {true, membership} = Membership.lookup_failed(%Membership{}, @srv, "timeout")
+    {false, membership} = Membership.lookup_failed(membership, @srv, "timeout")
+    {true, membership} = Membership.lookup_failed(membership, @srv, "nxdomain")
+    {true, membership} = Membership.answered(membership, @srv, [])
+    assert {false, _} = Membership.answered(membership, @srv, [])
+  end
+
+  test "a failed connect is news again after a connect, or after the name was gone" do
+    membership = answered(["a@h"])
+    {true, membership} = Membership.connect_failed(membership, "a@h", :timeout)
+    {false, membership} = Membership.connect_failed(membership, "a@h", :timeout)
+    {true, membership} = Membership.connect_failed(membership, "a@h", :unreachable)
+
+    {true, _} =
+      Membership.connect_failed(Membership.connected(membership, "a@h"), "a@h", :timeout)
+
+    gone = membership |> answered([]) |> answered(["a@h"])
+    assert {true, _} = Membership.connect_failed(gone, "a@h", :unreachable)
+  end
+
+  test "no more names than the limit are used" do
+    limit = Membership.max_names()
+    names = for n <- 1..(limit + 1), do: "n#{n}@h"
+    assert Membership.crowded?(answered(names))
+    refute Membership.crowded?(answered(tl(names)))
+    assert length(Membership.to_connect(answered(names), "me@h", [], @nobody)) == limit
+  end
+end

@@ -1,0 +1,67 @@
+defmodule Caravan.Cluster.NodeNameTest do
+  use ExUnit.Case, async: true
+
+  alias Caravan.Cluster.NodeName
+  alias Caravan.Dns.Service
+
+  defp build(template, type, record) do
+    {:ok, template} = NodeName.parse_template(template, type)
+    NodeName.build(template, "app", record)
+  end
+
+  defp service(port, target), do: %Service{priority: 0, weight: 0, port: port, target: target}
+
+  test "SRV records fill port, host and the host's first label" do
+    record = service(4001, "node1.example.com")
+    default = NodeName.default_template(:srv)
+
+    assert build(default, :srv, record) == {:ok, "app-4001@node1.example.com"}
+    assert build("{name}@{host}", :srv, record) == {:ok, "app@node1.example.com"}
+    assert build("{host_label}@{host}", :srv, record) == {:ok, "node1@node1.example.com"}
+    assert build("{name}-{port}@127.0.0.1", :srv, record) == {:ok, "app-4001@127.0.0.1"}
+    assert build("{name}@{host_label}", :srv, service(1, "node1")) == {:ok, "app@node1"}
+  end
+
+  test "addresses of both families fill ip" do
+    assert build(NodeName.default_template(:a), :a, {10, 0, 0, 7}) == {:ok, "app@10.0.0.7"}
+
+    assert build(NodeName.default_template(:aaaa), :aaaa, {0xFDAA, 0, 1, 0, 0, 0, 0, 2}) ==
+             {:ok, "app@fdaa:0:1::2"}
+  end
+
+  test "what is no node name is refused" do
+    targets = [
+      "",
+      "a@b",
+      "a b",
+      "a\0b",
+      "a\nb",
+      "node1.test\n",
+      "n\\000de",
+      "nöde",
+      <<255>>,
+      String.duplicate("a", 300)
+    ]
+
+    for target <- targets do
+      assert {:error, text} = build("{name}-{port}@{host}", :srv, service(4001, target))
+      assert String.valid?(text)
+    end
+  end
+
+  test "the longest name that an atom holds passes" do
+    target = String.duplicate("a", 255 - byte_size("app-4001@"))
+    template = "{name}-{port}@{host}"
+    assert {:ok, name} = build(template, :srv, service(4001, target))
+    assert byte_size(name) == 255
+    assert {:error, _} = build(template, :srv, service(4001, target <> "a"))
+  end
+
+  test "a refused name makes no atom" do
+    {:error, _} = build("{name}@{host}", :srv, service(1, "refused by node-name-test"))
+
+    assert_raise ArgumentError, fn ->
+      String.to_existing_atom("app@refused by node-name" <> "-test")
+    end
+  end
+end

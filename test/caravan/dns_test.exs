@@ -1,0 +1,234 @@
+defmodule Caravan.DnsTest do
+  # Not async: it counts the sockets of this VM.
+  use ExUnit.Case
+
+  alias Caravan.Dns
+  alias Caravan.Dns.Answer
+  alias Caravan.Dns.Error
+  alias Caravan.Dns.Service
+  alias Caravan.Test.DnsServer
+  alias Caravan.Test.Eventually
+
+  setup context do
+    server = start_supervised!({DnsServer, Map.to_list(Map.take(context, [:ip]))})
+    %{server: server, options: [nameservers: [DnsServer.address(server)], timeout: 2_000]}
+  end
+
+  defp service(port, target), do: %Service{priority: 0, weight: 0, port: port, target: target}
+
+  describe "an answer" do
+    test "of SRV records keeps their order and says how long it holds", context do
+      records = [{1, 2, 4001, "Node2.Test"}, {3, 4, 4002, "node1.test"}]
+      DnsServer.put(context.server, "_app._tcp.test", :srv, {records, ttl: 17})
+
+      assert Dns.lookup("_app._tcp.test", :srv, context.options) ==
+               {:ok,
+                %Answer{
+                  name: "_app._tcp.test",
+                  type: :srv,
+                  records: [
+                    %Service{priority: 1, weight: 2, port: 4001, target: "node2.test"},
+                    %Service{priority: 3, weight: 4, port: 4002, target: "node1.test"}
+                  ],
+                  ttl: 17
+                }}
+    end
+
+    test "of A and AAAA records holds addresses as :inet has them", context do
+      DnsServer.put(context.server, "app.test", :a, [{127, 0, 0, 1}, {10, 1, 2, 3}])
+      DnsServer.put(context.server, "app.test", :aaaa, [{0xFD00, 0, 0, 1, 2, 3, 4, 0xFFFF}])
+
+      assert %{records: [{127, 0, 0, 1}, {10, 1, 2, 3}]} =
+               Dns.lookup!("app.test", :a, context.options)
+
+      assert %{records: [{0xFD00, 0, 0, 1, 2, 3, 4, 0xFFFF}]} =
+               Dns.lookup!("app.test", :aaaa, context.options)
+    end
+
+    test "comes through a CNAME", context do
+      DnsServer.put(context.server, "app.test", :a, {:cname, "real.test", [{127, 0, 0, 9}]})
+      assert %{records: [{127, 0, 0, 9}]} = Dns.lookup!("app.test", :a, context.options)
+    end
+
+    test "too long for UDP comes whole over TCP", context do
+      records = for n <- 1..1_000, do: {0, 0, n, "node#{n}.app.test"}
+      DnsServer.put(context.server, "big.test", :srv, records)
+      answer = Dns.lookup!("big.test", :srv, context.options)
+      assert answer.records == for(n <- 1..1_000, do: service(n, "node#{n}.app.test"))
+
+      assert [%{transport: :udp, edns: true}, %{transport: :tcp}] =
+               DnsServer.queries(context.server)
+    end
+
+    test "of a target . has no service in it (RFC 2782)", context do
+      DnsServer.put(context.server, "none.test", :srv, [{0, 0, 0, "."}])
+      assert reason("none.test", :srv, context.options) == :no_records
+    end
+
+    @tag ip: {0, 0, 0, 0, 0, 0, 0, 1}
+    test "comes from a nameserver with an IPv6 address", context do
+      DnsServer.put(context.server, "app.test", :a, [{127, 0, 0, 1}])
+      assert %{records: [_]} = Dns.lookup!("app.test", :a, context.options)
+    end
+
+    test "comes from the second nameserver when the first is dead", context do
+      DnsServer.put(context.server, "app.test", :a, [{127, 0, 0, 1}])
+      options = [nameservers: ["127.0.0.1:1" | context.options[:nameservers]], timeout: 2_000]
+      assert %{records: [_]} = Dns.lookup!("app.test", :a, options)
+    end
+
+    test "comes at the second attempt when the first was lost", context do
+      DnsServer.put(context.server, "app.test", :a, {:sequence, [:silent, [{127, 0, 0, 1}]]})
+      assert %{records: [_]} = Dns.lookup!("app.test", :a, context.options)
+    end
+  end
+
+  describe "an error" do
+    for {reply, reason} <- [
+          nxdomain: :nxdomain,
+          empty: :no_records,
+          servfail: :servfail,
+          refused: :refused,
+          formerr: :formerr,
+          notimp: :bad_response
+        ] do
+      test "for #{reply} is #{inspect(reason)}", context do
+        DnsServer.put_default(context.server, unquote(reply))
+        assert reason("app.test", :srv, context.options) == unquote(reason)
+      end
+    end
+
+    for reply <- [:silent, :wrong_id, :garbage, :cut, :wrong_question] do
+      test "for #{reply} comes by the deadline", context do
+        DnsServer.put_default(context.server, unquote(reply))
+        options = Keyword.put(context.options, :timeout, 300)
+        {time, reason} = :timer.tc(fn -> reason("app.test", :srv, options) end)
+        assert reason in [:timeout, :bad_response, :connection]
+        assert time < 2_000_000
+      end
+    end
+
+    test "for an answer cut over TCP too tells so", context do
+      DnsServer.put_default(context.server, :truncated)
+      assert reason("app.test", :srv, context.options) in [:truncated, :connection, :timeout]
+    end
+
+    test "for a name that cannot be asked for comes before anything is sent", context do
+      names = ["", ".", "a..b", "a\0b", "a@b", "ä", <<255>>, String.duplicate("a", 300)]
+
+      for name <- names do
+        assert {:bad_name, text} = reason(name, :srv, context.options)
+        assert is_binary(text)
+      end
+
+      assert DnsServer.queries(context.server) == []
+    end
+
+    test "says what to do" do
+      error = %Error{name: "app.test", type: :srv, reason: :nxdomain}
+      assert Exception.message(error) =~ ~s|"app.test" (SRV) failed: the name does not exist|
+      assert_raise Error, fn -> Dns.lookup!("a@b", :srv) end
+    end
+  end
+
+  describe "options" do
+    test "that are wrong name key, expectation and value" do
+      for {options, message} <- [
+            {[timeout: 0], ~r/expected :timeout to be an integer from 1 to 60000, got: 0/},
+            {[timeout: "1"], ~r/expected :timeout .* got: "1"/},
+            {[attempts: 11], ~r/expected :attempts .* got: 11/},
+            {[nameservers: "127.0.0.1"], ~r/expected :nameservers .* got: "127.0.0.1"/},
+            {[nameservers: ["ns.test"]], ~r/expected :nameservers .* got: \["ns.test"\]/},
+            {[nameservers: ["127.0.0.1:0"]], ~r/expected :nameservers/},
+            {[nameservers: List.duplicate("::1", 17)], ~r/up to 16/},
+            {[retries: 1], ~r/unknown option :retries .* expected one of: :nameservers/},
+            {:none, ~r/expected options as a keyword list, got: :none/}
+          ] do
+        assert_raise ArgumentError, message, fn -> Dns.lookup("a.test", :a, options) end
+      end
+    end
+
+    test "are not the only arguments that are checked" do
+      assert_raise ArgumentError, ~r/record type .* got: :mx/, fn -> Dns.lookup("a", :mx) end
+
+      assert_raise ArgumentError, ~r/name to be a string, got: 'a'|got: ~c"a"/, fn ->
+        Dns.lookup(~c"a", :a)
+      end
+    end
+  end
+
+  describe "lookup_async" do
+    test "replies once, under the reference it returned", context do
+      DnsServer.put(context.server, "app.test", :a, [{127, 0, 0, 1}])
+      {:ok, ref} = Dns.lookup_async("app.test", :a, context.options)
+      assert_receive {^ref, {:ok, %Answer{records: [{127, 0, 0, 1}]}}}, 2_000
+      refute Dns.cancel(ref)
+      refute_received {^ref, _}
+    end
+
+    test "cancelled in time does not reply", context do
+      DnsServer.subscribe(context.server)
+      DnsServer.put_default(context.server, {:fun, fn _query -> [{127, 0, 0, 1}] end})
+      DnsServer.put(context.server, "slow.test", :a, :silent)
+      {:ok, ref} = Dns.lookup_async("slow.test", :a, context.options)
+      assert_receive {:dns_query, %{name: "slow.test"}}, 2_000
+      assert Dns.cancel(ref)
+      # Lookups reply in the order in which they end; the later one stands for time passing.
+      assert {:ok, _} = Dns.lookup("other.test", :a, context.options)
+      refute_received {^ref, _}
+    end
+
+    test "ends when the process that asked dies", context do
+      DnsServer.subscribe(context.server)
+      DnsServer.put_default(context.server, :silent)
+      options = Keyword.put(context.options, :timeout, 60_000)
+      sockets = sockets()
+
+      {pid, monitor} = spawn_monitor(fn -> Dns.lookup("app.test", :a, options) end)
+      assert_receive {:dns_query, _}, 2_000
+      assert sockets() > sockets
+      Process.exit(pid, :kill)
+      assert_receive {:DOWN, ^monitor, _, _, :killed}
+      assert Eventually.true?(fn -> sockets() <= sockets end)
+    end
+  end
+
+  test "a thousand lookups at once are all answered", context do
+    DnsServer.put(context.server, "app.test", :a, [{127, 0, 0, 1}])
+
+    answers =
+      1..1_000
+      |> Enum.map(fn _ -> Dns.lookup_async("app.test", :a, context.options) end)
+      |> Enum.map(fn {:ok, ref} ->
+        receive do
+          {^ref, result} -> result
+        after
+          5_000 -> :lost
+        end
+      end)
+
+    assert Enum.all?(answers, &match?({:ok, _}, &1))
+  end
+
+  test "an answer makes no atom", context do
+    DnsServer.put(context.server, "app.test", :srv, [{0, 0, 1, "never-seen-before-as-atom.test"}])
+    assert {:ok, _} = Dns.lookup("app.test", :srv, context.options)
+
+    assert_raise ArgumentError, fn ->
+      String.to_existing_atom("never-seen-before-as-" <> "atom.test")
+    end
+  end
+
+  defp reason(name, type, options) do
+    assert {:error, %Error{name: ^name, type: ^type, reason: reason}} =
+             Dns.lookup(name, type, options)
+
+    reason
+  end
+
+  defp sockets do
+    "/proc/self/fd/*"
+    |> Path.wildcard()
+    |> Enum.count(&match?({:ok, "socket:" <> _}, File.read_link(&1)))
+  end
+end

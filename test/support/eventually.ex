@@ -1,0 +1,17 @@
+defmodule Caravan.Test.Eventually do
+  @moduledoc false
+
+  @doc "Polls `condition` until it holds, for no longer than `timeout` milliseconds."
+  @spec true?((() -> as_boolean(term)), timeout :: pos_integer) :: boolean
+  def true?(condition, timeout \\ 5_000) do
+    poll(condition, System.monotonic_time(:millisecond) + timeout)
+  end
+
+  defp poll(condition, deadline) do
+    cond do
+      condition.() -> true
+      System.monotonic_time(:millisecond) >= deadline -> false
+      true -> Process.sleep(10) && poll(condition, deadline)
+    end
+  end
+end

@@ -1,0 +1,47 @@
+defmodule Caravan.Test.FakeNetwork do
+  @moduledoc """
+  The connect and list_nodes functions of a topology, without distribution: who is connected stands
+  in an agent, and each connect is told to the process that started it.
+  """
+
+  use Agent
+
+  @type behaviour :: :connects | :unreachable | :hangs | {:returns, term} | :raises
+
+  @spec start_link(pid) :: Agent.on_start()
+  def start_link(owner) do
+    Agent.start_link(fn -> %{owner: owner, connected: [], nodes: %{}} end)
+  end
+
+  @doc "Options of a strategy that lives in this network."
+  @spec options(pid) :: keyword
+  def options(network),
+    do: [connect: {__MODULE__, :connect, [network]}, list_nodes: {__MODULE__, :list, [network]}]
+
+  @doc "What connecting `node` does from now on; every node connects at first."
+  @spec behave(pid, node, behaviour) :: :ok
+  def behave(network, node, behaviour),
+    do: Agent.update(network, &put_in(&1.nodes[node], behaviour))
+
+  @doc "Takes `node` from the connected nodes."
+  @spec drop(pid, node) :: :ok
+  def drop(network, node),
+    do: Agent.update(network, &update_in(&1.connected, fn c -> c -- [node] end))
+
+  @spec list(pid) :: [node]
+  def list(network), do: Agent.get(network, & &1.connected)
+
+  @spec connect(pid, node) :: term
+  def connect(network, node) do
+    %{owner: owner, nodes: nodes} = Agent.get(network, & &1)
+    send(owner, {:connect, node})
+
+    case Map.get(nodes, node, :connects) do
+      :connects -> Agent.update(network, &update_in(&1.connected, fn c -> [node | c] end)) == :ok
+      :unreachable -> false
+      :hangs -> Process.sleep(:infinity)
+      {:returns, term} -> term
+      :raises -> raise "the connect function raised"
+    end
+  end
+end
