@@ -99,16 +99,8 @@ defmodule Caravan.Cluster.DnsStrategy do
   @impl true
   def handle_info(:poll, state), do: {:noreply, poll(state)}
 
-  def handle_info({:nodeup, _node}, state), do: {:noreply, state}
-
-  def handle_info({:nodedown, node}, state) do
-    if MapSet.member?(Membership.names(state.membership), Atom.to_string(node)) do
-      log(state, :warning, "lost #{node}")
-      {:noreply, hasten(state, @nodedown_delay)}
-    else
-      {:noreply, state}
-    end
-  end
+  def handle_info({:nodeup, _node}, state), do: {:noreply, observe(state)}
+  def handle_info({:nodedown, _node}, state), do: {:noreply, observe(state)}
 
   def handle_info(message, state) do
     with :unknown <- handle_lookup(message, state),
@@ -144,13 +136,16 @@ defmodule Caravan.Cluster.DnsStrategy do
     if left && left > delay, do: schedule(state, delay), else: state
   end
 
-  defp connect(state) do
+  # The live list of nodes decides, not what a connect returned: a peer may have been faster, or have
+  # been connected before DNS named it.
+  defp observe(state) do
     case connected(state.config) do
       {:ok, connected} ->
-        own = Atom.to_string(node())
-        busy = Connector.names(state.connector)
-        names = Membership.to_connect(state.membership, own, connected, busy)
-        %{state | connector: Connector.connect(state.connector, names)}
+        {joined, lost, membership} = Membership.observe(state.membership, connected)
+        Enum.each(joined, &log(state, :info, "connected to #{&1}"))
+        Enum.each(lost, &log(state, :warning, "lost #{&1}"))
+        state = %{state | membership: membership}
+        if lost == [], do: state, else: hasten(state, @nodedown_delay)
 
       {:error, reason} ->
         log(state, :error, "list_nodes #{inspect(state.config.list_nodes)} failed: #{reason}")
@@ -162,6 +157,13 @@ defmodule Caravan.Cluster.DnsStrategy do
     {:ok, Enum.map(apply(module, function, arguments), &Atom.to_string/1)}
   rescue
     exception -> {:error, Exception.message(exception)}
+  end
+
+  defp connect(state) do
+    state = observe(state)
+    own = Atom.to_string(node())
+    names = Membership.to_connect(state.membership, own, Connector.names(state.connector))
+    %{state | connector: Connector.connect(state.connector, names)}
   end
 
   ## Lookups
@@ -220,15 +222,18 @@ defmodule Caravan.Cluster.DnsStrategy do
     end
   end
 
-  defp connect_done(state, name, :ok) do
-    log(state, :info, "connected to #{name}")
-    %{state | membership: Membership.connected(state.membership, name)}
-  end
+  defp connect_done(state, _name, :ok), do: observe(state)
 
   defp connect_done(state, name, {:error, reason}) do
-    {news, membership} = Membership.connect_failed(state.membership, name, reason)
-    if news, do: log(state, :warning, "cannot connect to #{name}: #{describe(reason)}")
-    %{state | membership: membership}
+    state = observe(state)
+
+    if MapSet.member?(state.membership.connected, name) do
+      state
+    else
+      {news, membership} = Membership.connect_failed(state.membership, name, reason)
+      if news, do: log(state, :warning, "cannot connect to #{name}: #{describe(reason)}")
+      %{state | membership: membership}
+    end
   end
 
   defp describe(:unreachable),

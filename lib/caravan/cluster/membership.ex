@@ -4,17 +4,19 @@ defmodule Caravan.Cluster.Membership do
 
   alias Caravan.Cluster.Config
 
-  defstruct answers: %{}, errors: %{}, failures: %{}
+  defstruct answers: %{}, errors: %{}, failures: %{}, connected: MapSet.new()
 
   @typedoc """
     * `:answers`: the names of the last successful lookup of each source;
     * `:errors`: why the latest lookup of a source failed;
-    * `:failures`: why the latest connect of a name failed.
+    * `:failures`: how the latest connects of a name failed, in a row;
+    * `:connected`: the nodes of this topology that were connected when last seen.
   """
   @type t :: %__MODULE__{
           answers: %{Config.source() => MapSet.t(String.t())},
           errors: %{Config.source() => String.t()},
-          failures: %{String.t() => term}
+          failures: %{String.t() => {reason :: term, times :: pos_integer}},
+          connected: MapSet.t(String.t())
         }
 
   @doc "Most names of one topology; those that sort last are left out."
@@ -52,29 +54,46 @@ defmodule Caravan.Cluster.Membership do
   def crowded?(%__MODULE__{} = membership), do: MapSet.size(all_names(membership)) > @max_names
 
   @doc """
-  The names to connect: those of DNS that are not this node, not connected, and not being connected.
+  Compares with the nodes that are connected now: which nodes of the topology joined since the last
+  time, whoever connected them, and which were lost.
   """
-  @spec to_connect(t, self :: String.t(), connected :: [String.t()], busy :: MapSet.t(String.t())) ::
-          [String.t()]
-  def to_connect(%__MODULE__{} = membership, self, connected, busy) do
+  @spec observe(t, connected :: [String.t()]) :: {joined :: [String.t()], lost :: [String.t()], t}
+  def observe(%__MODULE__{} = membership, connected) do
+    ours = MapSet.union(names(membership), membership.connected)
+    now = MapSet.intersection(ours, MapSet.new(connected))
+    joined = now |> MapSet.difference(membership.connected) |> MapSet.to_list()
+    lost = membership.connected |> MapSet.difference(now) |> MapSet.to_list()
+    failures = Map.drop(membership.failures, joined)
+    {joined, lost, %{membership | connected: now, failures: failures}}
+  end
+
+  @doc """
+  The names to connect: those of DNS that are not this node, were not connected when last observed,
+  and are not being connected.
+  """
+  @spec to_connect(t, self :: String.t(), busy :: MapSet.t(String.t())) :: [String.t()]
+  def to_connect(%__MODULE__{} = membership, self, busy) do
     membership
     |> names()
     |> MapSet.delete(self)
-    |> MapSet.difference(MapSet.new(connected))
+    |> MapSet.difference(membership.connected)
     |> MapSet.difference(busy)
     |> MapSet.to_list()
   end
 
-  @doc "Takes a failed connect in. True: this is news."
+  @doc """
+  Takes a failed connect in. True: this is news, a reason that came twice in a row. Once is no news:
+  of two nodes that connect each other at the same moment, one is refused.
+  """
   @spec connect_failed(t, String.t(), term) :: {news :: boolean, t}
   def connect_failed(%__MODULE__{} = membership, name, reason) do
-    news = membership.failures[name] != reason
-    {news, put_in(membership.failures[name], reason)}
-  end
+    times =
+      case membership.failures do
+        %{^name => {^reason, times}} -> times + 1
+        _ -> 1
+      end
 
-  @spec connected(t, String.t()) :: t
-  def connected(%__MODULE__{} = membership, name) do
-    %{membership | failures: Map.delete(membership.failures, name)}
+    {times == 2, put_in(membership.failures[name], {reason, times})}
   end
 
   defp forget_failures(membership) do

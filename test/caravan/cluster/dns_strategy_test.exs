@@ -231,7 +231,7 @@ defmodule Caravan.Cluster.DnsStrategyTest do
         capture_log(fn ->
           start(context)
 
-          for n <- 1..3, node = :"app-#{n}@node.test", _ <- 1..2 do
+          for n <- 1..3, node = :"app-#{n}@node.test", _ <- 1..3 do
             assert_receive {:connect, ^node}, 2_000
           end
 
