@@ -130,7 +130,7 @@ defmodule Caravan.Epmd do
   # Runs inside net_kernel: an exception here ends the distribution of a running node.
   def address_please(name, host, family) do
     with {:port, port, version} <- port_please(name, host),
-         {:ok, ip} <- :inet.getaddr(host, family) do
+         {:ok, ip} <- address(host, family) do
       {:ok, ip, port, version}
     else
       :noport -> {:error, :noport}
@@ -180,6 +180,18 @@ defmodule Caravan.Epmd do
       names -> {:ok, names}
     end
   end
+
+  # An address needs no resolver: net_kernel, which waits for this, is spared OTP's native one.
+  defp address(host, family) do
+    case literal(host, family) do
+      {:ok, ip} -> {:ok, ip}
+      {:error, _} -> :inet.getaddr(host, family)
+    end
+  end
+
+  defp literal(host, :inet) when is_list(host), do: :inet.parse_ipv4strict_address(host)
+  defp literal(host, :inet6) when is_list(host), do: :inet.parse_ipv6strict_address(host)
+  defp literal(_host, _family), do: {:error, :einval}
 
   ## The port of a name
 

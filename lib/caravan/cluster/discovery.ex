@@ -17,7 +17,7 @@ defmodule Caravan.Cluster.Discovery do
             pending: %{reference => {Config.source(), timer :: reference | Job.t()}}
           }
 
-  @type result :: {:ok, [NodeName.record()]} | {:error, String.t()}
+  @type result :: {:ok, [NodeName.dns_record()]} | {:error, String.t()}
 
   # The resolver answers by the lookup's own deadline; this is for the day it does not.
   @grace 1_000

@@ -10,7 +10,7 @@ defmodule Caravan.Cluster.NodeName do
   @type template :: [String.t() | placeholder]
   @type placeholder :: :name | :port | :host | :host_label | :ip
 
-  @type record :: Service.t() | :inet.ip_address()
+  @type dns_record :: Service.t() | :inet.ip_address()
 
   # What an atom holds (ERTS, MAX_ATOM_CHARACTERS), and with it a node name.
   @max_length 255
@@ -54,7 +54,7 @@ defmodule Caravan.Cluster.NodeName do
   def basename?(name), do: name =~ @valid_basename and byte_size(name) < @max_length
 
   @doc "The name that the template makes of a record, or why there is none."
-  @spec build(template, String.t() | nil, record) :: {:ok, String.t()} | {:error, String.t()}
+  @spec build(template, String.t() | nil, dns_record) :: {:ok, String.t()} | {:error, String.t()}
   def build(template, basename, record) do
     name = Enum.map_join(template, &fill(&1, basename, record))
 
