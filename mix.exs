@@ -15,7 +15,8 @@ defmodule Caravan.MixProject do
       description: description(),
       package: package(),
       deps: deps(),
-      docs: docs()
+      docs: docs(),
+      aliases: [ci: "cmd bin/test"]
     ]
   end
 
@@ -216,9 +217,13 @@ defmodule Mix.Tasks.Compile.CaravanNif do
 
   defp install(built, stamp) do
     # A running VM may have the old file mapped: writing into it would crash that VM, so it goes first.
-    File.mkdir_p!(Path.dirname(library()))
-    File.rm(library())
-    File.cp!(built, library())
+    # CARAVAN_NIF may name the very file that would be replaced.
+    unless Path.expand(built) == library() do
+      File.mkdir_p!(Path.dirname(library()))
+      File.rm(library())
+      File.cp!(built, library())
+    end
+
     File.mkdir_p!(Path.dirname(manifest()))
     File.write!(manifest(), stamp)
   end

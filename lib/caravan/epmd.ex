@@ -85,7 +85,7 @@ defmodule Caravan.Epmd do
   ## Callbacks of -epmd_module
 
   @doc false
-  @spec start_link() :: :ignore | {:error, {:caravan, binary}}
+  @spec start_link() :: :ignore
   def start_link do
     # Read anew at every start of distribution: Node.stop/0, other environment, Node.start/2.
     with :ok <- Native.load(),
@@ -318,6 +318,7 @@ defmodule Caravan.Epmd do
   defp show(name), do: :io_lib.format(~c"~tp", [name])
 
   # As `raise ArgumentError`, which would need Elixir's modules.
+  @spec raise_argument(iodata) :: no_return
   defp raise_argument(message) do
     :erlang.error(%ArgumentError{message: :unicode.characters_to_binary(message)})
   end

@@ -12,26 +12,22 @@ defmodule Caravan.Native do
   @spec port(binary, :name | :fixed, :inet.port_number()) ::
           {:ok, :inet.port_number()} | {:error, port_error}
   def port(name, rule, base) do
-    load!()
-    port(name, rule, base)
+    with :ok <- load!(), do: port(name, rule, base)
   end
 
   @spec dns_lookup(binary, kind, settings) :: reference | {:error, Caravan.Dns.Error.t()}
   def dns_lookup(name, kind, settings) do
-    load!()
-    dns_lookup(name, kind, settings)
+    with :ok <- load!(), do: dns_lookup(name, kind, settings)
   end
 
   @spec dns_cancel(reference) :: boolean
   def dns_cancel(lookup) do
-    load!()
-    dns_cancel(lookup)
+    with :ok <- load!(), do: dns_cancel(lookup)
   end
 
   @spec dns_nameserver?(binary) :: boolean
   def dns_nameserver?(text) do
-    load!()
-    dns_nameserver?(text)
+    with :ok <- load!(), do: dns_nameserver?(text)
   end
 
   @doc """
@@ -63,11 +59,12 @@ defmodule Caravan.Native do
     end
   end
 
-  # A stub that called itself again after a failed load would never return.
+  # A stub that called itself again after a failed load would never return. Raised as nif_error, which
+  # tells dialyzer that the stubs have results of their own.
   defp load! do
     case load() do
       :ok -> :ok
-      {:error, advice} -> :erlang.error({:caravan_nif, :erlang.iolist_to_binary(advice)})
+      {:error, advice} -> :erlang.nif_error({:caravan_nif, :erlang.iolist_to_binary(advice)})
     end
   end
 

@@ -201,6 +201,7 @@ defmodule Caravan.Cluster.Config do
     end
   end
 
+  @spec refuse!(term, atom, String.t(), term) :: no_return
   defp refuse!(options, key, expected, got) do
     raise ArgumentError,
           "#{owner(options)}: expected #{inspect(key)} to be #{expected}, got: #{inspect(got)}"

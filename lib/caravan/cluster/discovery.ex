@@ -79,7 +79,7 @@ defmodule Caravan.Cluster.Discovery do
   end
 
   defp outcome(timer, {_ref, result}) do
-    Process.cancel_timer(timer)
+    _ = Process.cancel_timer(timer)
     result(result)
   end
 

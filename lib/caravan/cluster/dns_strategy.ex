@@ -126,7 +126,7 @@ defmodule Caravan.Cluster.DnsStrategy do
   end
 
   defp schedule(state, delay) do
-    if state.poll, do: Process.cancel_timer(state.poll)
+    _ = if state.poll, do: Process.cancel_timer(state.poll)
     %{state | poll: Process.send_after(self(), :poll, delay)}
   end
 

@@ -14,7 +14,7 @@ defmodule Caravan.Cluster.Job do
   @doc "Runs `fun`; its outcome is there after `timeout` milliseconds at the latest."
   @spec start((() -> term), timeout :: pos_integer) :: t
   def start(fun, timeout) do
-    {pid, ref} = spawn_monitor(fn -> exit({__MODULE__, run(fun)}) end)
+    {pid, ref} = spawn_monitor(__MODULE__, :perform, [fun])
     %__MODULE__{ref: ref, pid: pid, timer: Process.send_after(self(), {__MODULE__, ref}, timeout)}
   end
 
@@ -27,7 +27,7 @@ defmodule Caravan.Cluster.Job do
   @doc "What became of the job, from the message that carries its reference."
   @spec outcome(t, message :: term) :: outcome
   def outcome(%__MODULE__{} = job, {:DOWN, _ref, :process, _pid, reason}) do
-    Process.cancel_timer(job.timer)
+    _ = Process.cancel_timer(job.timer)
 
     case reason do
       {__MODULE__, outcome} -> outcome
@@ -40,6 +40,10 @@ defmodule Caravan.Cluster.Job do
     Process.exit(job.pid, :kill)
     {:error, :timeout}
   end
+
+  @doc false
+  @spec perform((() -> term)) :: no_return
+  def perform(fun), do: exit({__MODULE__, run(fun)})
 
   # Caught, because the emulator logs an exception that ends a process, and the owner logs it anyway.
   defp run(fun) do
