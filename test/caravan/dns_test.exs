@@ -210,6 +210,19 @@ defmodule Caravan.DnsTest do
     assert Enum.all?(answers, &match?({:ok, _}, &1))
   end
 
+  test "more lookups at once than the limit are busy, and only those", context do
+    DnsServer.put_default(context.server, :silent)
+    options = Keyword.put(context.options, :timeout, 1_000)
+    started = for _ <- 1..1_030, do: Dns.lookup_async("app.test", :a, options)
+
+    assert Enum.frequencies_by(started, &elem(&1, 0)) == %{ok: 1_024, error: 6}
+    assert {:error, %Error{reason: :busy}} = List.last(started)
+
+    for {:ok, ref} <- started, do: assert_receive({^ref, {:error, _}}, 5_000)
+    DnsServer.put(context.server, "app.test", :a, [{127, 0, 0, 1}])
+    assert {:ok, _} = Dns.lookup("app.test", :a, context.options)
+  end
+
   test "an answer makes no atom", context do
     DnsServer.put(context.server, "app.test", :srv, [{0, 0, 1, "never-seen-before-as-atom.test"}])
     assert {:ok, _} = Dns.lookup("app.test", :srv, context.options)

@@ -55,6 +55,27 @@ impl Lookup {
     }
 }
 
+/// A place among the lookups under way.
+struct Place;
+
+impl Place {
+    fn take() -> Result<Self, LookupError> {
+        // Made first: a place too many is given back by its drop.
+        let place = Self;
+        if LOOKUPS.fetch_add(1, Ordering::Relaxed) < MAX_LOOKUPS {
+            Ok(place)
+        } else {
+            Err(LookupError::Busy)
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        LOOKUPS.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Owed to the process that asked. Dropped without [`Reply::send`], as by a panic, it tells of an
 /// internal fault, so that nobody waits for nothing.
 struct Reply {
@@ -62,19 +83,10 @@ struct Reply {
     to: LocalPid,
     name: Vec<u8>,
     kind: Kind,
+    _place: Place,
 }
 
 impl Reply {
-    fn new(lookup: ResourceArc<Lookup>, to: LocalPid, name: Vec<u8>, kind: Kind) -> Self {
-        LOOKUPS.fetch_add(1, Ordering::Relaxed);
-        Self {
-            lookup,
-            to,
-            name,
-            kind,
-        }
-    }
-
     fn send(self, result: Result<Answer, LookupError>) {
         self.settle_with(result);
     }
@@ -93,7 +105,6 @@ impl Reply {
 impl Drop for Reply {
     fn drop(&mut self) {
         self.settle_with(Err(LookupError::Internal));
-        LOOKUPS.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -135,16 +146,20 @@ fn start(
     settings: Settings,
 ) -> Result<ResourceArc<Lookup>, LookupError> {
     let runtime = runtime::handle().map_err(|_| LookupError::Internal)?;
-    if LOOKUPS.load(Ordering::Relaxed) >= MAX_LOOKUPS {
-        return Err(LookupError::Busy);
-    }
+    let place = Place::take()?;
     let deadline = Instant::now() + settings.timeout;
     let lookup = ResourceArc::new(Lookup {
         settled: AtomicBool::new(false),
         task: Mutex::new(None),
     });
     let caller = env.pid();
-    let reply = Reply::new(lookup.clone(), caller, name, kind);
+    let reply = Reply {
+        lookup: lookup.clone(),
+        to: caller,
+        name,
+        kind,
+        _place: place,
+    };
     // Held while the task starts, so that the caller's death finds the handle.
     let mut task = lookup.task.lock();
     let running = runtime.spawn(async move {
