@@ -91,6 +91,7 @@ defmodule Caravan.Epmd do
     with :ok <- Native.load(),
          {:ok, settings} <- Settings.read() do
       :persistent_term.put(@settings_key, settings)
+      _ = :persistent_term.erase(@registered_key)
       :ignore
     else
       {:error, message} -> Boot.fail(message)
@@ -260,9 +261,9 @@ defmodule Caravan.Epmd do
   ## What a daemon would know
 
   defp registered do
-    case :persistent_term.get(@registered_key, :none) do
+    case :erlang.is_alive() and :persistent_term.get(@registered_key, false) do
       {text, port} -> [{:unicode.characters_to_list(text), port}]
-      :none -> []
+      false -> []
     end
   end
 
@@ -313,13 +314,18 @@ defmodule Caravan.Epmd do
       "maint) has no port to know in advance"
   end
 
-  defp show(name) when is_binary(name), do: [?", name, ?"]
-  defp show(name) when is_atom(name), do: [?", :erlang.atom_to_binary(name), ?"]
-  defp show(name), do: :io_lib.format(~c"~tp", [name])
+  defp show(name) do
+    with {:ok, text} <- name_text(name),
+         true <- is_binary(:unicode.characters_to_binary(text)) do
+      [?", text, ?"]
+    else
+      _ -> :io_lib.format(~c"~tp", [name])
+    end
+  end
 
   # As `raise ArgumentError`, which would need Elixir's modules.
-  @spec raise_argument(iodata) :: no_return
+  @spec raise_argument(:unicode.chardata()) :: no_return
   defp raise_argument(message) do
-    :erlang.error(%ArgumentError{message: :unicode.characters_to_binary(message)})
+    :erlang.error(%ArgumentError{message: Boot.text(message)})
   end
 end

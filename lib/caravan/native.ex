@@ -2,7 +2,7 @@ defmodule Caravan.Native do
   # The functions of native/caravan_nif, one stub each. Runs inside kernel start, so: only :erlang,
   # kernel and stdlib, and no @on_load. In a release the handlers of preloaded modules run after
   # distribution has started (kernel_safe_sup), and the node would not boot. A stub loads the library
-  # on its first call instead, and then calls itself again: by then it is the native function.
+  # on its first call instead, and the call goes on in the native function.
   @moduledoc false
 
   @type port_error :: :empty_name | :out_of_range | :temporary
@@ -11,30 +11,22 @@ defmodule Caravan.Native do
 
   @spec port(binary, :name | :fixed, :inet.port_number()) ::
           {:ok, :inet.port_number()} | {:error, port_error}
-  def port(name, rule, base) do
-    with :ok <- load!(), do: port(name, rule, base)
-  end
+  def port(name, rule, base), do: first_call(:port, [name, rule, base])
 
   @spec dns_lookup(binary, kind, settings) :: reference | {:error, Caravan.Dns.Error.t()}
-  def dns_lookup(name, kind, settings) do
-    with :ok <- load!(), do: dns_lookup(name, kind, settings)
-  end
+  def dns_lookup(name, kind, settings), do: first_call(:dns_lookup, [name, kind, settings])
 
   @spec dns_cancel(reference) :: boolean
-  def dns_cancel(lookup) do
-    with :ok <- load!(), do: dns_cancel(lookup)
-  end
+  def dns_cancel(lookup), do: first_call(:dns_cancel, [lookup])
 
   @spec dns_nameserver?(binary) :: boolean
-  def dns_nameserver?(text) do
-    with :ok <- load!(), do: dns_nameserver?(text)
-  end
+  def dns_nameserver?(text), do: first_call(:dns_nameserver?, [text])
 
   @doc """
   Loads the library unless it is loaded. The error is a line for an operator: which file, why, what
   to do.
   """
-  @spec load() :: :ok | {:error, iodata}
+  @spec load() :: :ok | {:error, :unicode.chardata()}
   def load, do: load(_may_purge = true)
 
   defp load(may_purge) do
@@ -44,8 +36,8 @@ defmodule Caravan.Native do
       :ok ->
         :ok
 
-      # Another process was faster.
-      {:error, {:reload, _}} ->
+      # Another process was faster, or reloaded this module: then the call goes on in the new code.
+      {:error, {reason, _}} when reason in [:reload, :old_code] ->
         :ok
 
       # This module was reloaded, and its old code still holds the library.
@@ -59,12 +51,12 @@ defmodule Caravan.Native do
     end
   end
 
-  # A stub that called itself again after a failed load would never return. Raised as nif_error, which
-  # tells dialyzer that the stubs have results of their own.
-  defp load! do
+  # Where a stub goes on, and never returns to: the load overwrites its machine code, and a process that
+  # came back into it would end the VM. After a failed load it must not be called again either.
+  defp first_call(function, arguments) do
     case load() do
-      :ok -> :ok
-      {:error, advice} -> :erlang.nif_error({:caravan_nif, :erlang.iolist_to_binary(advice)})
+      :ok -> :erlang.apply(__MODULE__, function, arguments)
+      {:error, advice} -> :erlang.nif_error({:caravan_nif, :unicode.characters_to_binary(advice)})
     end
   end
 

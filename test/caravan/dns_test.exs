@@ -7,7 +7,7 @@ defmodule Caravan.DnsTest do
   alias Caravan.Dns.Error
   alias Caravan.Dns.Service
   alias Caravan.Test.DnsServer
-  alias Caravan.Test.Eventually
+  alias Caravan.Test.Host
 
   setup context do
     server = start_supervised!({DnsServer, Map.to_list(Map.take(context, [:ip]))})
@@ -189,7 +189,7 @@ defmodule Caravan.DnsTest do
       assert sockets() > sockets
       Process.exit(pid, :kill)
       assert_receive {:DOWN, ^monitor, _, _, :killed}
-      assert Eventually.true?(fn -> sockets() <= sockets end)
+      Host.await(fn -> sockets() <= sockets end, "the sockets of the lookup to be closed")
     end
   end
 

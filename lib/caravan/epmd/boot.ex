@@ -6,15 +6,24 @@ defmodule Caravan.Epmd.Boot do
   Ends a boot with one line on stderr. In a running VM (`Node.start/2`) it raises instead: nothing
   that a process asks for may end the VM.
   """
-  @spec fail(iodata) :: no_return
+  @spec fail(:unicode.chardata()) :: no_return
   def fail(message) do
-    line = :erlang.iolist_to_binary(["caravan: ", message])
+    line = text(["caravan: ", message])
 
     if booting?() do
       write_stderr(line)
       :erlang.halt(1)
     else
       :erlang.error({:caravan, line})
+    end
+  end
+
+  @doc "A message as one binary; settings and paths may hold any character."
+  @spec text(:unicode.chardata()) :: binary
+  def text(message) do
+    case :unicode.characters_to_binary(message) do
+      text when is_binary(text) -> text
+      {_error, text, _rest} -> text
     end
   end
 

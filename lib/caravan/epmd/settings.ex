@@ -21,7 +21,7 @@ defmodule Caravan.Epmd.Settings do
   Reads every setting from the first place that has it: VM arguments (`-caravan base_port 4370`),
   the environment (`CARAVAN_BASE_PORT`), the application environment.
   """
-  @spec read() :: {:ok, t} | {:error, iodata}
+  @spec read() :: {:ok, t} | {:error, :unicode.chardata()}
   def read do
     with {:ok, arguments} <- vm_arguments() do
       read(@keys, arguments, %{base_port: @default_base_port, port_rule: :name, listen_port: nil})
@@ -96,7 +96,10 @@ defmodule Caravan.Epmd.Settings do
   end
 
   defp refusal(place, expected, text),
-    do: [place, ": expected ", expected, ", got: ", :io_lib.format(~c"~ts", [text])]
+    do: [place, ": expected ", expected, ", got: ", printable(text)]
+
+  # Whatever it holds, the message is one line.
+  defp printable(text), do: [?", :lists.map(&if(&1 < ?\s, do: ??, else: &1), text), ?"]
 
   # An application environment holds terms: 4370, :fixed, "4370".
   defp to_text(value) when is_binary(value), do: :unicode.characters_to_list(value)

@@ -6,8 +6,8 @@ defmodule Caravan.Cluster.DnsStrategyTest do
 
   alias Caravan.Cluster.DnsStrategy
   alias Caravan.Test.DnsServer
-  alias Caravan.Test.Eventually
   alias Caravan.Test.FakeNetwork
+  alias Caravan.Test.Host
 
   @query "_app._tcp.test"
 
@@ -195,7 +195,11 @@ defmodule Caravan.Cluster.DnsStrategyTest do
       log =
         capture_log(fn ->
           start(context, poll_interval: 3_600_000, max_connects: 1_024)
-          assert Eventually.true?(fn -> length(FakeNetwork.list(context.network)) == 1_024 end)
+
+          Host.await(
+            fn -> length(FakeNetwork.list(context.network)) == 1_024 end,
+            "1,024 connects"
+          )
         end)
 
       assert log =~ "DNS names more than 1024 nodes"
@@ -209,7 +213,7 @@ defmodule Caravan.Cluster.DnsStrategyTest do
       DnsServer.put(context.server, @query, :srv, records ++ [srv(4001)])
       start(context, connect_timeout: 60_000)
 
-      assert Eventually.true?(fn -> :"app-4001@node.test" in FakeNetwork.list(context.network) end)
+      Host.await(fn -> FakeNetwork.list(context.network) == [:"app-4001@node.test"] end, "a join")
     end
 
     test "a node being connected is not connected twice", context do
@@ -284,7 +288,7 @@ defmodule Caravan.Cluster.DnsStrategyTest do
         capture_log(fn ->
           start_supervised!(child)
           assert_receive {:connect, :"app-4001@node.test"}, 1_000
-          assert Eventually.true?(fn -> FakeNetwork.list(context.network) != [] end)
+          Host.await(fn -> FakeNetwork.list(context.network) != [] end, "a connect")
           await_round()
         end)
 

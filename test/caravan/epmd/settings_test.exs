@@ -1,0 +1,172 @@
+defmodule Caravan.Epmd.SettingsTest do
+  use ExUnit.Case, async: true
+
+  alias Caravan.Epmd
+  alias Caravan.Test.Host
+  alias Caravan.Test.PeerNode
+
+  defp put_env(node, key, value),
+    do: :ok = PeerNode.call(node, :application, :set_env, [:caravan, key, value])
+
+  defp export(node, name, value),
+    do: true = PeerNode.call(node, :os, :putenv, [to_charlist(name), to_charlist(value)])
+
+  defp dist_port(node, name \\ "app"), do: PeerNode.call(node, Epmd, :dist_port, [name])
+
+  defp listen_port(node, name \\ :app) do
+    {:ok, port} = PeerNode.call(node, Epmd, :listen_port_please, [name, ~c"127.0.0.1"])
+    port
+  end
+
+  defp refusal(node) do
+    error = catch_error(PeerNode.call(node, Epmd, :start_link, []))
+    assert {:caravan, line} = error
+    line
+  end
+
+  describe "the first place that has a setting wins" do
+    test "the default, the application environment, the environment" do
+      node = PeerNode.start!()
+      assert dist_port(node) == 4370
+
+      put_env(node, :base_port, 5001)
+      assert dist_port(node) == 5001
+      export(node, "CARAVAN_BASE_PORT", "5002")
+      assert dist_port(node) == 5002
+
+      assert dist_port(node, "app-4001") == 4001
+      put_env(node, :port_rule, :fixed)
+      assert dist_port(node, "app-4001") == 5002
+      export(node, "CARAVAN_PORT_RULE", "name")
+      assert dist_port(node, "app-4001") == 4001
+
+      [first, second] = [Host.free_port(), Host.free_port()]
+      put_env(node, :listen_port, first)
+      assert listen_port(node) == first
+      export(node, "CARAVAN_LISTEN_PORT", to_string(second))
+      assert listen_port(node) == second
+      assert dist_port(node) == 5002
+    end
+
+    test "VM arguments before all else, in any number of -caravan flags" do
+      port = Host.free_port()
+
+      node =
+        PeerNode.start!(
+          args: ~w(-caravan base_port 5003 port_rule fixed -caravan listen_port #{port}),
+          env: [
+            {"CARAVAN_BASE_PORT", "5002"},
+            {"CARAVAN_PORT_RULE", "name"},
+            {"CARAVAN_LISTEN_PORT", "5002"}
+          ]
+        )
+
+      put_env(node, :base_port, 5001)
+      put_env(node, :port_rule, :name)
+      put_env(node, :listen_port, 5001)
+
+      assert dist_port(node) == 5003
+      assert dist_port(node, "app-4001") == 5003
+      assert listen_port(node, :"app-4001") == port
+    end
+
+    test "the later of two VM arguments" do
+      node = PeerNode.start!(args: ~w(-caravan base_port 5003 -caravan base_port 5004))
+      assert dist_port(node) == 5004
+    end
+  end
+
+  test "base_port is what small numbers are added to" do
+    node = PeerNode.start!(args: ~w(-caravan base_port 65530))
+    assert dist_port(node) == 65_530
+    assert dist_port(node, "app-5") == 65_535
+    assert dist_port(node, "app-1024") == 1024
+    assert %ArgumentError{} = catch_error(dist_port(node, "app-6"))
+  end
+
+  test "port_rule fixed gives every name but a temporary one the base port" do
+    node = PeerNode.start!(args: ~w(-caravan port_rule fixed))
+
+    for name <- ["app", "app-2", "app-4001", "app-70000"],
+        do: assert(dist_port(node, name) == 4370)
+
+    assert %ArgumentError{} = catch_error(dist_port(node, "rpc-1f2e-app-4001"))
+  end
+
+  test "a temporary node listens on any port, whatever the settings of the main node" do
+    env = [{"CARAVAN_LISTEN_PORT", "5001"}, {"CARAVAN_PORT_RULE", "fixed"}]
+    node = PeerNode.start!(env: env)
+    assert listen_port(node, :"rpc-1f2e-app-4001") == 0
+  end
+
+  test "the application environment takes strings too, and nil for unset" do
+    node = PeerNode.start!()
+    put_env(node, :base_port, "5001")
+    put_env(node, :port_rule, "fixed")
+    put_env(node, :listen_port, nil)
+    assert dist_port(node, "app-4001") == 5001
+  end
+
+  test "distribution reads them when it starts, and keeps them until the next start" do
+    node = PeerNode.start!()
+    export(node, "CARAVAN_BASE_PORT", "5001")
+    PeerNode.call(node, Epmd, :start_link, [])
+    export(node, "CARAVAN_BASE_PORT", "5002")
+    assert dist_port(node) == 5001
+    PeerNode.call(node, Epmd, :start_link, [])
+    assert dist_port(node) == 5002
+  end
+
+  describe "a setting that does not parse" do
+    setup do
+      {:ok, node: PeerNode.start!()}
+    end
+
+    test "is refused with its place, what was expected and what was found", %{node: node} do
+      for value <- ["abc", "0", "-1", "65536", "4370x", "4370 ", "0x1112", "1.5"] do
+        export(node, "CARAVAN_BASE_PORT", value)
+        line = refusal(node)
+        assert line =~ "environment variable CARAVAN_BASE_PORT: expected a port from 1 to 65535"
+        assert line =~ value
+      end
+
+      PeerNode.call(node, :os, :unsetenv, [~c"CARAVAN_BASE_PORT"])
+
+      for value <- [:abc, 0, 65_536, "abc", 1.5, %{}, []] do
+        put_env(node, :listen_port, value)
+        line = refusal(node)
+        assert line =~ "config :caravan, listen_port: expected a port from 1 to 65535"
+      end
+
+      put_env(node, :listen_port, nil)
+      put_env(node, :port_rule, :digits)
+      line = refusal(node)
+      assert line =~ "config :caravan, port_rule: expected name or fixed"
+      assert line =~ "digits"
+    end
+
+    test "is refused in one readable line, whatever its text", %{node: node} do
+      for value <- ["žluť", "４３７０", "4370\n", "\n\n4370"] do
+        export(node, "CARAVAN_BASE_PORT", value)
+        line = refusal(node)
+        assert String.valid?(line)
+        refute line =~ "\n"
+        assert line =~ "CARAVAN_BASE_PORT"
+      end
+    end
+
+    test "makes dist_port/1 raise ArgumentError", %{node: node} do
+      export(node, "CARAVAN_BASE_PORT", "abc")
+      error = catch_error(dist_port(node))
+      assert %ArgumentError{message: message} = error
+      assert message =~ "CARAVAN_BASE_PORT"
+    end
+
+    test "makes connects fail, but raises nowhere in net_kernel", %{node: node} do
+      export(node, "CARAVAN_BASE_PORT", "abc")
+      arguments = [~c"app", ~c"127.0.0.1", :inet]
+      assert {:error, _reason} = PeerNode.call(node, Epmd, :address_please, arguments)
+      assert PeerNode.call(node, Epmd, :port_please, [~c"app", {127, 0, 0, 1}]) == :noport
+    end
+  end
+end

@@ -1,0 +1,123 @@
+defmodule Caravan.NativeTest do
+  use ExUnit.Case, async: true
+
+  alias Caravan.Epmd
+  alias Caravan.Native
+  alias Caravan.Test.PeerNode
+
+  describe "port/3" do
+    test "gives the port, or why there is none" do
+      assert Native.port("app-4001@host", :name, 4370) == {:ok, 4001}
+      assert Native.port("app-4001@host", :fixed, 4370) == {:ok, 4370}
+      assert Native.port("", :name, 4370) == {:error, :empty_name}
+      assert Native.port("app-70000@host", :name, 4370) == {:error, :out_of_range}
+      assert Native.port("app-1@host", :name, 65_535) == {:error, :out_of_range}
+      assert Native.port("rpc-1f2e-app@host", :fixed, 4370) == {:error, :temporary}
+    end
+
+    test "takes any bytes for a name" do
+      assert Native.port(<<255, 0, "-4001@", 128>>, :name, 4370) == {:ok, 4001}
+      assert Native.port(:binary.copy("a", 1_000_000), :name, 4370) == {:ok, 4370}
+      assert Native.port(:binary.copy("9", 1_000_000), :name, 4370) == {:error, :out_of_range}
+    end
+
+    test "raises for what is no name, rule or base port" do
+      for arguments <- [
+            [~c"app", :name, 4370],
+            [:app, :name, 4370],
+            [<<1::1>>, :name, 4370],
+            ["app", :digits, 4370],
+            ["app", "name", 4370],
+            ["app", :name, 0],
+            ["app", :name, -1],
+            ["app", :name, 65_536],
+            ["app", :name, 4370.0]
+          ] do
+        assert catch_error(apply(Native, :port, arguments))
+      end
+    end
+  end
+
+  describe "load/0" do
+    test "is :ok as often as it is called" do
+      assert Native.load() == :ok
+      assert Native.load() == :ok
+      assert Native.port("app-4001", :name, 4370) == {:ok, 4001}
+    end
+
+    @race """
+    {:module, _} = Code.ensure_loaded(Caravan.Native)
+    gate = spawn(fn -> receive do :open -> :ok end end)
+
+    racers =
+      for _ <- 1..50 do
+        Task.async(fn ->
+          ref = Process.monitor(gate)
+          receive do {:DOWN, ^ref, _, _, _} -> :ok end
+          apply(Caravan.Native, function, arguments)
+        end)
+      end
+
+    send(gate, :open)
+    racers |> Task.await_many() |> Enum.uniq()
+    """
+
+    # Short stubs and long ones: loading overwrites their machine code while all are inside.
+    for {function, arguments, result} <- [
+          {:port, ["app-4001", :name, 4370], {:ok, 4001}},
+          {:dns_nameserver?, ["127.0.0.1:53"], true}
+        ] do
+      test "serves fifty processes that call #{function} first, at the same moment" do
+        for _fresh_vm <- 1..4 do
+          node = PeerNode.start!()
+          call = [function: unquote(function), arguments: unquote(arguments)]
+          assert PeerNode.eval(node, @race, call) == [unquote(Macro.escape(result))]
+          PeerNode.stop!(node)
+        end
+      end
+    end
+  end
+
+  describe "loaded again while processes call it" do
+    @reload """
+    call = fn call, counts ->
+      result = Caravan.Epmd.address_please(~c"app-4001", ~c"127.0.0.1", :inet)
+      4001 = Caravan.Epmd.dist_port("app-4001")
+      true = Caravan.Native.dns_nameserver?("127.0.0.1:53")
+      counts = Map.update(counts, result, 1, & &1 + 1)
+      receive do :stop -> counts after 0 -> call.(call, counts) end
+    end
+
+    callers = for _ <- 1..8, do: Task.async(fn -> call.(call, %{}) end)
+
+    # Code that a process is in is left alone, as a release handler does.
+    load = fn load, loaded ->
+      if loaded < 50 do
+        loads =
+          :code.soft_purge(Caravan.Native) and
+            :code.load_file(Caravan.Native) == {:module, Caravan.Native}
+
+        load.(load, if(loads, do: loaded + 1, else: loaded))
+      end
+    end
+
+    load.(load, 0)
+    for caller <- callers, do: send(caller.pid, :stop)
+    callers |> Task.await_many() |> Enum.flat_map(&Map.keys/1) |> Enum.uniq()
+    """
+
+    test "fails no call" do
+      node = PeerNode.start!()
+      assert PeerNode.eval(node, @reload) == [{:ok, {127, 0, 0, 1}, 4001, 6}]
+    end
+
+    test "works after c:l/1, which purges" do
+      node = PeerNode.start!()
+
+      for _round <- 1..5 do
+        assert PeerNode.call(node, :c, :l, [Native]) == {:module, Native}
+        assert PeerNode.call(node, Epmd, :dist_port, ["app-4001"]) == 4001
+      end
+    end
+  end
+end

@@ -1,0 +1,39 @@
+defmodule CaravanTest do
+  use ExUnit.Case, async: true
+
+  alias Caravan.Test.PeerNode
+
+  @flags ["-epmd_module Elixir.Caravan.Epmd", "-start_epmd false"]
+
+  describe "check/0" do
+    test "is :ok on a node that runs on Caravan.Epmd" do
+      node = PeerNode.start!(name: PeerNode.name("app"))
+      assert PeerNode.call(node, Caravan, :check, []) == :ok
+    end
+
+    test "tells a VM that is not alive how to be" do
+      node = PeerNode.start!()
+      assert {:error, {:not_alive, advice}} = PeerNode.call(node, Caravan, :check, [])
+      assert advice =~ "not alive"
+      assert advice =~ "RELEASE_DISTRIBUTION"
+      for flag <- @flags, do: assert(advice =~ flag)
+    end
+
+    test "tells a node that runs on another module which flags are missing" do
+      node = PeerNode.start!(name: "app@127.0.0.1", epmd: false, args: ~w(-dist_listen false))
+      assert {:error, {:other_epmd_module, advice}} = PeerNode.call(node, Caravan, :check, [])
+      assert advice =~ ":erl_epmd"
+      for flag <- @flags, do: assert(advice =~ flag)
+    end
+
+    test "names flags that work as they stand" do
+      node = PeerNode.start!()
+      {:error, {:not_alive, advice}} = PeerNode.call(node, Caravan, :check, [])
+      [flags] = Regex.run(~r/--erl "(.+)"/, advice, capture: :all_but_first)
+
+      name = PeerNode.name("app")
+      node = PeerNode.start!(name: name, epmd: false, args: String.split(flags))
+      assert PeerNode.call(node, Caravan, :check, []) == :ok
+    end
+  end
+end

@@ -1,0 +1,50 @@
+defmodule Caravan.Test.Command do
+  @moduledoc """
+  Runs a command of the operating system to its end, in an environment that holds only what is given.
+
+  With a deadline, after which it is killed: the status is then 124 or 137, as `timeout` says it.
+  """
+
+  alias Caravan.Test.PeerNode
+
+  @enforce_keys [:status, :stdout, :stderr, :crash_dump?]
+  defstruct [:status, :stdout, :stderr, :crash_dump?]
+
+  @type t :: %__MODULE__{
+          status: non_neg_integer,
+          stdout: String.t(),
+          stderr: String.t(),
+          crash_dump?: boolean
+        }
+
+  # Not in the directory of the files: a daemon needs the one that it was started in.
+  @script ~S(cd / && exec "$@" 2>"$0/stderr" <"$0/stdin")
+
+  @doc "Options: `env`, `stdin` (a text) and `timeout` in seconds (default 30)."
+  @spec run([String.t(), ...], keyword) :: t
+  def run(command, opts \\ []) do
+    opts = Keyword.validate!(opts, env: [], stdin: "", timeout: 30)
+    dir = Path.join(System.tmp_dir!(), "command-" <> Base.encode16(:rand.bytes(6), case: :lower))
+    crash_dump = Path.join(dir, "erl_crash.dump")
+    File.mkdir!(dir)
+
+    try do
+      File.write!(Path.join(dir, "stdin"), opts[:stdin])
+      env = PeerNode.clean_env([{"ERL_CRASH_DUMP", crash_dump} | opts[:env]])
+
+      limited =
+        ["timeout", "-k", "2", to_string(opts[:timeout]), "/usr/bin/env"] ++ env ++ command
+
+      {stdout, status} = System.cmd("/bin/sh", ["-c", @script, dir | limited])
+
+      %__MODULE__{
+        status: status,
+        stdout: stdout,
+        stderr: File.read!(Path.join(dir, "stderr")),
+        crash_dump?: File.exists?(crash_dump)
+      }
+    after
+      File.rm_rf!(dir)
+    end
+  end
+end

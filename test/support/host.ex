@@ -1,0 +1,110 @@
+defmodule Caravan.Test.Host do
+  @moduledoc "What the tests ask this machine: its ports and its processes."
+
+  import ExUnit.Assertions, only: [assert: 2, flunk: 1]
+  import ExUnit.Callbacks, only: [on_exit: 1]
+
+  alias Caravan.Test.Eventually
+
+  # Below the ports that Linux gives to outgoing connections (32768 and up), so that none of those
+  # takes a port between this look at it and the start of the node that it is for.
+  @first_port 10_000
+  @ports 22_000
+
+  @doc "A port that nobody uses and that this VM has not been given before."
+  @spec free_port() :: :inet.port_number()
+  def free_port do
+    # The id spreads test VMs that run at the same moment.
+    offset = String.to_integer(System.pid()) * 61 + System.unique_integer([:positive, :monotonic])
+    port = @first_port + rem(offset, @ports)
+
+    case :gen_tcp.listen(port, []) do
+      {:ok, socket} ->
+        :gen_tcp.close(socket)
+        port
+
+      {:error, :eaddrinuse} ->
+        free_port()
+    end
+  end
+
+  @doc "The TCP ports that a process listens on, sorted."
+  @spec listening_ports(String.t()) :: [:inet.port_number()]
+  def listening_ports(os_pid),
+    do: Enum.sort(for {"0A", local, _remote} <- tcp_sockets(os_pid), uniq: true, do: local)
+
+  @doc "The established TCP connections of a process: its own ports and those at the other end."
+  @spec connections(String.t()) :: [{:inet.port_number(), :inet.port_number()}]
+  def connections(os_pid),
+    do: for({"01", local, remote} <- tcp_sockets(os_pid), do: {local, remote})
+
+  @doc "For `setup`: a test during which an epmd daemon has appeared fails."
+  @spec forbid_epmd(map) :: :ok
+  def forbid_epmd(_context) do
+    before = pids_of("epmd")
+    on_exit(fn -> assert pids_of("epmd") -- before == [], "an epmd daemon was started" end)
+  end
+
+  @doc "The ids of the processes with this name (the first fifteen characters of their file's)."
+  @spec pids_of(String.t()) :: [String.t()]
+  def pids_of(name) do
+    for path <- Path.wildcard("/proc/[0-9]*/comm"), File.read(path) == {:ok, name <> "\n"} do
+      path |> Path.split() |> Enum.at(2)
+    end
+  end
+
+  @doc "The ids of the processes that were started with this variable: `NAME=value`."
+  @spec pids_with_env(String.t()) :: [String.t()]
+  def pids_with_env(variable) do
+    for path <- Path.wildcard("/proc/[0-9]*/environ"),
+        {:ok, environ} <- [File.read(path)],
+        variable in String.split(environ, <<0>>),
+        do: path |> Path.split() |> Enum.at(2)
+  end
+
+  @doc "Waits until a process is gone; kills one that has not ended by itself after 20 seconds."
+  @spec await_exit(String.t()) :: :ok
+  def await_exit(os_pid) do
+    unless Eventually.true?(fn -> not alive?(os_pid) end, 20_000) do
+      System.cmd("kill", ["-9", os_pid], stderr_to_stdout: true)
+      flunk("process #{os_pid} did not end")
+    end
+
+    :ok
+  end
+
+  @doc "Whether the process runs; a zombie does not."
+  @spec alive?(String.t()) :: boolean
+  def alive?(os_pid) do
+    case File.read("/proc/#{os_pid}/stat") do
+      {:ok, stat} -> not String.contains?(stat, ") Z ")
+      {:error, _reason} -> false
+    end
+  end
+
+  @doc "Polls until the condition holds; fails the test when it does not within `timeout` ms."
+  @spec await((() -> as_boolean(term)), String.t(), timeout_ms :: pos_integer) :: true
+  def await(condition, what, timeout \\ 20_000),
+    do: assert(Eventually.true?(condition, timeout), "waited #{timeout} ms in vain: #{what}")
+
+  # State, local port and remote port, as proc(5) describes /proc/net/tcp.
+  defp tcp_sockets(os_pid) do
+    inodes = socket_inodes(os_pid)
+
+    for table <- ["/proc/net/tcp", "/proc/net/tcp6"],
+        line <- table |> File.read!() |> String.split("\n", trim: true) |> tl(),
+        [_, local, remote, state, _, _, _, _, _, inode | _] <- [String.split(line)],
+        inode in inodes,
+        do: {state, port(local), port(remote)}
+  end
+
+  defp port(address), do: address |> String.split(":") |> List.last() |> String.to_integer(16)
+
+  defp socket_inodes(os_pid) do
+    dir = "/proc/#{os_pid}/fd"
+
+    for fd <- File.ls!(dir),
+        {:ok, "socket:[" <> rest} <- [File.read_link(Path.join(dir, fd))],
+        do: String.trim_trailing(rest, "]")
+  end
+end

@@ -1,0 +1,143 @@
+defmodule Caravan.Test.Release do
+  @moduledoc """
+  The release of `examples/fleet`, and nodes of it that run as in production.
+
+      release = Release.build!()
+      node = Release.start!(release, Release.node(release, "app-5101@127.0.0.1"))
+      Release.run(node, ["rpc", "IO.inspect(Node.list())"])
+
+  It uses the library that is being tested, so nothing is built with cargo.
+  """
+
+  import ExUnit.Assertions, only: [assert: 2]
+  import ExUnit.Callbacks, only: [on_exit: 1]
+
+  alias Caravan.Test.Command
+  alias Caravan.Test.Host
+  alias Caravan.Test.PeerNode
+
+  @fleet Path.expand("../../examples/fleet", __DIR__)
+
+  @enforce_keys [:dir]
+  defstruct [:dir]
+
+  @type t :: %__MODULE__{dir: Path.t()}
+
+  defmodule Node do
+    @moduledoc "A node of the release: the environment that its script gets, and its own directory."
+
+    @enforce_keys [:script, :name, :dir, :env]
+    defstruct [:script, :name, :dir, :env, :os_pid]
+
+    @type t :: %__MODULE__{
+            script: Path.t(),
+            name: String.t(),
+            dir: Path.t(),
+            env: [{String.t(), String.t()}],
+            os_pid: String.t() | nil
+          }
+  end
+
+  @doc "Builds the release. For `setup_all`: it goes away with the tests of the module."
+  @spec build!() :: t
+  def build! do
+    dir = tmp_dir!("release")
+
+    env = [
+      {"MIX_ENV", "prod"},
+      {"MIX_BUILD_PATH", Path.join(Mix.Project.build_path(), "release")},
+      {"CARAVAN_NIF", Application.app_dir(:caravan, "priv/native/caravan_nif.so")}
+    ]
+
+    mix = [
+      "sh",
+      "-c",
+      ~S(cd "$1" && exec mix release --overwrite --path "$2"),
+      "mix",
+      @fleet,
+      dir
+    ]
+
+    built = Command.run(mix, env: env, timeout: 300)
+    assert built.status == 0, "mix release failed:\n#{built.stdout}#{built.stderr}"
+    %__MODULE__{dir: dir}
+  end
+
+  @doc """
+  A node by its `RELEASE_NODE`, not started yet. `env` is added to what its script gets for each
+  command, `start` and `rpc` alike, as a container's environment would be.
+  """
+  @spec node(t, String.t(), [{String.t(), String.t()}]) :: Node.t()
+  def node(%__MODULE__{} = release, name, env \\ []) do
+    dir = tmp_dir!("node")
+    env = [{"RELEASE_NODE", name}, {"RELEASE_TMP", dir}] ++ env
+    on_exit(fn -> end_all(dir) end)
+    %Node{script: Path.join(release.dir, "bin/fleet"), name: name, dir: dir, env: env}
+  end
+
+  @doc "Runs a command of the release's script to its end: `rpc`, `pid`, `stop`, a `start` that fails."
+  @spec run(Node.t(), [String.t()], keyword) :: Command.t()
+  def run(%Node{} = node, arguments, opts \\ []),
+    do: Command.run([node.script | arguments], [env: node.env] ++ opts)
+
+  @doc "`start`: a node that runs in the foreground until the test is over. It may still be booting."
+  @spec start!(Node.t()) :: Node.t()
+  def start!(%Node{} = node) do
+    command = ["-c", ~S(exec "$@" >"$0" 2>&1 </dev/null), log_file(node), "/usr/bin/env"]
+    arguments = command ++ PeerNode.clean_env(node.env) ++ [node.script, "start"]
+    # With its status asked for, the port stays open, though nothing is written to it.
+    port = Port.open({:spawn_executable, "/bin/sh"}, [:exit_status, args: arguments])
+    {:os_pid, os_pid} = Port.info(port, :os_pid)
+    %{node | os_pid: to_string(os_pid)}
+  end
+
+  @doc """
+  Runs a command on a terminal of its own, as `remote` wants it. What it prints comes as messages of
+  the port that is returned; what is sent to it is typed.
+  """
+  @spec on_terminal!(Node.t(), String.t()) :: port
+  def on_terminal!(%Node{} = node, command) do
+    script = ["script", "-qefc", "#{node.script} #{command}", "/dev/null"]
+    env = PeerNode.clean_env([{"TERM", "xterm"} | node.env])
+    Port.open({:spawn_executable, "/usr/bin/env"}, [:binary, args: env ++ script])
+  end
+
+  @doc "Waits until a started node answers; `condition` is Elixir code that it has to find true."
+  @spec await(Node.t(), String.t()) :: :ok
+  def await(%Node{} = node, condition \\ "true") do
+    Host.await(fn -> rpc(node, condition) == "true" end, "#{node.name}: #{condition}", 40_000)
+    :ok
+  end
+
+  @doc "What `rpc` prints for the inspected value of the code; nil while the node does not answer."
+  @spec rpc(Node.t(), String.t()) :: String.t() | nil
+  def rpc(%Node{} = node, code) do
+    case run(node, ["rpc", "IO.inspect((#{code}))"]) do
+      %{status: 0, stdout: stdout} -> String.trim_trailing(stdout)
+      _ -> nil
+    end
+  end
+
+  @doc "What a started node has written."
+  @spec log(Node.t()) :: String.t()
+  def log(%Node{} = node), do: File.read!(log_file(node))
+
+  defp log_file(node), do: Path.join(node.dir, "log")
+
+  # Whatever was started with this RELEASE_TMP: the node, its helpers, its daemon.
+  defp end_all(dir) do
+    for os_pid <- Host.pids_with_env("RELEASE_TMP=#{dir}") do
+      System.cmd("kill", ["-KILL", os_pid], stderr_to_stdout: true)
+      Host.await_exit(os_pid)
+    end
+
+    File.rm_rf!(dir)
+  end
+
+  defp tmp_dir!(name) do
+    dir = Path.join(System.tmp_dir!(), "#{name}-" <> Base.encode16(:rand.bytes(6), case: :lower))
+    File.mkdir_p!(dir)
+    on_exit(fn -> File.rm_rf!(dir) end)
+    dir
+  end
+end
