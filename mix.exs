@@ -28,8 +28,8 @@ defmodule Caravan.MixProject do
   defp elixirc_paths(:test), do: ["lib", "test/support"]
   defp elixirc_paths(_env), do: ["lib"]
 
-  # Both are touched at run time only. A Mix without Hex cannot even read a Hex requirement, and
-  # Caravan has to build there too.
+  # For projects that have them: Caravan runs without both. A Mix without Hex cannot even read a Hex
+  # requirement, and Caravan has to build there too.
   defp deps do
     if Code.ensure_loaded?(Hex) do
       [
@@ -184,14 +184,12 @@ defmodule Mix.Tasks.Compile.CaravanNif do
     end
   end
 
+  # In a folder of its own where a target is set, by CARGO_BUILD_TARGET or in a cargo configuration.
   defp cargo_artifact do
-    file =
-      case :os.type() do
-        {:unix, :darwin} -> "libcaravan_nif.dylib"
-        _ -> "libcaravan_nif.so"
-      end
-
-    Path.join([target_dir(), System.get_env("CARGO_BUILD_TARGET", ""), "release", file])
+    ["release", "*/release"]
+    |> Enum.map(&Path.join([target_dir(), &1, "libcaravan_nif.{so,dylib}"]))
+    |> Enum.flat_map(&Path.wildcard/1)
+    |> Enum.max_by(&File.stat!(&1, time: :posix).mtime)
   end
 
   defp check_toolchain do

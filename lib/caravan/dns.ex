@@ -94,10 +94,16 @@ defmodule Caravan.Dns do
   def lookup_async(name, type, options \\ []), do: start(name, type, validate!(options))
 
   @doc """
-  Ends a lookup of `lookup_async/3`. True: its message will not come. False: it was sent before.
+  Ends a lookup of `lookup_async/3`. True: its message will not come. False: it was sent before, or the
+  reference is of no lookup.
   """
   @spec cancel(reference) :: boolean
-  def cancel(ref) when is_reference(ref), do: Native.dns_cancel(ref)
+  def cancel(ref) when is_reference(ref) do
+    Native.dns_cancel(ref)
+  rescue
+    # As for a lookup of the code before a reload.
+    ArgumentError -> false
+  end
 
   @doc false
   @spec check_nameservers(term) :: Options.checked()
@@ -136,6 +142,8 @@ defmodule Caravan.Dns do
     else
       receive do
         {^ref, result} -> result
+      after
+        @grace -> {:error, %Error{name: name, type: type, reason: :internal}}
       end
     end
   end

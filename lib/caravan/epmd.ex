@@ -227,8 +227,9 @@ defmodule Caravan.Epmd do
   defp free_port(name, listen_port, name_port) do
     port = if listen_port == nil, do: name_port, else: listen_port
     {driver, ip} = listen_address()
+    options = :application.get_env(:kernel, :inet_dist_listen_options, [])
 
-    case driver.listen(port, [{:reuseaddr, true}, {:ip, ip}]) do
+    case driver.listen(port, [{:reuseaddr, true}, {:ip, ip} | options]) do
       {:ok, socket} ->
         :ok = driver.close(socket)
         port

@@ -77,6 +77,30 @@ defmodule Caravan.DnsTest do
       assert %{records: [_]} = Dns.lookup!("app.test", :a, options)
     end
 
+    for reply <- [:servfail, :refused, :formerr, :notimp] do
+      test "comes from the third nameserver when the first says #{reply}, the second nothing",
+           context do
+        first = start_supervised!({DnsServer, []}, id: :first)
+        second = start_supervised!({DnsServer, []}, id: :second)
+        DnsServer.put_default(first, unquote(reply))
+        DnsServer.put_default(second, :silent)
+        DnsServer.put(context.server, "app.test", :a, [{127, 0, 0, 1}])
+        addresses = for server <- [first, second, context.server], do: DnsServer.address(server)
+
+        assert %{records: [_]} =
+                 Dns.lookup!("app.test", :a, nameservers: addresses, timeout: 1_500)
+      end
+    end
+
+    test "comes from the first nameserver even when the second is faster", context do
+      second = start_supervised!({DnsServer, []}, id: :second)
+      DnsServer.put_default(second, :nxdomain)
+      DnsServer.put(context.server, "app.test", :a, {:delay, 50, [{127, 0, 0, 1}]})
+      addresses = for server <- [context.server, second], do: DnsServer.address(server)
+      assert %{records: [_]} = Dns.lookup!("app.test", :a, nameservers: addresses)
+      assert DnsServer.queries(second) == []
+    end
+
     test "comes at the second attempt when the first was lost", context do
       DnsServer.put(context.server, "app.test", :a, {:sequence, [:silent, [{127, 0, 0, 1}]]})
       assert %{records: [_]} = Dns.lookup!("app.test", :a, context.options)
@@ -164,6 +188,10 @@ defmodule Caravan.DnsTest do
       assert_receive {^ref, {:ok, %Answer{records: [{127, 0, 0, 1}]}}}, 2_000
       refute Dns.cancel(ref)
       refute_received {^ref, _}
+    end
+
+    test "cannot be cancelled by a reference of nobody" do
+      refute Dns.cancel(make_ref())
     end
 
     test "cancelled in time does not reply", context do

@@ -133,6 +133,10 @@ defmodule Caravan.Cluster.Config do
   """
   @spec new!(map | keyword) :: t
   def new!(%{__struct__: Cluster.Strategy.State} = state) do
+    unless Keyword.keyword?(state.config) do
+      refuse!([topology: state.topology], :config, "a keyword list", state.config)
+    end
+
     state
     |> Map.take([:topology, :connect, :disconnect, :list_nodes])
     |> Enum.reject(fn {_key, value} -> value == nil end)
@@ -143,6 +147,11 @@ defmodule Caravan.Cluster.Config do
   def new!(options) do
     options = Options.validate!(options, @schema, owner(options))
     {derived, rest} = Map.split(options, @derived)
+
+    if rest.dns_client && derived.type != [:srv] do
+      refuse!(options, :type, ":srv where :dns_client is given", derived.type)
+    end
+
     templates = Map.new(derived.type, &{&1, template!(&1, derived, options)})
 
     struct!(
@@ -221,9 +230,10 @@ defmodule Caravan.Cluster.Config do
   def check_query(query) do
     queries = List.wrap(query)
 
-    if queries != [] and Enum.all?(queries, &(is_binary(&1) and &1 != "")),
-      do: {:ok, Enum.uniq(queries)},
-      else: {:error, "a DNS name such as \"_app._tcp.example.com\", or a list of them"}
+    if queries != [] and not List.improper?(queries) and
+         Enum.all?(queries, &(is_binary(&1) and &1 != "")),
+       do: {:ok, Enum.uniq(queries)},
+       else: {:error, "a DNS name such as \"_app._tcp.example.com\", or a list of them"}
   end
 
   @doc false

@@ -32,20 +32,21 @@ defmodule Caravan.Cluster.Connector do
     }
   end
 
-  @doc "Names that wait for their turn or are being connected."
+  @doc "Names that are being connected."
   @spec names(t) :: MapSet.t(String.t())
   def names(%__MODULE__{} = connector) do
     connector.running
     |> Map.values()
-    |> Enum.map(fn {name, _job} -> name end)
-    |> Enum.concat(connector.queue)
-    |> MapSet.new()
+    |> MapSet.new(fn {name, _job} -> name end)
   end
 
-  @doc "Takes on `names`, none of which may be among `names/1`."
+  @doc """
+  Connects `names` from now on, in this order, in place of those that still wait for their turn. None
+  may be among `names/1`.
+  """
   @spec connect(t, [String.t()]) :: t
   def connect(%__MODULE__{} = connector, names) do
-    start(%{connector | queue: connector.queue ++ names})
+    start(%{connector | queue: names})
   end
 
   @doc "The outcome of one connect, if `message` tells of one."

@@ -17,7 +17,8 @@ defmodule Caravan.Cluster.Discovery do
             pending: %{reference => {Config.source(), timer :: reference | Job.t()}}
           }
 
-  @type result :: {:ok, [NodeName.dns_record()]} | {:error, String.t()}
+  @typedoc "An error is a kind, to be compared, and a text."
+  @type result :: {:ok, [NodeName.dns_record()]} | {:error, {kind :: term, String.t()}}
 
   # The resolver answers by the lookup's own deadline; this is for the day it does not.
   @grace 1_000
@@ -57,7 +58,7 @@ defmodule Caravan.Cluster.Discovery do
   end
 
   defp start_one({query, _type}, %Config{dns_client: client} = config) do
-    job = Job.start(fn -> client.get_nodes(query) end, config.lookup_timeout)
+    job = Job.start(fn -> client_result(client.get_nodes(query)) end, config.lookup_timeout)
     {:ok, job.ref, job}
   end
 
@@ -68,14 +69,14 @@ defmodule Caravan.Cluster.Discovery do
 
   defp outcome(%Job{} = job, message) do
     case Job.outcome(job, message) do
-      {:ok, nodes} -> client_result(nodes)
-      {:error, reason} -> {:error, "the dns_client failed: #{inspect(reason)}"}
+      {:ok, result} -> result
+      {:error, reason} -> {:error, {:client_failed, "the dns_client failed: #{inspect(reason)}"}}
     end
   end
 
   defp outcome(_timer, {__MODULE__, ref}) do
     Dns.cancel(ref)
-    {:error, "the resolver did not reply"}
+    {:error, {:silent, "the resolver did not reply"}}
   end
 
   defp outcome(timer, {_ref, result}) do
@@ -84,13 +85,18 @@ defmodule Caravan.Cluster.Discovery do
   end
 
   defp result({:ok, %Answer{records: records}}), do: {:ok, records}
-  defp result({:error, %Error{} = error}), do: {:error, Exception.message(error)}
+
+  defp result({:error, %Error{} = error}),
+    do: {:error, {error.reason, Exception.message(error)}}
 
   defp client_result(nodes) do
     if is_list(nodes) and Enum.all?(nodes, &client_node?/1),
       do: {:ok, Enum.map(nodes, &client_record/1)},
-      else: {:error, "the dns_client returned #{inspect(nodes)}, expected a list of {port, host}"}
+      else:
+        {:error, {:client_returned, "the dns_client returned #{inspect(nodes)}, #{expected()}"}}
   end
+
+  defp expected, do: "expected a list of {port, host}"
 
   defp client_node?({port, host}), do: port in 0..65_535 and is_binary(host)
   defp client_node?(_other), do: false

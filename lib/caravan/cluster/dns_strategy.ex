@@ -36,14 +36,14 @@ defmodule Caravan.Cluster.DnsStrategy do
       then in every round for as long as it is in DNS.
     * It disconnects nobody. A lookup that fails, or an answer that lacks a node, leaves connections as
       they are; so does the end of this process.
-    * A record that makes no valid node name is logged and left out. Names become atoms only when they
+    * Records that make no valid node name are left out, with a line in the log. Names become atoms only when they
       are about to be connected. At most #{Caravan.Cluster.Membership.max_names()} names of a topology
       are used.
     * One log line for a change (connected, lost, a new reason of failure), none for a round without
       one.
   """
 
-  use GenServer, restart: :permanent
+  use GenServer
 
   require Logger
 
@@ -72,7 +72,10 @@ defmodule Caravan.Cluster.DnsStrategy do
   defp start(options), do: GenServer.start_link(__MODULE__, Config.new!(options))
 
   defp label([%{topology: topology}]), do: topology
-  defp label(options), do: options[:topology] || options[:query]
+
+  defp label(options) do
+    if Keyword.keyword?(options), do: options[:topology] || options[:query]
+  end
 
   ## Callbacks
 
@@ -144,19 +147,19 @@ defmodule Caravan.Cluster.DnsStrategy do
         {joined, lost, membership} = Membership.observe(state.membership, connected)
         Enum.each(joined, &log(state, :info, "connected to #{&1}"))
         Enum.each(lost, &log(state, :warning, "lost #{&1}"))
-        state = %{state | membership: membership}
+        state = tell_once(%{state | membership: membership}, :list_nodes, false)
         if lost == [], do: state, else: hasten(state, @nodedown_delay)
 
       {:error, reason} ->
-        log(state, :error, "list_nodes #{inspect(state.config.list_nodes)} failed: #{reason}")
-        state
+        text = "list_nodes #{inspect(state.config.list_nodes)} failed: #{inspect(reason)}"
+        tell_once(state, :list_nodes, true, :error, text)
     end
   end
 
   defp connected(%Config{list_nodes: {module, function, arguments}}) do
     {:ok, Enum.map(apply(module, function, arguments), &Atom.to_string/1)}
-  rescue
-    exception -> {:error, Exception.message(exception)}
+  catch
+    _class, reason -> {:error, reason}
   end
 
   defp connect(state) do
@@ -179,39 +182,35 @@ defmodule Caravan.Cluster.DnsStrategy do
   end
 
   defp looked_up(state, {query, type} = source, {:ok, records}) do
-    names = names(records, type, state)
+    {names, refusals} = names(records, type, state.config)
     {recovered, membership} = Membership.answered(state.membership, source, names)
     if recovered, do: log(state, :info, "DNS answers again for #{inspect(query)}")
 
-    if Membership.crowded?(membership) do
-      log(
-        state,
-        :warning,
-        "DNS names more than #{Membership.max_names()} nodes; the rest is left out"
-      )
-    end
+    crowded = "DNS names more than #{Membership.max_names()} nodes; the rest is left out"
 
-    connect(%{state | membership: membership})
+    %{state | membership: membership}
+    |> tell_once({:left_out, source}, refusals != [], :warning, left_out(query, refusals))
+    |> tell_once(:crowded, Membership.crowded?(membership), :warning, crowded)
+    |> connect()
   end
 
-  defp looked_up(state, source, {:error, error}) do
-    {news, membership} = Membership.lookup_failed(state.membership, source, error)
-    if news, do: log(state, :warning, error)
+  defp looked_up(state, source, {:error, {kind, text}}) do
+    {news, membership} = Membership.lookup_failed(state.membership, source, kind)
+    if news, do: log(state, :warning, text)
     %{state | membership: membership}
   end
 
-  defp names(records, type, %{config: config} = state) do
-    Enum.flat_map(records, fn record ->
-      case NodeName.build(config.templates[type], config.basename, record) do
-        {:ok, name} ->
-          [name]
-
-        {:error, reason} ->
-          log(state, :warning, "a record of DNS is left out: #{reason}")
-          []
-      end
-    end)
+  defp names(records, type, config) do
+    records
+    |> Enum.map(&NodeName.build(config.templates[type], config.basename, &1))
+    |> Enum.split_with(&match?({:ok, _name}, &1))
+    |> then(fn {names, refusals} -> {Keyword.values(names), Keyword.values(refusals)} end)
   end
+
+  defp left_out(_query, []), do: ""
+
+  defp left_out(query, [reason | _] = refusals),
+    do: "#{length(refusals)} records of #{inspect(query)} are left out: #{reason}"
 
   ## Connects
 
@@ -230,11 +229,15 @@ defmodule Caravan.Cluster.DnsStrategy do
     if MapSet.member?(state.membership.connected, name) do
       state
     else
-      {news, membership} = Membership.connect_failed(state.membership, name, reason)
+      {news, membership} = Membership.connect_failed(state.membership, name, kind(reason))
       if news, do: log(state, :warning, "cannot connect to #{name}: #{describe(reason)}")
       %{state | membership: membership}
     end
   end
+
+  # Without what differs from time to time: references, processes.
+  defp kind({kind, _details}), do: kind
+  defp kind(kind), do: kind
 
   defp describe(:unreachable),
     do: "not reachable, or it refused us (another cookie, another name)"
@@ -257,6 +260,13 @@ defmodule Caravan.Cluster.DnsStrategy do
       _ ->
         :ok
     end
+  end
+
+  # One line when it begins to hold, none while it does.
+  defp tell_once(state, what, holds, level \\ :debug, text \\ "") do
+    {news, membership} = Membership.stands(state.membership, what, holds)
+    if news, do: log(state, level, text)
+    %{state | membership: membership}
   end
 
   defp log(state, level, text) do

@@ -4,19 +4,19 @@ defmodule Caravan.Cluster.Membership do
 
   alias Caravan.Cluster.Config
 
-  defstruct answers: %{}, errors: %{}, failures: %{}, connected: MapSet.new()
+  defstruct answers: %{}, failures: %{}, connected: MapSet.new(), standing: MapSet.new()
 
   @typedoc """
     * `:answers`: the names of the last successful lookup of each source;
-    * `:errors`: why the latest lookup of a source failed;
-    * `:failures`: how the latest connects of a name failed, in a row;
-    * `:connected`: the nodes of this topology that were connected when last seen.
+    * `:failures`: how often the connects of a name failed in a row, and the kinds told of;
+    * `:connected`: the nodes of this topology that were connected when last seen;
+    * `:standing`: what was told and still holds.
   """
   @type t :: %__MODULE__{
           answers: %{Config.source() => MapSet.t(String.t())},
-          errors: %{Config.source() => String.t()},
-          failures: %{String.t() => {reason :: term, times :: pos_integer}},
-          connected: MapSet.t(String.t())
+          failures: %{String.t() => {times :: pos_integer, kinds :: [term]}},
+          connected: MapSet.t(String.t()),
+          standing: MapSet.t(term)
         }
 
   @doc "Most names of one topology; those that sort last are left out."
@@ -30,18 +30,27 @@ defmodule Caravan.Cluster.Membership do
   @spec answered(t, Config.source(), [String.t()]) :: {recovered :: boolean, t}
   def answered(%__MODULE__{} = membership, source, names) do
     answers = Map.put(membership.answers, source, MapSet.new(names))
-    {error, errors} = Map.pop(membership.errors, source)
-    {error != nil, forget_failures(%{membership | answers: answers, errors: errors})}
+    failed = MapSet.filter(membership.standing, &match?({:lookup_failed, ^source, _kind}, &1))
+    standing = MapSet.difference(membership.standing, failed)
+    membership = forget_failures(%{membership | answers: answers, standing: standing})
+    {MapSet.size(failed) > 0, membership}
   end
 
   @doc """
-  Takes a failed lookup in: the names that the source gave before stay. True: this is news.
+  Takes a failed lookup in: the names that the source gave before stay. True: this is news, a kind of
+  failure that the source has not had since its last answer.
   """
-  @spec lookup_failed(t, Config.source(), String.t()) :: {news :: boolean, t}
-  def lookup_failed(%__MODULE__{} = membership, source, error) do
-    news = membership.errors[source] != error
-    {news, put_in(membership.errors[source], error)}
-  end
+  @spec lookup_failed(t, Config.source(), kind :: term) :: {news :: boolean, t}
+  def lookup_failed(%__MODULE__{} = membership, source, kind),
+    do: stands(membership, {:lookup_failed, source, kind}, true)
+
+  @doc "Takes in whether something holds. True: it did not before, so it is news."
+  @spec stands(t, what :: term, boolean) :: {news :: boolean, t}
+  def stands(%__MODULE__{standing: standing} = membership, what, true),
+    do: {what not in standing, %{membership | standing: MapSet.put(standing, what)}}
+
+  def stands(%__MODULE__{standing: standing} = membership, what, false),
+    do: {false, %{membership | standing: MapSet.delete(standing, what)}}
 
   @doc "The names of all sources, 1,024 at most."
   @spec names(t) :: MapSet.t(String.t())
@@ -69,7 +78,8 @@ defmodule Caravan.Cluster.Membership do
 
   @doc """
   The names to connect: those of DNS that are not this node, were not connected when last observed,
-  and are not being connected.
+  and are not being connected. Those that failed least come first, so that dead addresses wait for the
+  others and not the others for them.
   """
   @spec to_connect(t, self :: String.t(), busy :: MapSet.t(String.t())) :: [String.t()]
   def to_connect(%__MODULE__{} = membership, self, busy) do
@@ -78,22 +88,24 @@ defmodule Caravan.Cluster.Membership do
     |> MapSet.delete(self)
     |> MapSet.difference(membership.connected)
     |> MapSet.difference(busy)
-    |> MapSet.to_list()
+    |> Enum.sort_by(&failed_times(membership, &1))
   end
 
   @doc """
-  Takes a failed connect in. True: this is news, a reason that came twice in a row. Once is no news:
-  of two nodes that connect each other at the same moment, one is refused.
+  Takes a failed connect in. True: this is news, a kind of failure not told of yet. Once is no news: of
+  two nodes that connect each other at the same moment, one is refused.
   """
-  @spec connect_failed(t, String.t(), term) :: {news :: boolean, t}
-  def connect_failed(%__MODULE__{} = membership, name, reason) do
-    times =
-      case membership.failures do
-        %{^name => {^reason, times}} -> times + 1
-        _ -> 1
-      end
+  @spec connect_failed(t, String.t(), kind :: term) :: {news :: boolean, t}
+  def connect_failed(%__MODULE__{} = membership, name, kind) do
+    {times, kinds} = Map.get(membership.failures, name, {0, []})
+    news = times > 0 and kind not in kinds
+    kinds = if news, do: [kind | kinds], else: kinds
+    {news, put_in(membership.failures[name], {times + 1, kinds})}
+  end
 
-    {times == 2, put_in(membership.failures[name], {reason, times})}
+  defp failed_times(membership, name) do
+    {times, _kinds} = Map.get(membership.failures, name, {0, []})
+    times
   end
 
   defp forget_failures(membership) do

@@ -15,11 +15,6 @@ defmodule Caravan.Cluster.NodeName do
   # What an atom holds (ERTS, MAX_ATOM_CHARACTERS), and with it a node name.
   @max_length 255
 
-  # kernel/src/net_kernel.erl, create_name: the left part. The right part: host names, and addresses
-  # of both families.
-  @valid ~r/\A[0-9A-Za-z_\-]+@[0-9A-Za-z_.:\-]+\z/
-  @valid_basename ~r/\A[0-9A-Za-z_\-]+\z/
-
   @placeholders %{
     srv: [name: "{name}", port: "{port}", host: "{host}", host_label: "{host_label}"],
     a: [name: "{name}", ip: "{ip}"],
@@ -42,16 +37,16 @@ defmodule Caravan.Cluster.NodeName do
 
     literal = template |> Enum.filter(&is_binary/1) |> Enum.join()
 
-    if literal =~ ~r/\A[^{}@]*@[^{}@]*\z/,
+    if literal =~ ~r/\A[0-9A-Za-z_\-]*@[0-9A-Za-z_.:\-]*\z/,
       do: {:ok, template},
       else:
         {:error,
-         "a template with one @ and, for #{type |> to_string() |> String.upcase()} records, " <>
+         "a template of ASCII letters, digits, - _ . : and one @, and for #{type |> to_string() |> String.upcase()} records, " <>
            "only the placeholders #{known |> Map.keys() |> Enum.join(", ")}"}
   end
 
   @spec basename?(String.t()) :: boolean
-  def basename?(name), do: name =~ @valid_basename and byte_size(name) < @max_length
+  def basename?(name), do: name =~ ~r/\A[0-9A-Za-z_\-]+\z/ and byte_size(name) < @max_length
 
   @doc "The name that the template makes of a record, or why there is none."
   @spec build(template, String.t() | nil, dns_record) :: {:ok, String.t()} | {:error, String.t()}
@@ -62,13 +57,17 @@ defmodule Caravan.Cluster.NodeName do
       byte_size(name) > @max_length ->
         {:error, "the node name would be longer than #{@max_length} characters"}
 
-      not (name =~ @valid) ->
+      not valid?(name) ->
         {:error, "#{inspect(name)} is no valid node name"}
 
       true ->
         {:ok, name}
     end
   end
+
+  # kernel/src/net_kernel.erl, create_name: the left part. The right part: host names, and addresses
+  # of both families.
+  defp valid?(name), do: name =~ ~r/\A[0-9A-Za-z_\-]+@[0-9A-Za-z_.:\-]+\z/
 
   defp fill(text, _basename, _record) when is_binary(text), do: text
   defp fill(:name, basename, _record), do: basename

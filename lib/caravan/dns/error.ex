@@ -37,10 +37,6 @@ defmodule Caravan.Dns.Error do
       "no nameserver could be reached",
       "see that the addresses in :nameservers or /etc/resolv.conf are right and routed"
     },
-    no_nameservers: {
-      "/etc/resolv.conf cannot be read or names no nameserver",
-      "mend it, or give :nameservers"
-    },
     busy: {"1,024 lookups are under way", "ask less often"},
     internal: {"Caravan itself failed", "report it, with what stands on stderr"}
   ]
@@ -70,7 +66,6 @@ defmodule Caravan.Dns.Error do
           | :truncated
           | :too_many_records
           | :connection
-          | :no_nameservers
           | :busy
           | :internal
           | {:bad_name, String.t()}

@@ -27,15 +27,8 @@ defmodule Caravan.Epmd.Boot do
     end
   end
 
-  # :started is the last step of a boot script. `elixir` and `mix` run their scripts before init
-  # itself says so: for the whole of `mix test` the first element stays :starting.
-  defp booting? do
-    case :init.get_status() do
-      {:starting, :started} -> false
-      {:starting, _step} -> true
-      _ -> false
-    end
-  end
+  # The last child of kernel's supervisor, well behind distribution (kernel/src/kernel.erl).
+  defp booting?, do: :erlang.whereis(:kernel_safe_sup) == :undefined
 
   # There is no standard_error yet, and writing to the group leader hangs this part of the boot.
   defp write_stderr(line) do

@@ -45,7 +45,8 @@ defmodule Caravan.Epmd.Settings do
 
   defp find(key, argument, variable, arguments) do
     with false <- :lists.keyfind(argument, 1, arguments),
-         false <- :os.getenv(variable) do
+         # Empty is how compose files and job templates leave a variable unset.
+         unset when unset in [false, ~c""] <- :os.getenv(variable) do
       case :application.get_env(:caravan, key) do
         {:ok, nil} ->
           :none

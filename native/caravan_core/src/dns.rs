@@ -9,6 +9,8 @@ mod error;
 mod question;
 mod resolvers;
 mod settings;
+mod system;
+mod upstream;
 
 pub use answer::{Answer, MAX_RECORDS, Records, Service};
 pub use error::LookupError;

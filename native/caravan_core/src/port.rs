@@ -86,24 +86,30 @@ fn by_digits(basename: &[u8], base: NonZeroU16) -> Result<u16, PortError> {
 /// - `remsh1f2e-NODE`, `maint1f2e-NODE`, `longname1f2e-NODE`: relx's `extended_bin`
 /// - `NODE_maint_123`: the `nodetool` of relx and rebar3
 ///
-/// The id has to be there: `rpc-gateway-4001` and `theorem-4001` are ordinary nodes.
+/// The id has to be there, as long as these tools make it: `rpc-gateway-4001`, `rpc-db-4001` and
+/// `theorem-4001` are ordinary nodes.
 fn is_temporary(basename: &[u8]) -> bool {
-    const PREFIXES: [&[u8]; 5] = [b"rem-", b"rpc-", b"remsh", b"maint", b"longname"];
+    const PREFIXES: [(&[u8], usize); 5] = [
+        (b"rem-", 4),
+        (b"rpc-", 4),
+        (b"remsh", 8),
+        (b"maint", 8),
+        (b"longname", 8),
+    ];
 
-    PREFIXES
-        .iter()
-        .filter_map(|prefix| basename.strip_prefix(*prefix))
-        .any(starts_with_id)
-        || matches!(
-            split_trailing(basename, u8::is_ascii_digit),
-            (rest, [_, ..]) if rest.ends_with(b"_maint_")
-        )
+    PREFIXES.iter().any(|(prefix, longest)| {
+        let rest = basename.strip_prefix(*prefix);
+        rest.is_some_and(|rest| starts_with_id(rest, *longest))
+    }) || matches!(
+        split_trailing(basename, u8::is_ascii_digit),
+        (rest, [_, ..]) if rest.ends_with(b"_maint_")
+    )
 }
 
-/// `1f2e-NODE`: hexadecimal digits, a hyphen, a name.
-fn starts_with_id(rest: &[u8]) -> bool {
+/// `1f2e-NODE`: four or more hexadecimal digits, a hyphen, a name.
+fn starts_with_id(rest: &[u8], longest: usize) -> bool {
     let id = rest.iter().take_while(|b| b.is_ascii_hexdigit()).count();
-    id > 0 && matches!(rest.get(id..), Some([b'-', _, ..]))
+    (4..=longest).contains(&id) && matches!(rest.get(id..), Some([b'-', _, ..]))
 }
 
 /// Splits before the longest tail of bytes that all satisfy `is_tail`.

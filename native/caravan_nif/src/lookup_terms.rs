@@ -11,7 +11,7 @@ use rustler::{Binary, Encoder, Env, NifException, NifStruct, NifTuple, NifUnitEn
 
 mod atoms {
     rustler::atoms! {
-        bad_name, bad_response, busy, connection, error, formerr, internal, no_nameservers,
+        bad_name, bad_response, busy, connection, error, formerr, internal,
         no_records, nxdomain, ok, refused, servfail, timeout, too_many_records, truncated,
     }
 }
@@ -157,7 +157,6 @@ fn reason(error: LookupError) -> rustler::Atom {
         LookupError::Truncated => atoms::truncated(),
         LookupError::TooManyRecords => atoms::too_many_records(),
         LookupError::Connection => atoms::connection(),
-        LookupError::NoNameservers => atoms::no_nameservers(),
         LookupError::Busy => atoms::busy(),
         LookupError::Internal => atoms::internal(),
     }

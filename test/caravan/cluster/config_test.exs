@@ -112,6 +112,12 @@ defmodule Caravan.Cluster.ConfigTest do
           {"a connect that is no MFA", @required ++ [connect: {Fake, :connect, 1}],
            ~r/expected :connect to be {module, function, arguments}, got: {Fake, :connect, 1}/},
           {"no connects at all", @required ++ [max_connects: 0], ~r/expected :max_connects/},
+          {"a client for other than SRV records", @required ++ [type: :a, dns_client: Client],
+           ~r/expected :type to be :srv where :dns_client is given, got: \[:a\]/},
+          {"an improper list of queries", [query: ["a" | "b"], node_sname: "app"],
+           ~r/expected :query/},
+          {"a template that no node name fits", @required ++ [node_name: "a b@{host}"],
+           ~r/expected :node_name/},
           {"a client without get_nodes/1", @required ++ [dns_client: Enum],
            ~r/expected :dns_client .* got: Enum/},
           {"a client that is not there", @required ++ [dns_client: No.Such],
@@ -124,6 +130,12 @@ defmodule Caravan.Cluster.ConfigTest do
         assert_raise ArgumentError, unquote(Macro.escape(message)), fn ->
           Config.new!(unquote(Macro.escape(options)))
         end
+      end
+    end
+
+    test "a libcluster config that is no keyword list" do
+      assert_raise ArgumentError, ~r/expected :config to be a keyword list, got: nil/, fn ->
+        Config.new!(%Cluster.Strategy.State{topology: :app, config: nil})
       end
     end
 

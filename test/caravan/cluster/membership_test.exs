@@ -49,13 +49,27 @@ defmodule Caravan.Cluster.MembershipTest do
     assert {false, _} = Membership.answered(membership, @srv, [])
   end
 
-  test "a failed connect is news when its reason came twice in a row, and then no more" do
+  test "a failed connect is news when it comes again, once for each kind" do
     membership = answered(["a@h"])
     {false, membership} = Membership.connect_failed(membership, "a@h", :timeout)
+    {true, membership} = Membership.connect_failed(membership, "a@h", :unreachable)
     {true, membership} = Membership.connect_failed(membership, "a@h", :timeout)
-    {false, membership} = Membership.connect_failed(membership, "a@h", :timeout)
     {false, membership} = Membership.connect_failed(membership, "a@h", :unreachable)
-    assert {true, _} = Membership.connect_failed(membership, "a@h", :unreachable)
+    assert {false, _} = Membership.connect_failed(membership, "a@h", :timeout)
+  end
+
+  test "names that failed least come first" do
+    {_, membership} = Membership.connect_failed(answered(["a@h", "b@h", "c@h"]), "a@h", :timeout)
+    {_, membership} = Membership.connect_failed(membership, "a@h", :timeout)
+    {_, membership} = Membership.connect_failed(membership, "b@h", :timeout)
+    assert Membership.to_connect(membership, "me@h", @nobody) == ["c@h", "b@h", "a@h"]
+  end
+
+  test "what stands is news when it begins" do
+    {true, membership} = Membership.stands(%Membership{}, :crowded, true)
+    {false, membership} = Membership.stands(membership, :crowded, true)
+    {false, membership} = Membership.stands(membership, :crowded, false)
+    assert {true, _} = Membership.stands(membership, :crowded, true)
   end
 
   test "failures are forgotten with a connection, and with the name" do

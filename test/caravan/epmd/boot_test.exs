@@ -319,6 +319,27 @@ defmodule Caravan.Epmd.BootTest do
     defp threads(node), do: length(File.ls!("/proc/#{node.os_pid}/task"))
   end
 
+  describe "without the library, in a running VM" do
+    setup %{dir: dir} do
+      {:ok, node: PeerNode.start!(path: [install(Path.join(dir, "without"), :missing)])}
+    end
+
+    test "connects fail, but raise nowhere in net_kernel", %{node: node} do
+      arguments = [~c"app-4001", ~c"127.0.0.1", :inet]
+      assert {:error, _reason} = PeerNode.call(node, Caravan.Epmd, :address_please, arguments)
+
+      assert PeerNode.call(node, Caravan.Epmd, :port_please, [~c"app-4001", {127, 0, 0, 1}]) ==
+               :noport
+    end
+
+    test "other calls raise which file it is and what to do", %{node: node} do
+      error = catch_error(PeerNode.call(node, Caravan.Epmd, :dist_port, ["app-4001"]))
+      assert {:caravan_nif, message} = error
+      assert message =~ "without/caravan/priv/native/caravan_nif.so cannot be loaded"
+      assert message =~ "Build it for this machine"
+    end
+  end
+
   describe "the boot-safe modules" do
     test "call only the VM, kernel, stdlib and each other" do
       for app <- [:kernel, :stdlib], do: Application.load(app)

@@ -26,8 +26,6 @@ pub enum LookupError {
     TooManyRecords,
     /// No nameserver could be reached.
     Connection,
-    /// The system's resolver configuration names no nameserver or cannot be read.
-    NoNameservers,
     /// Too many lookups at once.
     Busy,
     /// A fault of Caravan's own.

@@ -101,6 +101,9 @@ fn helper_nodes_are_temporary_under_both_rules() {
 fn names_that_only_look_like_helpers_are_ordinary() {
     assert_eq!(by_name("theorem-4001@host"), Ok(4001));
     assert_eq!(by_name("rpc-gateway-4001@host"), Ok(4001));
+    assert_eq!(by_name("rpc-db-4001@host"), Ok(4001));
+    assert_eq!(by_name("rem-a671b-4001@host"), Ok(4001));
+    assert_eq!(by_name("maintdb-4001@host"), Ok(4001));
     assert_eq!(by_name("rem-4001@host"), Ok(4001));
     assert_eq!(by_name("rpc-@host"), Ok(4370));
     assert_eq!(by_name("remshop-4001@host"), Ok(4001));
