@@ -134,8 +134,10 @@ defmodule Caravan.Cluster.ConfigTest do
     end
 
     test "a libcluster config that is no keyword list" do
+      state = struct!(Cluster.Strategy.State, topology: :app, config: nil)
+
       assert_raise ArgumentError, ~r/expected :config to be a keyword list, got: nil/, fn ->
-        Config.new!(%Cluster.Strategy.State{topology: :app, config: nil})
+        Config.new!(state)
       end
     end
 

@@ -217,6 +217,17 @@ defmodule Caravan.Cluster.DnsStrategyTest do
       Host.await(fn -> FakeNetwork.list(context.network) == [:"app-4001@node.test"] end, "a join")
     end
 
+    test "a node that went down is tried again at once, not at the next interval", context do
+      DnsServer.put(context.server, @query, :srv, [srv(4001)])
+      strategy = start(context, poll_interval: 3_600_000)
+      assert_receive {:connect, :"app-4001@node.test"}, 1_000
+      Host.await(fn -> FakeNetwork.list(context.network) != [] end, "a connect")
+
+      FakeNetwork.drop(context.network, :"app-4001@node.test")
+      send(strategy, {:nodedown, :"app-4001@node.test"})
+      assert_receive {:connect, :"app-4001@node.test"}, 5_000
+    end
+
     test "a node being connected is not connected twice", context do
       FakeNetwork.behave(context.network, :"app-4001@node.test", :hangs)
       DnsServer.put(context.server, @query, :srv, [srv(4001)])

@@ -27,6 +27,8 @@ defmodule Caravan.Cluster.NodesTest do
     ]
 
     {:ok, _} = PeerNode.call(node, :application, :ensure_all_started, [:logger])
+    # What they log would stand among the results of the tests.
+    :ok = PeerNode.call(node, :logger, :set_primary_config, [:level, :none])
 
     start = "{:ok, _} = Caravan.Cluster.DnsStrategy.start_link(options)"
     code = "spawn(fn -> #{start}; Process.sleep(:infinity) end)"
