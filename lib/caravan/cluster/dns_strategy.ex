@@ -36,9 +36,9 @@ defmodule Caravan.Cluster.DnsStrategy do
       then in every round for as long as it is in DNS.
     * It disconnects nobody. A lookup that fails, or an answer that lacks a node, leaves connections as
       they are; so does the end of this process.
-    * Records that make no valid node name are left out, with a line in the log. Names become atoms only when they
-      are about to be connected. At most #{Caravan.Cluster.Membership.max_names()} names of a topology
-      are used.
+    * Records that make no valid node name are left out, with a line in the log. Names become atoms
+      only when they are about to be connected. At most
+      #{Caravan.Cluster.Membership.max_names()} names of a topology are used.
     * One log line for a change (connected, lost, a new reason of failure), none for a round without
       one.
   """
