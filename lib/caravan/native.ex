@@ -5,6 +5,9 @@ defmodule Caravan.Native do
   # on its first call instead, and the call goes on in the native function.
   @moduledoc false
 
+  # Bounds the wait for a module that is reloaded again and again.
+  @purges 1_000
+
   @type port_error :: :empty_name | :out_of_range | :temporary
   @type kind :: :srv | :a | :aaaa
   @type settings :: {nameservers :: [binary], timeout_ms :: pos_integer, attempts :: pos_integer}
@@ -27,9 +30,9 @@ defmodule Caravan.Native do
   to do.
   """
   @spec load() :: :ok | {:error, :unicode.chardata()}
-  def load, do: load(_may_purge = true)
+  def load, do: load(@purges)
 
-  defp load(may_purge) do
+  defp load(purges) do
     path = library()
 
     case :erlang.load_nif(path, 0) do
@@ -40,11 +43,11 @@ defmodule Caravan.Native do
       {:error, {reason, _}} when reason in [:reload, :old_code] ->
         :ok
 
-      # This module was reloaded, and its old code still holds the library.
-      {:error, {:upgrade, text}} ->
-        if may_purge and :code.soft_purge(__MODULE__),
-          do: load(false),
-          else: {:error, advice(path, text)}
+      # This module was reloaded, and its old code still holds the library. A process that is in the old
+      # code leaves it at once.
+      {:error, {:upgrade, _}} when purges > 0 ->
+        :code.soft_purge(__MODULE__) or :erlang.yield()
+        load(purges - 1)
 
       {:error, {_reason, text}} ->
         {:error, advice(path, text)}

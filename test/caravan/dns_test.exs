@@ -11,7 +11,7 @@ defmodule Caravan.DnsTest do
 
   setup context do
     server = start_supervised!({DnsServer, Map.to_list(Map.take(context, [:ip]))})
-    %{server: server, options: [nameservers: [DnsServer.address(server)], timeout: 2_000]}
+    %{server: server, options: [nameservers: [DnsServer.address(server)], timeout: 5_000]}
   end
 
   defp service(port, target), do: %Service{priority: 0, weight: 0, port: port, target: target}
@@ -88,7 +88,7 @@ defmodule Caravan.DnsTest do
         addresses = for server <- [first, second, context.server], do: DnsServer.address(server)
 
         assert %{records: [_]} =
-                 Dns.lookup!("app.test", :a, nameservers: addresses, timeout: 1_500)
+                 Dns.lookup!("app.test", :a, nameservers: addresses, timeout: 3_000)
       end
     end
 
@@ -185,7 +185,7 @@ defmodule Caravan.DnsTest do
     test "replies once, under the reference it returned", context do
       DnsServer.put(context.server, "app.test", :a, [{127, 0, 0, 1}])
       {:ok, ref} = Dns.lookup_async("app.test", :a, context.options)
-      assert_receive {^ref, {:ok, %Answer{records: [{127, 0, 0, 1}]}}}, 2_000
+      assert_receive {^ref, {:ok, %Answer{records: [{127, 0, 0, 1}]}}}, 5_000
       refute Dns.cancel(ref)
       refute_received {^ref, _}
     end
@@ -199,7 +199,7 @@ defmodule Caravan.DnsTest do
       DnsServer.put_default(context.server, {:fun, fn _query -> [{127, 0, 0, 1}] end})
       DnsServer.put(context.server, "slow.test", :a, :silent)
       {:ok, ref} = Dns.lookup_async("slow.test", :a, context.options)
-      assert_receive {:dns_query, %{name: "slow.test"}}, 2_000
+      assert_receive {:dns_query, %{name: "slow.test"}}, 5_000
       assert Dns.cancel(ref)
       # Lookups reply in the order in which they end; the later one stands for time passing.
       assert {:ok, _} = Dns.lookup("other.test", :a, context.options)
@@ -213,7 +213,7 @@ defmodule Caravan.DnsTest do
       sockets = sockets()
 
       {pid, monitor} = spawn_monitor(fn -> Dns.lookup("app.test", :a, options) end)
-      assert_receive {:dns_query, _}, 2_000
+      assert_receive {:dns_query, _}, 5_000
       assert sockets() > sockets
       Process.exit(pid, :kill)
       assert_receive {:DOWN, ^monitor, _, _, :killed}

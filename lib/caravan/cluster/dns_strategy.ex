@@ -103,7 +103,13 @@ defmodule Caravan.Cluster.DnsStrategy do
   def handle_info(:poll, state), do: {:noreply, poll(state)}
 
   def handle_info({:nodeup, _node}, state), do: {:noreply, observe(state)}
-  def handle_info({:nodedown, _node}, state), do: {:noreply, observe(state)}
+
+  # Also for a node that went down before its connection was observed.
+  def handle_info({:nodedown, node}, state) do
+    state = observe(state)
+    ours = MapSet.member?(Membership.names(state.membership), Atom.to_string(node))
+    {:noreply, if(ours, do: hasten(state, @nodedown_delay), else: state)}
+  end
 
   def handle_info(message, state) do
     with :unknown <- handle_lookup(message, state),
@@ -147,8 +153,7 @@ defmodule Caravan.Cluster.DnsStrategy do
         {joined, lost, membership} = Membership.observe(state.membership, connected)
         Enum.each(joined, &log(state, :info, "connected to #{&1}"))
         Enum.each(lost, &log(state, :warning, "lost #{&1}"))
-        state = tell_once(%{state | membership: membership}, :list_nodes, false)
-        if lost == [], do: state, else: hasten(state, @nodedown_delay)
+        tell_once(%{state | membership: membership}, :list_nodes, false)
 
       {:error, reason} ->
         text = "list_nodes #{inspect(state.config.list_nodes)} failed: #{inspect(reason)}"

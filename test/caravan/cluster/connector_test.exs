@@ -48,7 +48,7 @@ defmodule Caravan.Cluster.ConnectorTest do
     FakeNetwork.behave(network, :dead@h, :hangs)
 
     names = ~w(up@h down@h alone@h odd@h bad@h dead@h)
-    connector = network |> connector(connect_timeout: 100) |> Connector.connect(names)
+    connector = network |> connector(connect_timeout: 2_000) |> Connector.connect(names)
     assert Connector.names(connector) == MapSet.new(names)
     {results, connector} = results(connector, length(names))
 
@@ -81,7 +81,7 @@ defmodule Caravan.Cluster.ConnectorTest do
 
     connector =
       network
-      |> connector(connect_timeout: 200, max_connects: 2)
+      |> connector(connect_timeout: 1_000, max_connects: 2)
       |> Connector.connect(~w(dead1@h dead2@h dead3@h live@h))
 
     assert_receive {:connect, first}
