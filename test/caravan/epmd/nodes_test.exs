@@ -41,7 +41,8 @@ defmodule Caravan.Epmd.NodesTest do
 
   defp assert_connected(a, b) do
     assert nodes(a) == [b.name]
-    assert nodes(b) == [a.name]
+    # The side that accepted may know of it a moment later.
+    Host.await(fn -> nodes(b) == [a.name] end, "#{b.name} to see #{a.name}")
     assert PeerNode.call(a, :erpc, :call, [b.name, :erlang, :node, []]) == b.name
     assert PeerNode.call(b, :erpc, :call, [a.name, :erlang, :node, []]) == a.name
   end
