@@ -106,7 +106,8 @@ defmodule Caravan.Epmd.BootTest do
     test "two such nodes connect", %{ebin: ebin} do
       [a, b] = for x <- ["a", "b"], do: PeerNode.start!(name: PeerNode.name(x), path: [ebin])
       assert PeerNode.call(a, :net_kernel, :connect_node, [b.name])
-      assert PeerNode.call(b, :erlang, :nodes, []) == [a.name]
+      sees_a = fn -> PeerNode.call(b, :erlang, :nodes, []) == [a.name] end
+      Host.await(sees_a, "#{b.name} to see #{a.name}")
     end
 
     test "a temporary node boots and listens on a port that nobody knows", %{ebin: ebin} do

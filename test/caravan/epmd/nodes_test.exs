@@ -131,8 +131,8 @@ defmodule Caravan.Epmd.NodesTest do
       b = PeerNode.start!(name: PeerNode.name("b"))
 
       assert connect(a, b)
+      Host.await(fn -> nodes(b, :hidden) == [a.name] end, "#{b.name} to see #{a.name}")
       assert nodes(b) == []
-      assert nodes(b, :hidden) == [a.name]
       assert PeerNode.call(b, :net_adm, :names, []) == {:ok, [entry(b), entry(a)]}
     end
 
@@ -279,7 +279,8 @@ defmodule Caravan.Epmd.NodesTest do
         assert Host.listening_ports(node.os_pid) == [PeerNode.port(Atom.to_string(name))]
         assert PeerNode.call(node, :erlang, :set_cookie, [:caravan_test])
         assert connect(node, other)
-        assert PeerNode.call(other, :erlang, :nodes, []) == [name]
+        sees = fn -> PeerNode.call(other, :erlang, :nodes, []) == [name] end
+        Host.await(sees, "#{other.name} to see #{name}")
 
         assert PeerNode.call(node, Node, :stop, []) == :ok
         assert Host.listening_ports(node.os_pid) == []
