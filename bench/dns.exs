@@ -102,7 +102,7 @@ address = Caravan.Test.Knot.address(knot)
 inet_options = [nameservers: [{ip, String.to_integer(port)}], timeout: 5_000, edns: 0]
 
 ours = fn name ->
-  {:ok, _} = Caravan.Dns.lookup("#{name}.bench.test", :srv, nameservers: [address])
+  {:ok, _} = Caravan.Dns.lookup("#{name}.bench.test", :srv, nameservers: [address], cache: false)
 end
 
 inet = fn name ->

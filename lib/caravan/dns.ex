@@ -1,7 +1,8 @@
 defmodule Caravan.Dns do
   alias Caravan.Options
 
-  @nameserver "`\"10.0.0.2\"`, `\"127.0.0.1:8600\"`, `\"[fd00::1]:53\"`"
+  @nameserver "`\"10.0.0.2\"`, `\"127.0.0.1:8600\"`, `\"[fd00::1]:53\"`, `\"tcp://10.0.0.2\"`, " <>
+                "`\"tls://10.0.0.2:853#dns.example\"`, `\"https://10.0.0.2/dns-query#dns.example\"`"
 
   @schema [
     nameservers: [
@@ -9,7 +10,8 @@ defmodule Caravan.Dns do
       default: [],
       type: "list of strings, 16 at most",
       doc:
-        "whom to ask, in order: #{@nameserver}; none: the system's (`/etc/resolv.conf`, `/etc/hosts`)"
+        "whom to ask, in order: #{@nameserver}; what stands behind the `#` is the name in the certificate, " <>
+          "else it is the address; none: the system's (`/etc/resolv.conf`, `/etc/hosts`)"
     ],
     timeout: [
       check: 1..60_000,
@@ -18,27 +20,104 @@ defmodule Caravan.Dns do
       doc: "deadline of the whole lookup, retries and TCP included"
     ],
     attempts: [
-      check: 1..10,
-      default: 2,
+      check: &__MODULE__.check_attempts/1,
+      default: nil,
       type: "1 to 10",
-      doc: "how often each nameserver is asked; they share the timeout"
+      doc:
+        "how often each nameserver is asked; they share the timeout. `nil`: as `resolv.conf` says, else 2"
+    ],
+    addresses: [
+      check: &__MODULE__.check_boolean/1,
+      default: false,
+      type: "boolean",
+      doc:
+        "for `:srv`: also the addresses of the targets, as they come with the answer, else asked for in parallel"
+    ],
+    allow: [
+      check: &__MODULE__.check_networks/1,
+      default: [],
+      type: "list of networks, 64 at most",
+      doc:
+        "addresses outside of them are dropped, and counted: `\"10.0.0.0/8\"`, `\"fd00::/8\"`; none: all are allowed"
+    ],
+    dnssec: [
+      check: &__MODULE__.check_boolean/1,
+      default: false,
+      type: "boolean",
+      doc:
+        "validates answers (RFC 4035); what is neither proved nor proved to be unsigned is `:bogus`"
+    ],
+    trust_anchors: [
+      check: &__MODULE__.check_path/1,
+      default: nil,
+      type: "path",
+      doc:
+        "of a file with DNSKEY records, for zones that the root does not lead to; `nil`: the root's keys"
+    ],
+    ca_file: [
+      check: &__MODULE__.check_path/1,
+      default: nil,
+      type: "path",
+      doc:
+        "of the certificates (PEM) to trust for `tls://` and `https://`; `nil`: Mozilla's, built in"
+    ],
+    randomize_case: [
+      check: &__MODULE__.check_boolean/1,
+      default: false,
+      type: "boolean",
+      doc:
+        "sends names in random case over UDP and takes only answers that repeat it, which makes forging harder (0x20)"
+    ],
+    cache: [
+      check: &__MODULE__.check_boolean/1,
+      default: true,
+      type: "boolean",
+      doc: "keeps answers for as long as their TTL says, and uses kept ones"
+    ],
+    max_ttl: [
+      check: 0..604_800,
+      default: 86_400,
+      type: "seconds, 0 to 604,800",
+      doc: "keeps no answer for longer"
+    ],
+    min_ttl: [
+      check: 0..604_800,
+      default: 0,
+      type: "seconds, 0 to 604,800",
+      doc: "keeps each answer for so long, whatever its TTL; `:max_ttl` wins"
     ]
   ]
+
+  @defaults Options.defaults(@schema)
 
   @moduledoc """
   DNS lookups of the records that name nodes: SRV, A and AAAA.
 
       iex> {:ok, answer} = Caravan.Dns.lookup("_app._tcp.example.com", :srv, nameservers: ["127.0.0.1:8600"])
       iex> hd(answer.records)
-      %Caravan.Dns.Service{priority: 1, weight: 1, port: 4001, target: "node1.example.com"}
+      %Caravan.Dns.Service{priority: 1, weight: 1, port: 4001, target: "node1.example.com", addresses: []}
 
   A lookup runs outside the schedulers, in the Rust library (hickory), over UDP with EDNS, and over
-  TCP when an answer is cut. It ends at its deadline whatever the network does. At most 1,024 are
-  under way in a VM; one more is `:busy`.
+  TCP when an answer is cut. It ends at its deadline whatever the network does.
 
   ## Options
 
   #{Options.docs(@schema)}
+
+  ## Limits
+
+  | what | limit |
+  |---|---|
+  | lookups under way in a VM | 1,024; one more is `:busy`. Those that ask the same share one |
+  | a name | 253 octets, labels of 63, ASCII letters, digits, `-`, `_` |
+  | records of an answer | 4,096; more is `:too_many_records` |
+  | octets of an answer | 1,232 over UDP, asked for by EDNS; 65,535 over TCP |
+  | aliases (CNAME) of a name | 8 in one answer, 8 answers; more is `:bad_response` |
+  | records kept in the cache | 16,384; one more empties it |
+  | configurations whose sockets and connections are kept | 32, for 60 seconds after the last lookup |
+  | UDP sockets that wait for a question | 128 in all, each for 32 questions |
+
+  Errors are not kept. A changed `/etc/resolv.conf`, `/etc/hosts`, `:ca_file` or `:trust_anchors` counts from the next lookup on.
   """
 
   alias Caravan.Dns.Answer
@@ -49,10 +128,22 @@ defmodule Caravan.Dns do
   @type type :: :srv | :a | :aaaa
 
   @type option ::
-          {:nameservers, [String.t()]} | {:timeout, pos_integer} | {:attempts, pos_integer}
+          {:nameservers, [String.t()]}
+          | {:timeout, pos_integer}
+          | {:attempts, pos_integer | nil}
+          | {:addresses, boolean}
+          | {:allow, [String.t()]}
+          | {:dnssec, boolean}
+          | {:trust_anchors, Path.t() | nil}
+          | {:ca_file, Path.t() | nil}
+          | {:randomize_case, boolean}
+          | {:cache, boolean}
+          | {:max_ttl, non_neg_integer}
+          | {:min_ttl, non_neg_integer}
 
   @types [:srv, :a, :aaaa]
   @max_nameservers 16
+  @max_networks 64
 
   # The library replies by the deadline; this covers a VM too busy to run its thread.
   @grace 10
@@ -66,12 +157,16 @@ defmodule Caravan.Dns do
   def lookup(name, type, options \\ []) do
     options = validate!(options)
 
-    with {:ok, ref} <- start(name, type, options) do
-      receive do
-        {^ref, result} -> result
-      after
-        options.timeout + @grace -> give_up(ref, name, type)
-      end
+    case start(name, type, options) do
+      ref when is_reference(ref) ->
+        receive do
+          {^ref, result} -> result
+        after
+          options.timeout + @grace -> give_up(ref, name, type)
+        end
+
+      result ->
+        result
     end
   end
 
@@ -91,7 +186,20 @@ defmodule Caravan.Dns do
   `:timeout` at the latest. When the calling process dies, its lookups end with it.
   """
   @spec lookup_async(String.t(), type, [option]) :: {:ok, reference} | {:error, Error.t()}
-  def lookup_async(name, type, options \\ []), do: start(name, type, validate!(options))
+  def lookup_async(name, type, options \\ []) do
+    case start(name, type, validate!(options)) do
+      ref when is_reference(ref) ->
+        {:ok, ref}
+
+      {:ok, answer} ->
+        ref = make_ref()
+        send(self(), {ref, {:ok, answer}})
+        {:ok, ref}
+
+      {:error, error} ->
+        {:error, error}
+    end
+  end
 
   @doc """
   Ends a lookup of `lookup_async/3`. True: its message will not come. False: it was sent before, or the
@@ -105,27 +213,61 @@ defmodule Caravan.Dns do
     ArgumentError -> false
   end
 
+  @doc "Forgets all answers, and closes the sockets and connections that no lookup is using."
+  @spec flush() :: :ok
+  def flush, do: Native.dns_flush()
+
   @doc false
   @spec check_nameservers(term) :: Options.checked()
   def check_nameservers(servers) do
-    if is_list(servers) and length(servers) <= @max_nameservers and
-         Enum.all?(servers, &(is_binary(&1) and Native.dns_nameserver?(&1))),
-       do: {:ok, servers},
-       else: {:error, "a list of up to #{@max_nameservers} addresses such as \"127.0.0.1:8600\""}
+    if texts?(servers, @max_nameservers, &Native.dns_nameserver?/1),
+      do: {:ok, servers},
+      else:
+        {:error,
+         "a list of up to #{@max_nameservers} addresses such as \"127.0.0.1:8600\", \"tcp://10.0.0.2\", " <>
+           "\"tls://10.0.0.2:853#dns.example\" or \"https://10.0.0.2/dns-query#dns.example\""}
+  end
+
+  @doc false
+  @spec check_networks(term) :: Options.checked()
+  def check_networks(networks) do
+    if texts?(networks, @max_networks, &Native.dns_network?/1),
+      do: {:ok, networks},
+      else: {:error, "a list of up to #{@max_networks} networks such as \"10.0.0.0/8\""}
+  end
+
+  @doc false
+  @spec check_attempts(term) :: Options.checked()
+  def check_attempts(attempts) when attempts in 1..10 or attempts == nil, do: {:ok, attempts}
+  def check_attempts(_other), do: {:error, "an integer from 1 to 10"}
+
+  @doc false
+  @spec check_boolean(term) :: Options.checked()
+  def check_boolean(value) when is_boolean(value), do: {:ok, value}
+  def check_boolean(_other), do: {:error, "true or false"}
+
+  @doc false
+  @spec check_path(term) :: Options.checked()
+  def check_path(nil), do: {:ok, nil}
+
+  def check_path(path) do
+    if is_binary(path) and String.valid?(path) and Path.type(path) == :absolute,
+      do: {:ok, path},
+      else: {:error, "the absolute path of a file"}
   end
 
   @doc false
   @spec schema() :: Options.schema()
   def schema, do: @schema
 
-  defp validate!(options), do: Options.validate!(options, @schema, "Caravan.Dns")
-
-  defp start(name, type, options) when is_binary(name) and type in @types do
-    case Native.dns_lookup(name, type, {options.nameservers, options.timeout, options.attempts}) do
-      {:error, error} -> {:error, error}
-      ref -> {:ok, ref}
-    end
+  defp texts?(list, limit, valid?) do
+    is_list(list) and length(list) <= limit and Enum.all?(list, &(is_binary(&1) and valid?.(&1)))
   end
+
+  defp validate!(options), do: Options.validate!(options, @schema, @defaults, "Caravan.Dns")
+
+  defp start(name, type, options) when is_binary(name) and type in @types,
+    do: Native.dns_lookup(name, type, options)
 
   defp start(name, type, _options) when is_binary(name) do
     raise ArgumentError,

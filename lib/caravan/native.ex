@@ -10,20 +10,30 @@ defmodule Caravan.Native do
 
   @type port_error :: :empty_name | :out_of_range | :temporary
   @type kind :: :srv | :a | :aaaa
-  @type settings :: {nameservers :: [binary], timeout_ms :: pos_integer, attempts :: pos_integer}
 
   @spec port(binary, :name | :fixed, :inet.port_number()) ::
           {:ok, :inet.port_number()} | {:error, port_error}
   def port(name, rule, base), do: first_call(:port, [name, rule, base])
 
-  @spec dns_lookup(binary, kind, settings) :: reference | {:error, Caravan.Dns.Error.t()}
+  @spec dns_lookup(binary, kind, settings :: map) ::
+          reference | {:ok, Caravan.Dns.Answer.t()} | {:error, Caravan.Dns.Error.t()}
   def dns_lookup(name, kind, settings), do: first_call(:dns_lookup, [name, kind, settings])
 
   @spec dns_cancel(reference) :: boolean
   def dns_cancel(lookup), do: first_call(:dns_cancel, [lookup])
 
+  @spec dns_flush() :: :ok
+  def dns_flush, do: first_call(:dns_flush, [])
+
+  # Lookups under way, as callers see them and as servers see them.
+  @spec dns_in_flight() :: {non_neg_integer, non_neg_integer}
+  def dns_in_flight, do: first_call(:dns_in_flight, [])
+
   @spec dns_nameserver?(binary) :: boolean
   def dns_nameserver?(text), do: first_call(:dns_nameserver?, [text])
+
+  @spec dns_network?(binary) :: boolean
+  def dns_network?(text), do: first_call(:dns_network?, [text])
 
   @doc """
   Loads the library unless it is loaded. The error is a line for an operator: which file, why, what

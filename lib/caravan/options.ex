@@ -25,19 +25,34 @@ defmodule Caravan.Options do
   these are.
   """
   @spec validate!(term, schema, String.t()) :: %{atom => term}
-  def validate!(options, schema, owner) do
+  def validate!(options, schema, owner), do: validate!(options, schema, defaults(schema), owner)
+
+  @doc "The same, with the schema's defaults at hand, for where it has to be fast."
+  @spec validate!(term, schema, defaults :: %{atom => term}, String.t()) :: %{atom => term}
+  def validate!(options, schema, defaults, owner) do
     unless Keyword.keyword?(options) do
       raise ArgumentError,
             "#{owner}: expected options as a keyword list, got: #{inspect(options)}"
     end
 
-    for {key, value} <- options, not Keyword.has_key?(schema, key) do
-      raise ArgumentError,
-            "#{owner}: unknown option #{inspect(key)} (given #{inspect(value)}), expected one of: " <>
-              Enum.map_join(schema, ", ", fn {key, _} -> inspect(key) end)
-    end
+    # Of a key that stands twice, the first value counts, as everywhere.
+    values =
+      options
+      |> :lists.reverse()
+      |> Enum.reduce(defaults, fn {key, value}, values ->
+        Map.put(values, key, check!(value, key, option!(schema, key, value, owner), owner))
+      end)
 
-    Map.new(schema, fn {key, option} -> {key, value!(options, key, option, owner)} end)
+    if map_size(values) < length(schema), do: missing!(options, values, schema, owner)
+    values
+  end
+
+  @doc "What `validate!/4` fills in."
+  @spec defaults(schema) :: %{atom => term}
+  def defaults(schema) do
+    for {key, option} <- schema, {:ok, default} <- [Keyword.fetch(option, :default)], into: %{} do
+      {key, default}
+    end
   end
 
   @doc "The schema as a Markdown table."
@@ -57,19 +72,25 @@ defmodule Caravan.Options do
     "| option | type | default | |\n|---|---|---|---|\n" <> rows
   end
 
-  defp value!(options, key, option, owner) do
-    case {Keyword.fetch(options, key), Keyword.fetch(option, :default)} do
-      {{:ok, value}, _} ->
-        check!(value, key, option, owner)
+  defp option!(schema, key, value, owner) do
+    case List.keyfind(schema, key, 0) do
+      {^key, option} ->
+        option
 
-      {:error, {:ok, default}} ->
-        default
-
-      {:error, :error} ->
+      nil ->
         raise ArgumentError,
-              "#{owner}: required option #{inspect(key)} (#{option[:type]}) is missing, got: " <>
-                inspect(options)
+              "#{owner}: unknown option #{inspect(key)} (given #{inspect(value)}), expected one of: " <>
+                Enum.map_join(schema, ", ", fn {key, _} -> inspect(key) end)
     end
+  end
+
+  @spec missing!(keyword, map, schema, String.t()) :: no_return
+  defp missing!(options, values, schema, owner) do
+    {key, option} = Enum.find(schema, fn {key, _option} -> not is_map_key(values, key) end)
+
+    raise ArgumentError,
+          "#{owner}: required option #{inspect(key)} (#{option[:type]}) is missing, got: " <>
+            inspect(options)
   end
 
   defp check!(value, key, option, owner) do

@@ -8,6 +8,10 @@ defmodule Caravan.Dns.Error do
       "the name has no record of this type",
       "see that the service is registered and that :type is right"
     },
+    not_allowed: {
+      "records were there, and all of them outside the networks of :allow",
+      "see that :allow names the networks of the nodes"
+    },
     timeout: {
       "no valid answer in time",
       "see that the nameserver is reachable over UDP and TCP, or raise :timeout"
@@ -37,6 +41,18 @@ defmodule Caravan.Dns.Error do
       "no nameserver could be reached",
       "see that the addresses in :nameservers or /etc/resolv.conf are right and routed"
     },
+    tls: {
+      "the TLS handshake with the nameserver failed",
+      "see that its certificate is valid, for the name behind the # (or the address), and from an issuer in :ca_file"
+    },
+    bogus: {
+      "DNSSEC could not prove the answer",
+      "see that the zone is signed and its keys lead to the root's or to :trust_anchors; if it was right before, somebody may be forging answers"
+    },
+    bad_file: {
+      "the file of :ca_file or :trust_anchors cannot be used",
+      "see that it exists, can be read, and holds certificates (PEM) or DNSKEY records"
+    },
     busy: {"1,024 lookups are under way", "ask less often"},
     internal: {"Caravan itself failed", "report it, with what stands on stderr"}
   ]
@@ -58,6 +74,7 @@ defmodule Caravan.Dns.Error do
   @type reason ::
           :nxdomain
           | :no_records
+          | :not_allowed
           | :timeout
           | :servfail
           | :refused
@@ -66,6 +83,9 @@ defmodule Caravan.Dns.Error do
           | :truncated
           | :too_many_records
           | :connection
+          | :tls
+          | :bogus
+          | :bad_file
           | :busy
           | :internal
           | {:bad_name, String.t()}

@@ -1,19 +1,32 @@
 //! Lookups of SRV, A and AAAA records, each bounded by a deadline, each ending in a value of a
 //! closed set of errors.
 //!
-//! [`Question`] and [`Settings`] are checked when they are made; [`Resolvers::lookup`] never fails
+//! [`Question`] and [`Settings`] are checked when they are made; [`Resolvers::start`] never fails
 //! because of what the caller passed, only because of what the network did.
 
 mod answer;
+mod cache;
 mod error;
+mod flight;
+mod lookup;
 mod question;
 mod resolvers;
+mod server;
 mod settings;
+mod stream;
 mod system;
-mod upstream;
+mod task;
+#[cfg(feature = "tls")]
+mod tls;
+mod udp;
 
-pub use answer::{Answer, MAX_RECORDS, Records, Service};
+pub use answer::{Answer, MAX_RECORDS, Records, Service, Transport};
+pub use cache::MAX_CACHED_RECORDS;
 pub use error::LookupError;
+pub use flight::{Outcome, Ticket, Waiter};
 pub use question::{BadName, Kind, Question};
-pub use resolvers::{MAX_RESOLVERS, Resolvers};
-pub use settings::{BadNameserver, MAX_NAMESERVERS, Settings, nameserver};
+pub use resolvers::{MAX_RESOLVERS, Resolvers, Started};
+pub use settings::{
+    BadNameserver, BadNetwork, Dnssec, MAX_NAMESERVERS, MAX_NETWORKS, Nameserver, Protocol,
+    Settings, Source, Ttl, nameserver, network,
+};

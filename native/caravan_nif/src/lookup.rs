@@ -1,33 +1,38 @@
-//! `dns_lookup/5` and `dns_cancel/1`: a lookup runs as a task and replies by message.
+//! `dns_lookup/3`, `dns_cancel/1`, `dns_flush/0` and `dns_in_flight/0`: a lookup runs on the runtime and
+//! replies by message.
 //!
 //! The resource that `dns_lookup` returns is the lookup's reference: the reply is
 //! `{reference, {:ok, answer} | {:error, error}}`. It is sent exactly once, or never when the lookup
 //! was cancelled first.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use caravan_core::dns::{Answer, Kind, LookupError, Question, Resolvers, Settings};
-use once_cell::sync::Lazy;
+use caravan_core::dns::{
+    Answer, Kind, LookupError, Outcome, Question, Resolvers, Settings, Started, Ticket, Waiter,
+};
+use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
 use rustler::{Binary, Encoder, Env, LocalPid, Monitor, OwnedEnv, Resource, ResourceArc, Term};
-use tokio::task::AbortHandle;
-use tokio::time::Instant;
 
 use crate::lookup_terms::{self, KindName, SettingsTerm};
 use crate::runtime;
 
 /// Lookups under way in the whole VM; one more is answered `:busy`.
 const MAX_LOOKUPS: usize = 1_024;
+/// Records of a kept answer that become terms in the process that asks; more of them would hold its
+/// scheduler up.
+const MAX_RECORDS_HERE: usize = 128;
 
-static RESOLVERS: Lazy<Resolvers> = Lazy::new(Resolvers::default);
+static RESOLVERS: OnceCell<Arc<Resolvers>> = OnceCell::new();
 static LOOKUPS: AtomicUsize = AtomicUsize::new(0);
 
 /// One lookup, as the process that asked holds it.
 struct Lookup {
     /// Set by whoever settles the lookup: its reply, or its cancellation.
     settled: AtomicBool,
-    task: Mutex<Option<AbortHandle>>,
+    ticket: Mutex<Option<Ticket>>,
 }
 
 #[rustler::resource_impl]
@@ -48,8 +53,8 @@ impl Lookup {
 
     fn cancel(&self) -> bool {
         let cancelled = self.settle();
-        if cancelled && let Some(task) = self.task.lock().take() {
-            task.abort();
+        if cancelled && let Some(ticket) = self.ticket.lock().take() {
+            ticket.cancel();
         }
         cancelled
     }
@@ -76,40 +81,49 @@ impl Drop for Place {
     }
 }
 
-/// Owed to the process that asked. Dropped without [`Reply::send`], as by a panic, it tells of an
+/// Owed to the process that asked. Dropped before it was delivered, as by a panic, it tells of an
 /// internal fault, so that nobody waits for nothing.
 struct Reply {
     lookup: ResourceArc<Lookup>,
     to: LocalPid,
     name: Vec<u8>,
     kind: Kind,
-    _place: Place,
+    _place: Option<Place>,
 }
 
 impl Reply {
-    fn send(self, result: Result<Answer, LookupError>) {
-        self.settle_with(result);
-    }
-
-    fn settle_with(&self, result: Result<Answer, LookupError>) {
+    /// Not on a scheduler's thread: rustler forbids it.
+    fn settle_with(&self, make_result: impl for<'a> FnOnce(Env<'a>) -> Term<'a>) {
         if self.lookup.settle() {
             // A dead receiver is no error: nobody waits any more.
             let _ = OwnedEnv::new().send_and_clear(&self.to, |env| {
-                let result = lookup_terms::result(env, &self.name, self.kind, result);
+                let result = make_result(env);
                 (self.lookup.clone(), result).encode(env)
             });
         }
+    }
+
+    fn answer_kept(&self, answer: &Answer, ttl: u32) {
+        self.settle_with(|env| lookup_terms::kept(env, &self.name, self.kind, answer, ttl));
+    }
+}
+
+impl Waiter for Reply {
+    fn deliver(self: Box<Self>, outcome: &Outcome) {
+        let outcome = outcome.as_deref().map_err(|error| *error);
+        self.settle_with(|env| lookup_terms::result(env, &self.name, self.kind, outcome));
     }
 }
 
 impl Drop for Reply {
     fn drop(&mut self) {
-        self.settle_with(Err(LookupError::Internal));
+        let fault = Err(LookupError::Internal);
+        self.settle_with(|env| lookup_terms::result(env, &self.name, self.kind, fault));
     }
 }
 
-/// A reference, or `{:error, error}` when there is nothing to wait for. Raises `badarg` for
-/// arguments that `Caravan.Dns` should not have let through.
+/// A reference, `{:ok, answer}` when the answer is at hand, or `{:error, error}` when there is nothing
+/// to wait for. Raises `badarg` for arguments that `Caravan.Dns` should not have let through.
 #[rustler::nif]
 fn dns_lookup<'a>(
     env: Env<'a>,
@@ -124,12 +138,10 @@ fn dns_lookup<'a>(
         Err(reason) => return Ok(lookup_terms::bad_name(env, &name, kind, reason)),
     };
     let started = catch_unwind(AssertUnwindSafe(|| {
-        start(env, name.to_vec(), question, kind, settings)
+        start(env, &name, question, kind, settings)
     }));
-    Ok(match started.unwrap_or(Err(LookupError::Internal)) {
-        Ok(lookup) => lookup.encode(env),
-        Err(error) => lookup_terms::result(env, &name, kind, Err(error)),
-    })
+    let started = started.unwrap_or(Err(LookupError::Internal));
+    Ok(started.unwrap_or_else(|error| lookup_terms::result(env, &name, kind, Err(error))))
 }
 
 /// True when the lookup will not reply any more; false when its reply was already sent.
@@ -138,36 +150,62 @@ fn dns_cancel(lookup: ResourceArc<Lookup>) -> bool {
     lookup.cancel()
 }
 
-fn start(
-    env: Env,
-    name: Vec<u8>,
+/// Forgets all answers, and closes the sockets and connections that no lookup is using.
+#[rustler::nif]
+fn dns_flush() -> rustler::Atom {
+    if let Some(resolvers) = RESOLVERS.get() {
+        resolvers.flush();
+    }
+    rustler::types::atom::ok()
+}
+
+/// Lookups under way: `{as callers see them, as servers see them}`. For tests.
+#[rustler::nif]
+fn dns_in_flight() -> (usize, usize) {
+    let shared = RESOLVERS.get().map_or(0, |resolvers| resolvers.under_way());
+    (LOOKUPS.load(Ordering::Relaxed), shared)
+}
+
+fn start<'a>(
+    env: Env<'a>,
+    name: &Binary<'a>,
     question: Question,
     kind: Kind,
     settings: Settings,
-) -> Result<ResourceArc<Lookup>, LookupError> {
-    let runtime = runtime::handle().map_err(|_| LookupError::Internal)?;
-    let place = Place::take()?;
-    let deadline = Instant::now() + settings.timeout;
+) -> Result<Term<'a>, LookupError> {
     let lookup = ResourceArc::new(Lookup {
         settled: AtomicBool::new(false),
-        task: Mutex::new(None),
+        ticket: Mutex::new(None),
     });
     let caller = env.pid();
-    let reply = Reply {
+    let reply = |place| Reply {
         lookup: lookup.clone(),
         to: caller,
-        name,
+        name: name.to_vec(),
         kind,
         _place: place,
     };
-    // Held while the task starts, so that the caller's death finds the handle.
-    let mut task = lookup.task.lock();
-    let running = runtime.spawn(async move {
-        let result = RESOLVERS.lookup(question, &settings, deadline).await;
-        reply.send(result);
-    });
-    *task = Some(running.abort_handle());
-    drop(task);
+    let mut place = Some(Place::take()?);
+    let mut waiter = || Box::new(reply(place.take())) as Box<dyn Waiter>;
+    match resolvers()?.start(question, Arc::new(settings), &mut waiter) {
+        // Nobody can cancel it before this returns.
+        Started::UnderWay(ticket) => *lookup.ticket.lock() = Some(ticket),
+        Started::Cached(answer, ttl) if answer.records.len() <= MAX_RECORDS_HERE => {
+            return Ok(lookup_terms::kept(env, name, kind, &answer, ttl));
+        }
+        Started::Cached(answer, ttl) => {
+            let reply = reply(place.take());
+            let runtime = runtime::handle().map_err(|_| LookupError::Internal)?;
+            runtime.spawn(async move { reply.answer_kept(&answer, ttl) });
+        }
+    }
     env.monitor(&lookup, &caller);
-    Ok(lookup)
+    Ok(lookup.encode(env))
+}
+
+fn resolvers() -> Result<&'static Arc<Resolvers>, LookupError> {
+    RESOLVERS.get_or_try_init(|| {
+        let runtime = runtime::handle().map_err(|_| LookupError::Internal)?;
+        Ok(Resolvers::new(runtime.clone()))
+    })
 }

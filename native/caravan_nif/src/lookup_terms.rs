@@ -1,18 +1,20 @@
 //! The shapes in which lookups cross: `Caravan.Dns.Answer`, `Service` and `Error`.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::num::NonZeroU8;
 use std::time::Duration;
 
 use caravan_core::dns::{
-    Answer, BadName, Kind, LookupError, MAX_NAMESERVERS, Records, Service, Settings, nameserver,
+    Answer, BadName, Dnssec, Kind, LookupError, MAX_NAMESERVERS, MAX_NETWORKS, Records, Service,
+    Settings, Source, Transport, Ttl, nameserver, network,
 };
-use rustler::{Binary, Encoder, Env, NifException, NifStruct, NifTuple, NifUnitEnum, Term};
+use rustler::{Binary, Encoder, Env, NifException, NifMap, NifStruct, NifUnitEnum, Term};
 
 mod atoms {
     rustler::atoms! {
-        bad_name, bad_response, busy, connection, error, formerr, internal,
-        no_records, nxdomain, ok, refused, servfail, timeout, too_many_records, truncated,
+        bad_file, bad_name, bad_response, bogus, busy, connection, error, formerr, hosts, https,
+        internal, no_records, not_allowed, nxdomain, ok, refused, servfail, tcp, timeout, tls,
+        too_many_records, truncated, udp,
     }
 }
 
@@ -43,28 +45,53 @@ impl From<Kind> for KindName {
     }
 }
 
-/// `{nameservers, timeout_ms, attempts}`
-#[derive(NifTuple)]
+/// The options of `Caravan.Dns`, checked.
+#[derive(NifMap)]
 pub struct SettingsTerm {
     nameservers: Vec<String>,
-    timeout_ms: u32,
-    attempts: u8,
+    timeout: u32,
+    attempts: Option<u8>,
+    addresses: bool,
+    randomize_case: bool,
+    dnssec: bool,
+    trust_anchors: Option<String>,
+    ca_file: Option<String>,
+    allow: Vec<String>,
+    cache: bool,
+    max_ttl: u32,
+    min_ttl: u32,
 }
 
 impl TryFrom<SettingsTerm> for Settings {
     type Error = rustler::Error;
 
     fn try_from(term: SettingsTerm) -> Result<Self, rustler::Error> {
-        if term.nameservers.len() > MAX_NAMESERVERS {
-            return Err(rustler::Error::BadArg);
+        let bad = || rustler::Error::BadArg;
+        if term.nameservers.len() > MAX_NAMESERVERS || term.allow.len() > MAX_NETWORKS {
+            return Err(bad());
         }
         let servers = term.nameservers.iter().map(|text| nameserver(text));
+        let networks = term.allow.iter().map(|text| network(text));
+        let attempts = term
+            .attempts
+            .map(|number| NonZeroU8::new(number).ok_or_else(bad));
         Ok(Self {
-            nameservers: servers
-                .collect::<Result<Vec<SocketAddr>, _>>()
-                .map_err(|_| rustler::Error::BadArg)?,
-            timeout: Duration::from_millis(term.timeout_ms.into()),
-            attempts: NonZeroU8::new(term.attempts).ok_or(rustler::Error::BadArg)?,
+            source: Source {
+                nameservers: servers.collect::<Result<_, _>>().map_err(|_| bad())?,
+                ca_file: term.ca_file.map(Into::into),
+                dnssec: term.dnssec.then(|| Dnssec {
+                    trust_anchors: term.trust_anchors.map(Into::into),
+                }),
+                randomize_case: term.randomize_case,
+            },
+            timeout: Duration::from_millis(term.timeout.into()),
+            attempts: attempts.transpose()?,
+            addresses: term.addresses,
+            allow: networks.collect::<Result<_, _>>().map_err(|_| bad())?,
+            cache: term.cache.then_some(Ttl {
+                min: term.min_ttl,
+                max: term.max_ttl,
+            }),
         })
     }
 }
@@ -75,6 +102,12 @@ fn is_nameserver(text: Binary) -> bool {
     std::str::from_utf8(&text).is_ok_and(|text| nameserver(text).is_ok())
 }
 
+/// `dns_network?/1`: would [`SettingsTerm`] take it?
+#[rustler::nif(name = "dns_network?")]
+fn is_network(text: Binary) -> bool {
+    std::str::from_utf8(&text).is_ok_and(|text| network(text).is_ok())
+}
+
 #[derive(NifStruct)]
 #[module = "Caravan.Dns.Answer"]
 struct AnswerTerm<'a> {
@@ -82,6 +115,13 @@ struct AnswerTerm<'a> {
     r#type: KindName,
     records: Term<'a>,
     ttl: u32,
+    nameserver: Option<Term<'a>>,
+    transport: rustler::Atom,
+    /// Microseconds.
+    time: u64,
+    cached: bool,
+    dropped: usize,
+    secure: bool,
 }
 
 #[derive(NifStruct)]
@@ -90,7 +130,8 @@ struct ServiceTerm<'a> {
     priority: u16,
     weight: u16,
     port: u16,
-    target: &'a str,
+    target: Term<'a>,
+    addresses: Term<'a>,
 }
 
 #[derive(NifException)]
@@ -106,19 +147,53 @@ pub fn result<'a>(
     env: Env<'a>,
     name: &[u8],
     kind: Kind,
-    result: Result<Answer, LookupError>,
+    result: Result<&Answer, LookupError>,
 ) -> Term<'a> {
     match result {
         Ok(answer) => {
-            let answer = AnswerTerm {
-                name: binary(env, name),
-                r#type: kind.into(),
-                records: records(env, &answer.records),
-                ttl: answer.ttl,
-            };
-            (atoms::ok(), answer).encode(env)
+            let time = u64::try_from(answer.time.as_micros()).unwrap_or(u64::MAX);
+            success(env, name, kind, answer, answer.ttl, time, false)
         }
         Err(error) => failure(env, name, kind, reason(error).encode(env)),
+    }
+}
+
+/// `{:ok, %Caravan.Dns.Answer{}}` with an answer that was kept and holds for `ttl` seconds more.
+pub fn kept<'a>(env: Env<'a>, name: &[u8], kind: Kind, answer: &Answer, ttl: u32) -> Term<'a> {
+    success(env, name, kind, answer, ttl, 0, true)
+}
+
+fn success<'a>(
+    env: Env<'a>,
+    name: &[u8],
+    kind: Kind,
+    answer: &Answer,
+    ttl: u32,
+    time: u64,
+    cached: bool,
+) -> Term<'a> {
+    let term = AnswerTerm {
+        name: binary(env, name),
+        r#type: kind.into(),
+        records: records(env, &answer.records),
+        ttl,
+        nameserver: answer.nameserver.as_deref().map(|text| text.encode(env)),
+        transport: transport(answer.transport),
+        time,
+        cached,
+        dropped: answer.dropped,
+        secure: answer.secure,
+    };
+    (atoms::ok(), term).encode(env)
+}
+
+fn transport(transport: Transport) -> rustler::Atom {
+    match transport {
+        Transport::Udp => atoms::udp(),
+        Transport::Tcp => atoms::tcp(),
+        Transport::Tls => atoms::tls(),
+        Transport::Https => atoms::https(),
+        Transport::Hosts => atoms::hosts(),
     }
 }
 
@@ -149,6 +224,10 @@ fn reason(error: LookupError) -> rustler::Atom {
     match error {
         LookupError::NxDomain => atoms::nxdomain(),
         LookupError::NoRecords => atoms::no_records(),
+        LookupError::NotAllowed => atoms::not_allowed(),
+        LookupError::Tls => atoms::tls(),
+        LookupError::Bogus => atoms::bogus(),
+        LookupError::BadFile => atoms::bad_file(),
         LookupError::Timeout => atoms::timeout(),
         LookupError::ServFail => atoms::servfail(),
         LookupError::Refused => atoms::refused(),
@@ -165,23 +244,26 @@ fn reason(error: LookupError) -> rustler::Atom {
 fn records<'a>(env: Env<'a>, records: &Records) -> Term<'a> {
     match records {
         Records::Services(services) => {
-            let terms: Vec<_> = services.iter().map(service).collect();
+            let terms: Vec<_> = services.iter().map(|s| service(env, s)).collect();
             terms.encode(env)
         }
-        Records::Addresses(addresses) => {
-            let terms: Vec<_> = addresses.iter().map(|ip| address(env, *ip)).collect();
-            terms.encode(env)
-        }
+        Records::Addresses(ips) => addresses(env, ips),
     }
 }
 
-fn service(service: &Service) -> ServiceTerm<'_> {
+fn service<'a>(env: Env<'a>, service: &Service) -> ServiceTerm<'a> {
     ServiceTerm {
         priority: service.priority,
         weight: service.weight,
         port: service.port,
-        target: &service.target,
+        target: service.target.encode(env),
+        addresses: addresses(env, &service.addresses),
     }
+}
+
+fn addresses<'a>(env: Env<'a>, ips: &[IpAddr]) -> Term<'a> {
+    let terms: Vec<_> = ips.iter().map(|ip| address(env, *ip)).collect();
+    terms.encode(env)
 }
 
 /// As `t::inet.ip_address/0` has it.

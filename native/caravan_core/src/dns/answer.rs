@@ -1,14 +1,19 @@
 //! What comes back: records of the type asked for, in the shape node names need.
 
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
-use hickory_resolver::lookup::Lookup;
-use hickory_resolver::proto::rr::{Name, RData};
+use hickory_resolver::proto::dnssec::Proof;
+use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
+use ipnet::IpNet;
 
 use super::{Kind, LookupError};
 
 /// Records taken from one answer; a larger answer is an error, not a part.
 pub const MAX_RECORDS: usize = 4_096;
+/// Aliases followed within one answer.
+const MAX_ALIASES: usize = 8;
 
 /// One SRV record (RFC 2782).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +26,8 @@ pub struct Service {
     pub port: u16,
     /// Host name: lower case, no trailing dot.
     pub target: String,
+    /// Of the target, where they were asked for and found.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// The records of an answer, in the order the server gave.
@@ -32,70 +39,169 @@ pub enum Records {
     Addresses(Vec<IpAddr>),
 }
 
-/// At least one record, and how long it holds.
+/// What an answer came over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// UDP.
+    Udp,
+    /// TCP.
+    Tcp,
+    /// TLS (DoT).
+    Tls,
+    /// HTTPS (DoH).
+    Https,
+    /// No network: `/etc/hosts`.
+    Hosts,
+}
+
+/// At least one record, how long it holds, and where it came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     /// What was found.
     pub records: Records,
     /// Seconds: the smallest TTL in the answer, CNAMEs on the way included.
     pub ttl: u32,
-}
-
-impl Answer {
-    pub(super) fn from_lookup(lookup: &Lookup, kind: Kind) -> Result<Self, LookupError> {
-        let answers = lookup.answers();
-        if answers.len() > MAX_RECORDS {
-            return Err(LookupError::TooManyRecords);
-        }
-        let data = answers.iter().map(|record| &record.data);
-        let records = match kind {
-            Kind::Srv => Records::Services(data.filter_map(service).collect()),
-            Kind::A | Kind::Aaaa => Records::Addresses(data.filter_map(address(kind)).collect()),
-        };
-        if records.is_empty() {
-            return Err(LookupError::NoRecords);
-        }
-        let ttl = answers.iter().map(|record| record.ttl).min();
-        Ok(Self {
-            records,
-            ttl: ttl.unwrap_or_default(),
-        })
-    }
+    /// Address and port of the server; none for [`Transport::Hosts`].
+    pub nameserver: Option<Arc<str>>,
+    /// What it came over.
+    pub transport: Transport,
+    /// From the start of the lookup.
+    pub time: Duration,
+    /// Addresses that [`super::Settings::allow`] dropped.
+    pub dropped: usize,
+    /// Whether DNSSEC proved it.
+    pub secure: bool,
 }
 
 impl Records {
-    fn is_empty(&self) -> bool {
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
         match self {
-            Self::Services(services) => services.is_empty(),
-            Self::Addresses(addresses) => addresses.is_empty(),
+            Self::Services(services) => services.len(),
+            Self::Addresses(addresses) => addresses.len(),
         }
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// What one answer says about a name.
+#[derive(Debug, PartialEq)]
+pub(super) struct Said {
+    pub found: Found,
+    /// The smallest of the records it rests on.
+    pub ttl: u32,
+    pub secure: bool,
+}
+
+#[derive(Debug, PartialEq)]
+pub(super) enum Found {
+    Records(Records),
+    /// Another name stands for it, and what that one has is not in this answer.
+    Alias(Name),
+}
+
+/// Reads the records of `name` out of an answer section, through CNAMEs that stand in it.
+pub(super) fn read(answers: &[Record], name: &Name, kind: Kind) -> Result<Said, LookupError> {
+    if answers.len() > MAX_RECORDS {
+        return Err(LookupError::TooManyRecords);
+    }
+    let (mut owner, mut ttl, mut secure) = (name, u32::MAX, true);
+    for _ in 0..=MAX_ALIASES {
+        let wanted =
+            |record: &&Record| record.record_type() == kind.into() && record.name == *owner;
+        let mut rest_on = |record: &Record| {
+            ttl = ttl.min(record.ttl);
+            secure = secure && record.proof == Proof::Secure;
+        };
+        if answers.iter().any(|record| wanted(&record)) {
+            let records = records(answers.iter().filter(wanted).inspect(|r| rest_on(r)), kind);
+            if records.is_empty() {
+                return Err(LookupError::NoRecords);
+            }
+            let found = Found::Records(records);
+            return Ok(Said { found, ttl, secure });
+        }
+        let mut aliases = answers.iter().filter(|record| record.name == *owner);
+        match aliases.find_map(|record| Some((record, alias(record)?))) {
+            Some((record, target)) => {
+                rest_on(record);
+                owner = target;
+            }
+            None if owner == name => return Err(LookupError::NoRecords),
+            None => {
+                let found = Found::Alias(owner.clone());
+                return Ok(Said { found, ttl, secure });
+            }
+        }
+    }
+    Err(LookupError::BadResponse)
+}
+
+/// The addresses that the additional section gives for hosts.
+pub(super) fn addresses_of(additionals: &[Record]) -> impl Iterator<Item = (&Name, IpAddr)> {
+    additionals.iter().filter_map(|record| match record.data {
+        RData::A(ip) => Some((&record.name, IpAddr::V4(ip.0))),
+        RData::AAAA(ip) => Some((&record.name, IpAddr::V6(ip.0))),
+        _ => None,
+    })
+}
+
+/// The data of `records`, whoever owns them.
+pub(super) fn records<'a>(records: impl Iterator<Item = &'a Record>, kind: Kind) -> Records {
+    match kind {
+        Kind::Srv => Records::Services(records.filter_map(service).collect()),
+        Kind::A | Kind::Aaaa => Records::Addresses(records.filter_map(address).collect()),
+    }
+}
+
+/// Leaves only addresses of `networks`; returns how many went.
+pub(super) fn keep_allowed(addresses: &mut Vec<IpAddr>, networks: &[IpNet]) -> usize {
+    if networks.is_empty() {
+        return 0;
+    }
+    let all = addresses.len();
+    addresses.retain(|ip| networks.iter().any(|network| network.contains(ip)));
+    all - addresses.len()
+}
+
+fn alias(record: &Record) -> Option<&Name> {
+    match &record.data {
+        RData::CNAME(name) => Some(&name.0),
+        _ => None,
     }
 }
 
 /// A target of `.` says that the service is decidedly not available (RFC 2782).
-fn service(data: &RData) -> Option<Service> {
-    match data {
+fn service(record: &Record) -> Option<Service> {
+    match &record.data {
         RData::SRV(srv) if !srv.target.is_root() => Some(Service {
             priority: srv.priority,
             weight: srv.weight,
             port: srv.port,
             target: host(&srv.target),
+            addresses: Vec::new(),
         }),
         _ => None,
     }
 }
 
-fn address(kind: Kind) -> impl Fn(&RData) -> Option<IpAddr> {
-    move |data| match (kind, data) {
-        (Kind::A, RData::A(ip)) => Some(IpAddr::V4(ip.0)),
-        (Kind::Aaaa, RData::AAAA(ip)) => Some(IpAddr::V6(ip.0)),
+fn address(record: &Record) -> Option<IpAddr> {
+    match record.data {
+        RData::A(ip) if record.record_type() == RecordType::A => Some(IpAddr::V4(ip.0)),
+        RData::AAAA(ip) => Some(IpAddr::V6(ip.0)),
         _ => None,
     }
 }
 
 /// Octets that are no plain text come out escaped (`\000`), so no byte of the network stands in it
 /// unseen.
-fn host(name: &Name) -> String {
+pub(super) fn host(name: &Name) -> String {
     let mut text = name.to_lowercase().to_ascii();
     if text.ends_with('.') {
         text.pop();
@@ -106,41 +212,44 @@ fn host(name: &Name) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hickory_resolver::proto::op::Query;
     use hickory_resolver::proto::rr::rdata::{A, AAAA, CNAME, SRV};
-    use hickory_resolver::proto::rr::{Record, RecordType};
     use proptest::prelude::*;
     use std::net::{Ipv4Addr, Ipv6Addr};
-    use std::time::Instant;
 
-    fn name(labels: &[&[u8]]) -> Name {
-        let mut name = Name::from_labels(labels.iter().copied()).expect("labels");
-        name.set_fqdn(true);
-        name
+    fn name(text: &str) -> Name {
+        Name::from_ascii(text).expect("a name")
     }
 
-    fn lookup(records: Vec<(u32, RData)>) -> Lookup {
-        let owner = name(&[b"_app", b"test"]);
-        let query = Query::query(owner.clone(), RecordType::SRV);
-        let records = records
-            .into_iter()
-            .map(|(ttl, data)| Record::from_rdata(owner.clone(), ttl, data));
-        Lookup::new_with_deadline(query, records, Instant::now())
+    fn record(owner: &str, ttl: u32, data: RData) -> Record {
+        Record::from_rdata(name(owner), ttl, data)
     }
 
     fn srv(target: Name) -> RData {
         RData::SRV(SRV::new(1, 2, 4001, target))
     }
 
+    fn cname(target: &str) -> RData {
+        RData::CNAME(CNAME(name(target)))
+    }
+
+    fn a(last: u8) -> RData {
+        RData::A(A(Ipv4Addr::new(10, 0, 0, last)))
+    }
+
+    fn addresses(last: &[u8]) -> Found {
+        let ips = last.iter().map(|last| IpAddr::from([10, 0, 0, *last]));
+        Found::Records(Records::Addresses(ips.collect()))
+    }
+
     #[test]
     fn services_are_lower_case_without_trailing_dot_in_the_servers_order() {
-        let found = lookup(vec![
-            (30, srv(name(&[b"Node2", b"Test"]))),
-            (5, srv(name(&[b"node1", b"test"]))),
-        ]);
-        let answer = Answer::from_lookup(&found, Kind::Srv).expect("an answer");
-        assert_eq!(answer.ttl, 5);
-        let Records::Services(services) = answer.records else {
+        let answers = [
+            record("_APP.test.", 30, srv(name("Node2.Test."))),
+            record("_app.test.", 5, srv(name("node1.test."))),
+        ];
+        let said = read(&answers, &name("_app.TEST."), Kind::Srv).expect("an answer");
+        assert_eq!(said.ttl, 5);
+        let Found::Records(Records::Services(services)) = said.found else {
             panic!("no services");
         };
         let targets: Vec<_> = services.iter().map(|s| s.target.as_str()).collect();
@@ -153,44 +262,78 @@ mod tests {
 
     #[test]
     fn a_root_target_is_no_service() {
-        let found = lookup(vec![(30, srv(Name::root()))]);
+        let answers = [record("app.", 30, srv(Name::root()))];
         assert_eq!(
-            Answer::from_lookup(&found, Kind::Srv),
+            read(&answers, &name("app."), Kind::Srv),
             Err(LookupError::NoRecords)
         );
     }
 
     #[test]
-    fn other_types_are_left_out_but_their_ttl_counts() {
-        let found = lookup(vec![
-            (3, RData::CNAME(CNAME(name(&[b"other"])))),
-            (60, RData::A(A(Ipv4Addr::LOCALHOST))),
-            (60, RData::AAAA(AAAA(Ipv6Addr::LOCALHOST))),
-        ]);
-        let answer = Answer::from_lookup(&found, Kind::A).expect("an answer");
+    fn aliases_are_followed_and_their_ttl_counts() {
+        let answers = [
+            record("c.test.", 60, a(1)),
+            record("a.test.", 60, cname("b.test.")),
+            record("b.test.", 3, cname("c.test.")),
+            record("other.test.", 1, a(2)),
+            record("c.test.", 60, RData::AAAA(AAAA(Ipv6Addr::LOCALHOST))),
+        ];
+        let said = read(&answers, &name("a.test."), Kind::A).expect("an answer");
+        assert_eq!((said.found, said.ttl), (addresses(&[1]), 3));
+        let said = read(&answers[1..3], &name("a.test."), Kind::A).expect("an answer");
+        assert_eq!((said.found, said.ttl), (Found::Alias(name("c.test.")), 3));
+    }
+
+    #[test]
+    fn aliases_that_lead_nowhere_end() {
+        let answers = [
+            record("a.test.", 60, cname("b.test.")),
+            record("b.test.", 60, cname("a.test.")),
+        ];
         assert_eq!(
-            answer.records,
-            Records::Addresses(vec![Ipv4Addr::LOCALHOST.into()])
+            read(&answers, &name("a.test."), Kind::A),
+            Err(LookupError::BadResponse)
         );
-        assert_eq!(answer.ttl, 3);
+    }
+
+    #[test]
+    fn records_of_others_are_no_answer() {
+        let answers = [record("other.test.", 60, a(1))];
+        assert_eq!(
+            read(&answers, &name("a.test."), Kind::A),
+            Err(LookupError::NoRecords)
+        );
+        assert_eq!(
+            read(&[], &name("a.test."), Kind::A),
+            Err(LookupError::NoRecords)
+        );
     }
 
     #[test]
     fn an_answer_over_the_limit_is_an_error() {
-        let record = (1, RData::A(A(Ipv4Addr::LOCALHOST)));
-        let full = lookup(vec![record.clone(); MAX_RECORDS]);
-        assert!(Answer::from_lookup(&full, Kind::A).is_ok());
-        let over = lookup(vec![record; MAX_RECORDS + 1]);
+        let answers = vec![record("a.test.", 1, a(1)); MAX_RECORDS + 1];
+        let name = name("a.test.");
+        assert!(read(&answers[1..], &name, Kind::A).is_ok());
         assert_eq!(
-            Answer::from_lookup(&over, Kind::A),
+            read(&answers, &name, Kind::A),
             Err(LookupError::TooManyRecords)
         );
+    }
+
+    #[test]
+    fn only_allowed_addresses_stay() {
+        let mut ips = vec![IpAddr::from([10, 0, 0, 1]), IpAddr::from([11, 0, 0, 1])];
+        assert_eq!(keep_allowed(&mut ips, &[]), 0);
+        let network = "10.0.0.0/8".parse().expect("a network");
+        assert_eq!(keep_allowed(&mut ips, &[network]), 1);
+        assert_eq!(ips, [IpAddr::from([10, 0, 0, 1])]);
     }
 
     proptest! {
         #[test]
         fn a_target_of_any_bytes_becomes_visible_ascii(label in proptest::collection::vec(any::<u8>(), 1..63)) {
-            let text = host(&name(&[label.as_slice()]));
+            let name = Name::from_labels([label.as_slice()]).expect("a label");
+            let text = host(&name);
             prop_assert!(text.bytes().all(|byte| byte.is_ascii_graphic()), "{:?}", text);
         }
     }

@@ -44,7 +44,7 @@ pub enum BadName {
 }
 
 /// A name that is fit to be asked for, and the type of records wanted.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Question {
     pub(super) name: Name,
     pub(super) kind: Kind,

@@ -1,63 +1,209 @@
-//! What lookups share: one [`Upstream`] for each [`Settings`].
+//! What lookups share: nameservers' sockets and connections, answers, and lookups under way.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use parking_lot::RwLock;
-use tokio::time::{Instant, timeout_at};
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, timeout_at};
 
+use super::cache::Cache;
+use super::flight::{Flights, Key, Outcome, Ticket, Waiter};
+use super::lookup::Upstream;
+use super::settings::Source;
 use super::system::{Fingerprint, fingerprint};
-use super::upstream::Upstream;
+use super::task::Task;
 use super::{Answer, LookupError, Question, Settings};
 
-/// Resolvers kept at a time; past that the one made first goes.
+/// Sources whose sockets, connections and files are kept; past that the one made first goes.
 pub const MAX_RESOLVERS: usize = 32;
+/// Sockets and connections are closed after so long without a lookup.
+const IDLE: Duration = Duration::from_secs(60);
+/// The runtime's timer goes off so often while there are lookups. Their own deadlines lie behind it, so
+/// setting one wakes up nobody.
+const TICK: Duration = Duration::from_millis(250);
 
-struct Kept {
-    settings: Settings,
-    /// Of the system's files, where they were read: when they change, a new one is made.
-    fingerprint: Option<Fingerprint>,
-    upstream: Arc<Upstream>,
+/// Everything that lookups share, for one runtime.
+pub struct Resolvers {
+    runtime: Handle,
+    kept: RwLock<Vec<Arc<Kept>>>,
+    flights: Arc<Flights>,
+    cache: Cache,
+    /// Numbers upstreams and flights.
+    last_number: AtomicU64,
+    /// Whether there was a lookup since the last tick.
+    active: AtomicBool,
+    /// Whether ticks go on.
+    ticking: AtomicBool,
+    tick: Notify,
 }
 
-/// A bounded set of resolvers. Lookups have to run inside a tokio runtime.
-#[derive(Default)]
-pub struct Resolvers {
-    kept: RwLock<Vec<Kept>>,
+struct Kept {
+    source: Source,
+    fingerprint: Fingerprint,
+    upstream: Upstream,
+    number: u64,
+}
+
+/// How a lookup began.
+pub enum Started {
+    /// With its end: the answer was kept, and holds for so many seconds more.
+    Cached(Arc<Answer>, u32),
+    /// It is under way; the waiter will have the outcome.
+    UnderWay(Ticket),
 }
 
 impl Resolvers {
-    /// Asks `question`; the answer or the reason is there at `deadline` at the latest.
-    pub async fn lookup(
-        &self,
-        question: Question,
-        settings: &Settings,
-        deadline: Instant,
-    ) -> Result<Answer, LookupError> {
-        let upstream = self.upstream(settings)?;
-        timeout_at(deadline, upstream.lookup(question, deadline))
-            .await
-            .unwrap_or(Err(LookupError::Timeout))
+    /// Lookups will run on `runtime`.
+    #[must_use]
+    pub fn new(runtime: Handle) -> Arc<Self> {
+        let this = Arc::new(Self {
+            runtime: runtime.clone(),
+            kept: RwLock::default(),
+            flights: Arc::default(),
+            cache: Cache::default(),
+            last_number: AtomicU64::new(0),
+            active: AtomicBool::new(false),
+            ticking: AtomicBool::new(false),
+            tick: Notify::new(),
+        });
+        runtime.spawn(Arc::clone(&this).keep_house());
+        this
     }
 
-    fn upstream(&self, settings: &Settings) -> Result<Arc<Upstream>, LookupError> {
-        let fingerprint = settings.is_system().then(fingerprint);
-        let is_current =
-            |kept: &&Kept| kept.settings == *settings && kept.fingerprint == fingerprint;
-
-        if let Some(kept) = self.kept.read().iter().find(is_current) {
-            return Ok(Arc::clone(&kept.upstream));
+    /// Asks `question`. The outcome reaches `waiter` by the timeout in `settings`, and the runtime's
+    /// being busy; never from the calling thread, which this does not block.
+    pub fn start(
+        self: &Arc<Self>,
+        question: Question,
+        settings: Arc<Settings>,
+        waiter: impl FnOnce() -> Box<dyn Waiter>,
+    ) -> Started {
+        self.note_activity();
+        let current = self.current(&settings.source);
+        let key = Key { question, settings };
+        if key.settings.cache.is_some()
+            && let Some(kept) = &current
+            && let Some((answer, ttl)) = self.cache.get(&key, kept.number, Instant::now().into())
+        {
+            return Started::Cached(answer, ttl);
         }
-        let upstream = Arc::new(Upstream::new(settings)?);
+        let number = self.number();
+        let is_ready = current.is_some();
+        let (ticket, started) = self.flights.board(key.clone(), number, waiter(), || {
+            self.task(key, number, current)
+        });
+        match started {
+            Some(task) if is_ready => task.start_here(),
+            // Files have to be read first.
+            Some(task) => task.start_there(),
+            None => {}
+        }
+        Started::UnderWay(ticket)
+    }
+
+    /// Forgets all answers, and closes what no lookup is using.
+    pub fn flush(&self) {
+        self.cache.clear();
+        self.kept.write().clear();
+    }
+
+    /// Lookups under way; those that ask the same are one.
+    #[must_use]
+    pub fn under_way(&self) -> usize {
+        self.flights.len()
+    }
+
+    fn task(
+        self: &Arc<Self>,
+        key: Key,
+        number: u64,
+        current: Option<Arc<Kept>>,
+    ) -> Arc<Task<Outcome>> {
+        let (this, landing, landing_key) = (Arc::clone(self), Arc::clone(self), key.clone());
+        let start = Instant::now();
+        Task::new(
+            self.runtime.clone(),
+            async move {
+                let kept = match current {
+                    Some(kept) => kept,
+                    None => this.renewed(&key.settings.source)?,
+                };
+                this.outcome(key, &kept, start).await
+            },
+            move |outcome| {
+                let outcome = outcome.unwrap_or(Err(LookupError::Internal));
+                landing.flights.land(&landing_key, number, &outcome);
+            },
+        )
+    }
+
+    async fn outcome(&self, key: Key, kept: &Kept, start: Instant) -> Outcome {
+        let settings = &key.settings;
+        let lookup = kept.upstream.lookup(&key.question, settings, start);
+        let answer = match timeout_at(start + settings.timeout, lookup).await {
+            Ok(answer) => Arc::new(answer?),
+            Err(_elapsed) => return Err(LookupError::Timeout),
+        };
+        let settings = Arc::clone(settings);
+        self.cache.put(key, kept.number, &answer, &settings);
+        Ok(answer)
+    }
+
+    /// What is kept of `source`, unless a file that it was made from has changed.
+    fn current(&self, source: &Source) -> Option<Arc<Kept>> {
+        let kept = self.kept.read();
+        let kept = kept.iter().find(|kept| kept.source == *source)?;
+        (kept.fingerprint == fingerprint(source)).then(|| Arc::clone(kept))
+    }
+
+    fn renewed(&self, source: &Source) -> Result<Arc<Kept>, LookupError> {
+        // Another lookup may have been faster.
+        if let Some(kept) = self.current(source) {
+            return Ok(kept);
+        }
+        let fingerprint = fingerprint(source);
+        let kept = Arc::new(Kept {
+            source: source.clone(),
+            fingerprint,
+            upstream: Upstream::new(source)?,
+            number: self.number(),
+        });
         let mut all = self.kept.write();
-        all.retain(|kept| kept.settings != *settings);
+        all.retain(|other| other.source != *source);
         if all.len() == MAX_RESOLVERS {
             all.remove(0);
         }
-        all.push(Kept {
-            settings: settings.clone(),
-            fingerprint,
-            upstream: Arc::clone(&upstream),
-        });
-        Ok(upstream)
+        all.push(Arc::clone(&kept));
+        Ok(kept)
+    }
+
+    fn number(&self) -> u64 {
+        self.last_number.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn note_activity(&self) {
+        self.active.store(true, Ordering::Relaxed);
+        if !self.ticking.swap(true, Ordering::AcqRel) {
+            self.tick.notify_one();
+        }
+    }
+
+    async fn keep_house(self: Arc<Self>) {
+        loop {
+            self.tick.notified().await;
+            let mut last_active = Instant::now();
+            while last_active.elapsed() < IDLE {
+                sleep(TICK).await;
+                if self.active.swap(false, Ordering::Relaxed) {
+                    last_active = Instant::now();
+                }
+            }
+            self.ticking.store(false, Ordering::Release);
+            self.kept.write().clear();
+            self.cache.drop_expired();
+        }
     }
 }

@@ -1,49 +1,183 @@
-//! Whom to ask and how often.
+//! Whom to ask and how.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU8;
+use std::path::PathBuf;
 use std::time::Duration;
+
+use ipnet::IpNet;
 
 /// Nameservers of one [`Settings`].
 pub const MAX_NAMESERVERS: usize = 16;
+/// Networks of [`Settings::allow`].
+pub const MAX_NETWORKS: usize = 64;
 
 pub(super) const DNS_PORT: u16 = 53;
+const TLS_PORT: u16 = 853;
+const HTTPS_PORT: u16 = 443;
+const DOH_PATH: &str = "/dns-query";
+/// Octets of a host name or a URL's path.
+const MAX_TEXT: usize = 253;
 
-/// A text that is no nameserver address.
+/// A text that is no nameserver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BadNameserver;
 
-/// What one resolver is made from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
-    /// Nameservers to ask, at most [`MAX_NAMESERVERS`]; none means the system's configuration.
-    pub nameservers: Vec<SocketAddr>,
-    /// Deadline of a whole lookup, retries included.
-    pub timeout: Duration,
-    /// How often each nameserver is asked before giving up.
-    pub attempts: NonZeroU8,
+/// A text that is no network, such as `10.0.0.0/8`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BadNetwork;
+
+/// How a nameserver is spoken to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// UDP, and TCP when an answer is cut.
+    Udp,
+    /// TCP alone.
+    Tcp,
+    /// DNS over TLS (RFC 7858).
+    Tls {
+        /// What the certificate has to be for: a host name or an address.
+        name: String,
+    },
+    /// DNS over HTTPS (RFC 8484).
+    Https {
+        /// What the certificate has to be for: a host name or an address.
+        name: String,
+        /// Of the URL.
+        path: String,
+    },
 }
 
-impl Settings {
+/// One server to ask.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Nameserver {
+    /// Where it is.
+    pub address: SocketAddr,
+    /// How it is spoken to.
+    pub protocol: Protocol,
+}
+
+/// Where answers come from. Lookups of equal sources share sockets, connections and answers.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Source {
+    /// At most [`MAX_NAMESERVERS`]; none means the system's configuration.
+    pub nameservers: Vec<Nameserver>,
+    /// Certificates (PEM) to trust in place of those built in.
+    pub ca_file: Option<PathBuf>,
+    /// Whether answers are validated, and from which keys on.
+    pub dnssec: Option<Dnssec>,
+    /// Letters of names are sent in random case, and have to come back in it.
+    pub randomize_case: bool,
+}
+
+/// Validation of answers (RFC 4035).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Dnssec {
+    /// DNSKEY records to trust in place of the root's.
+    pub trust_anchors: Option<PathBuf>,
+}
+
+/// How long answers are kept, in seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Ttl {
+    /// At least, whatever the answer says.
+    pub min: u32,
+    /// At most.
+    pub max: u32,
+}
+
+/// What a lookup is made with.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Settings {
+    /// Whom to ask.
+    pub source: Source,
+    /// Deadline of a whole lookup, retries included.
+    pub timeout: Duration,
+    /// How often each nameserver is asked before giving up; else as resolv.conf says, else twice.
+    pub attempts: Option<NonZeroU8>,
+    /// Whether SRV targets are looked up too.
+    pub addresses: bool,
+    /// Networks that addresses have to be in, at most [`MAX_NETWORKS`]; none allows all.
+    pub allow: Vec<IpNet>,
+    /// How long answers are kept; `None`: not at all, and kept ones are not used.
+    pub cache: Option<Ttl>,
+}
+
+impl Source {
     pub(super) fn is_system(&self) -> bool {
         self.nameservers.is_empty()
     }
 }
 
-/// Reads `10.0.0.2`, `127.0.0.1:8600`, `::1`, `[::1]` or `[::1]:53`; the port is 53 unless given.
+impl fmt::Display for Nameserver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.address.fmt(f)
+    }
+}
+
+/// Reads a nameserver: `10.0.0.2`, `127.0.0.1:8600`, `[fd00::1]:53`, `tcp://10.0.0.2`,
+/// `tls://10.0.0.2:853#dns.example`, `https://10.0.0.2/dns-query#dns.example`. What stands behind the
+/// `#` is the name that the certificate has to be for; without it, the address.
 ///
 /// ```
 /// use caravan_core::dns::nameserver;
 /// assert_eq!(nameserver("10.0.0.2"), nameserver("10.0.0.2:53"));
 /// assert!(nameserver("ns.example.com").is_err());
 /// ```
-pub fn nameserver(text: &str) -> Result<SocketAddr, BadNameserver> {
+pub fn nameserver(text: &str) -> Result<Nameserver, BadNameserver> {
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return Ok(Nameserver {
+            address: address(text, DNS_PORT)?,
+            protocol: Protocol::Udp,
+        });
+    };
+    let (rest, name) = match rest.split_once('#') {
+        Some((rest, name)) => (rest, Some(name)),
+        None => (rest, None),
+    };
+    let (authority, path) = match rest.find('/') {
+        Some(slash) => rest.split_at(slash),
+        None => (rest, ""),
+    };
+    let port = match scheme {
+        "tcp" => DNS_PORT,
+        "tls" if cfg!(feature = "tls") => TLS_PORT,
+        "https" if cfg!(feature = "tls") => HTTPS_PORT,
+        _ => return Err(BadNameserver),
+    };
+    let address = address(authority, port)?;
+    let certified = || match name {
+        None => Ok(address.ip().to_string()),
+        Some(name) if is_host(name) => Ok(name.to_owned()),
+        Some(_) => Err(BadNameserver),
+    };
+    let protocol = match (scheme, path) {
+        ("tcp", "") if name.is_none() => Protocol::Tcp,
+        ("tls", "") => Protocol::Tls { name: certified()? },
+        ("https", path) if is_path(path) => Protocol::Https {
+            name: certified()?,
+            path: if path.is_empty() { DOH_PATH } else { path }.to_owned(),
+        },
+        _ => return Err(BadNameserver),
+    };
+    Ok(Nameserver { address, protocol })
+}
+
+/// Reads a network in CIDR notation, or a single address.
+pub fn network(text: &str) -> Result<IpNet, BadNetwork> {
+    text.parse()
+        .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
+        .map_err(|_| BadNetwork)
+}
+
+fn address(text: &str, port: u16) -> Result<SocketAddr, BadNameserver> {
     let bare = text
         .strip_prefix('[')
         .and_then(|rest| rest.strip_suffix(']'))
         .unwrap_or(text);
     let address = match bare.parse::<IpAddr>() {
-        Ok(ip) => SocketAddr::new(ip, DNS_PORT),
+        Ok(ip) => SocketAddr::new(ip, port),
         Err(_) => text.parse().map_err(|_| BadNameserver)?,
     };
     if address.port() == 0 {
@@ -52,13 +186,36 @@ pub fn nameserver(text: &str) -> Result<SocketAddr, BadNameserver> {
     Ok(address)
 }
 
+fn is_host(text: &str) -> bool {
+    let is_label = |label: &str| {
+        !label.is_empty()
+            && label.len() < 64
+            && label
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
+    text.len() <= MAX_TEXT && (text.split('.').all(is_label) || text.parse::<IpAddr>().is_ok())
+}
+
+fn is_path(text: &str) -> bool {
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~%".contains(&byte);
+    text.len() <= MAX_TEXT && text.bytes().all(is_allowed)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn udp(address: &str) -> Nameserver {
+        Nameserver {
+            address: address.parse().expect("address"),
+            protocol: Protocol::Udp,
+        }
+    }
+
     #[test]
-    fn the_documented_forms_are_read() {
+    fn plain_addresses_are_asked_over_udp() {
         let cases = [
             ("10.0.0.2", "10.0.0.2:53"),
             ("127.0.0.1:8600", "127.0.0.1:8600"),
@@ -67,11 +224,57 @@ mod tests {
             ("[fd00::1]:5353", "[fd00::1]:5353"),
         ];
         for (text, address) in cases {
-            assert_eq!(
-                nameserver(text),
-                Ok(address.parse().expect("address")),
-                "{text}"
-            );
+            assert_eq!(nameserver(text), Ok(udp(address)), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_scheme_names_another_protocol() {
+        let tcp = nameserver("tcp://127.0.0.1:8600").expect("a nameserver");
+        assert_eq!((tcp.address.port(), tcp.protocol), (8600, Protocol::Tcp));
+        assert_eq!(
+            nameserver("tcp://[::1]").map(|n| n.address),
+            Ok("[::1]:53".parse().expect("address"))
+        );
+    }
+
+    #[cfg(feature = "tls")]
+    #[test]
+    fn tls_and_https_have_a_name_to_check() {
+        let name = |name: &str| name.to_owned();
+        let cases = [
+            (
+                "tls://1.2.3.4#dns.example",
+                853,
+                Protocol::Tls {
+                    name: name("dns.example"),
+                },
+            ),
+            (
+                "tls://[::1]:8853",
+                8853,
+                Protocol::Tls { name: name("::1") },
+            ),
+            (
+                "https://1.2.3.4/q#dns.example",
+                443,
+                Protocol::Https {
+                    name: name("dns.example"),
+                    path: name("/q"),
+                },
+            ),
+            (
+                "https://1.2.3.4:8443",
+                8443,
+                Protocol::Https {
+                    name: name("1.2.3.4"),
+                    path: name("/dns-query"),
+                },
+            ),
+        ];
+        for (text, port, protocol) in cases {
+            let server = nameserver(text).expect(text);
+            assert_eq!((server.address.port(), server.protocol), (port, protocol));
         }
     }
 
@@ -86,8 +289,27 @@ mod tests {
             "1.2.3.4:65536",
             "[::1]:x",
             " 1.2.3.4",
+            "udp://1.2.3.4",
+            "tcp://1.2.3.4/path",
+            "tcp://1.2.3.4#name",
+            "tls://dns.example",
+            "tls://1.2.3.4#",
+            "tls://1.2.3.4#a..b",
+            "tls://1.2.3.4/path",
+            "https://1.2.3.4/a b",
         ] {
             assert_eq!(nameserver(text), Err(BadNameserver), "{text}");
+        }
+    }
+
+    #[test]
+    fn networks_are_read_and_single_addresses_too() {
+        let ten = network("10.0.0.0/8").expect("a network");
+        assert!(ten.contains(&IpAddr::from([10, 255, 0, 1])));
+        assert!(!ten.contains(&IpAddr::from([11, 0, 0, 1])));
+        assert_eq!(network("fd00::1"), network("fd00::1/128"));
+        for text in ["", "10.0.0.0/33", "10.0/8", "all"] {
+            assert_eq!(network(text), Err(BadNetwork), "{text}");
         }
     }
 
@@ -95,12 +317,17 @@ mod tests {
         #[test]
         fn every_socket_address_is_read_back(ip: IpAddr, port in 1u16..) {
             let address = SocketAddr::new(ip, port);
-            prop_assert_eq!(nameserver(&address.to_string()), Ok(address));
+            prop_assert_eq!(nameserver(&address.to_string()), Ok(udp(&address.to_string())));
         }
 
         #[test]
         fn any_text_is_answered(text: String) {
-            let _ = nameserver(&text);
+            let _ = (nameserver(&text), network(&text));
+        }
+
+        #[test]
+        fn any_url_is_answered(scheme in "tcp|tls|https|x", rest in "[0-9.:#/a-z\\[\\]-]{0,40}") {
+            let _ = nameserver(&format!("{scheme}://{rest}"));
         }
     }
 }

@@ -1,23 +1,36 @@
 //! The system's resolver configuration, read as the C library reads it (resolv.conf(5)).
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::time::SystemTime;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6};
+use std::num::NonZeroU8;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use hickory_resolver::Hosts;
 use hickory_resolver::proto::rr::Name;
+use resolv_conf::ScopedIp;
 
-use super::settings::DNS_PORT;
+use super::settings::{DNS_PORT, Nameserver, Protocol, Source};
 
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 const HOSTS: &str = "/etc/hosts";
+/// resolv.conf(5) allows five.
+const MAX_ATTEMPTS: u8 = 10;
 
-/// Modification time and size of both files; another fingerprint means another configuration.
-pub type Fingerprint = [Option<(SystemTime, u64)>; 2];
+/// Modification time and size of the files that a source is made from; another fingerprint means
+/// another configuration.
+pub type Fingerprint = [Option<(SystemTime, u64)>; 4];
 
-pub fn fingerprint() -> Fingerprint {
-    [RESOLV_CONF, HOSTS].map(|path| {
-        let metadata = fs::metadata(path).ok()?;
+pub fn fingerprint(source: &Source) -> Fingerprint {
+    let dnssec = source.dnssec.as_ref();
+    [
+        source.is_system().then_some(Path::new(RESOLV_CONF)),
+        source.is_system().then_some(Path::new(HOSTS)),
+        source.ca_file.as_deref(),
+        dnssec.and_then(|dnssec| dnssec.trust_anchors.as_deref()),
+    ]
+    .map(|path| {
+        let metadata = fs::metadata(path?).ok()?;
         Some((metadata.modified().ok()?, metadata.len()))
     })
 }
@@ -26,11 +39,17 @@ pub fn fingerprint() -> Fingerprint {
 #[derive(Debug)]
 pub struct System {
     /// In the order of the file; without any, the one of this machine.
-    pub nameservers: Vec<SocketAddr>,
+    pub nameservers: Vec<Nameserver>,
     /// Domains that relative names are tried in.
     pub search: Vec<Name>,
     /// Names with so many dots are tried as they are before they are tried in [`Self::search`].
     pub ndots: usize,
+    /// How often each nameserver is asked.
+    pub attempts: Option<NonZeroU8>,
+    /// At most so long a try.
+    pub timeout: Option<Duration>,
+    /// Whether each lookup begins with another nameserver.
+    pub rotate: bool,
     /// `/etc/hosts`
     pub hosts: Hosts,
 }
@@ -41,15 +60,24 @@ impl System {
         Self::parse(&text, Hosts::from_system().unwrap_or_default())
     }
 
+    /// Nothing of the system's, but the nameservers given.
+    pub fn without(nameservers: Vec<Nameserver>) -> Self {
+        Self {
+            nameservers,
+            search: Vec::new(),
+            ndots: 0,
+            attempts: None,
+            timeout: None,
+            rotate: false,
+            hosts: Hosts::default(),
+        }
+    }
+
     fn parse(resolv_conf: &[u8], hosts: Hosts) -> Self {
         let (config, _unusable_lines) = resolv_conf::Config::parse_with_errors(resolv_conf);
-        let mut nameservers: Vec<_> = config
-            .nameservers
-            .iter()
-            .map(|ip| SocketAddr::new(ip.into(), DNS_PORT))
-            .collect();
+        let mut nameservers: Vec<_> = config.nameservers.iter().map(nameserver).collect();
         if nameservers.is_empty() {
-            nameservers.push(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), DNS_PORT));
+            nameservers.push(nameserver(&ScopedIp::V4(Ipv4Addr::LOCALHOST)));
         }
         let mut search: Vec<_> = config
             .get_last_search_or_domain()
@@ -58,13 +86,41 @@ impl System {
         if search.is_empty() {
             search.extend(config.get_system_domain().as_deref().and_then(domain));
         }
+        let attempts = u8::try_from(config.attempts).unwrap_or(u8::MAX);
         Self {
             nameservers,
             search,
             ndots: config.ndots as usize,
+            attempts: NonZeroU8::new(attempts.min(MAX_ATTEMPTS)),
+            timeout: (config.timeout > 0).then(|| Duration::from_secs(config.timeout.into())),
+            rotate: config.rotate,
             hosts,
         }
     }
+}
+
+fn nameserver(ip: &ScopedIp) -> Nameserver {
+    let address = match ip {
+        ScopedIp::V4(ip) => SocketAddr::new(IpAddr::V4(*ip), DNS_PORT),
+        ScopedIp::V6(ip, scope) => {
+            let scope = scope.as_deref().and_then(scope_id).unwrap_or_default();
+            SocketAddrV6::new(*ip, DNS_PORT, 0, scope).into()
+        }
+    };
+    Nameserver {
+        address,
+        protocol: Protocol::Udp,
+    }
+}
+
+/// The number of an interface, given as one or by name (Linux; sysfs has it without a call to libc).
+fn scope_id(scope: &str) -> Option<u32> {
+    let by_name = || {
+        let is_name = !scope.is_empty() && !scope.starts_with('.') && !scope.contains('/');
+        let path = is_name.then(|| Path::new("/sys/class/net").join(scope).join("ifindex"))?;
+        fs::read_to_string(path).ok()?.trim().parse().ok()
+    };
+    scope.parse().ok().or_else(by_name)
 }
 
 fn domain(text: &str) -> Option<Name> {
@@ -81,6 +137,14 @@ mod tests {
         System::parse(text.as_bytes(), Hosts::default())
     }
 
+    fn addresses(system: &System) -> Vec<String> {
+        system
+            .nameservers
+            .iter()
+            .map(Nameserver::to_string)
+            .collect()
+    }
+
     fn search(text: &str) -> Vec<String> {
         parse(text).search.iter().map(Name::to_ascii).collect()
     }
@@ -88,19 +152,39 @@ mod tests {
     #[test]
     fn nameservers_keep_their_order() {
         let system = parse("nameserver 10.0.0.2\nnameserver ::1\noptions ndots:5 edns0\n");
-        let expected: [SocketAddr; 2] = [
-            "10.0.0.2:53".parse().expect("address"),
-            "[::1]:53".parse().expect("address"),
-        ];
-        assert_eq!(system.nameservers, expected);
+        assert_eq!(addresses(&system), ["10.0.0.2:53", "[::1]:53"]);
         assert_eq!(system.ndots, 5);
     }
 
     #[test]
+    fn options_bound_the_tries() {
+        let system = parse("options timeout:1 attempts:3 rotate\n");
+        assert_eq!(system.attempts, NonZeroU8::new(3));
+        assert_eq!(system.timeout, Some(Duration::from_secs(1)));
+        assert!(system.rotate);
+        assert_eq!(parse("options attempts:0\n").attempts, None);
+        assert_eq!(
+            parse("options attempts:900\n").attempts,
+            NonZeroU8::new(MAX_ATTEMPTS)
+        );
+    }
+
+    #[test]
+    fn a_link_local_nameserver_keeps_its_interface() {
+        let system = parse("nameserver fe80::1%7\nnameserver fe80::2%lo\n");
+        let scope = |place: usize| match system.nameservers[place].address {
+            SocketAddr::V6(address) => address.scope_id(),
+            SocketAddr::V4(_) => panic!("not IPv6"),
+        };
+        assert_eq!(scope(0), 7);
+        #[cfg(target_os = "linux")]
+        assert_eq!(scope(1), 1);
+    }
+
+    #[test]
     fn without_a_nameserver_this_machine_is_asked() {
-        let localhost = "127.0.0.1:53".parse().expect("address");
-        assert_eq!(parse("").nameservers, [localhost]);
-        assert_eq!(parse("search a.test\n").nameservers, [localhost]);
+        assert_eq!(addresses(&parse("")), ["127.0.0.1:53"]);
+        assert_eq!(addresses(&parse("search a.test\n")), ["127.0.0.1:53"]);
     }
 
     #[test]

@@ -1,0 +1,95 @@
+//! Answers kept for as long as their TTL says.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::flight::Key;
+use super::{Answer, Settings};
+
+/// Records kept; an answer that has no room left drives all others out.
+pub const MAX_CACHED_RECORDS: usize = 16_384;
+
+/// The answers of all lookups that may be kept.
+#[derive(Default)]
+pub struct Cache {
+    kept: Mutex<Entries>,
+}
+
+#[derive(Default)]
+struct Entries {
+    by_key: HashMap<Key, Entry>,
+    records: usize,
+}
+
+struct Entry {
+    answer: Arc<Answer>,
+    /// Of the upstream that gave it: another number, another configuration of the system.
+    upstream: u64,
+    until: Instant,
+}
+
+impl Cache {
+    /// The answer, and the seconds for which it still holds.
+    pub fn get(&self, key: &Key, upstream: u64, now: Instant) -> Option<(Arc<Answer>, u32)> {
+        let kept = self.kept.lock();
+        let entry = kept.by_key.get(key)?;
+        let left = entry.until.checked_duration_since(now)?;
+        if entry.upstream != upstream || left.is_zero() {
+            return None;
+        }
+        let seconds = u32::try_from(left.as_secs()).unwrap_or(u32::MAX);
+        Some((Arc::clone(&entry.answer), seconds))
+    }
+
+    /// Keeps `answer` for its TTL, within the bounds that its lookup gave.
+    pub fn put(&self, key: Key, upstream: u64, answer: &Arc<Answer>, settings: &Settings) {
+        let Some(bounds) = settings.cache else {
+            return;
+        };
+        let seconds = answer.ttl.max(bounds.min).min(bounds.max);
+        let records = answer.records.len();
+        if seconds == 0 || records > MAX_CACHED_RECORDS {
+            return;
+        }
+        let now = Instant::now();
+        let entry = Entry {
+            answer: Arc::clone(answer),
+            upstream,
+            until: now + Duration::from_secs(seconds.into()),
+        };
+        self.kept.lock().insert(key, entry, records, now);
+    }
+
+    pub fn clear(&self) {
+        *self.kept.lock() = Entries::default();
+    }
+
+    pub fn drop_expired(&self) {
+        let now = Instant::now();
+        self.kept.lock().retain(|entry| entry.until > now);
+    }
+}
+
+impl Entries {
+    fn insert(&mut self, key: Key, entry: Entry, records: usize, now: Instant) {
+        if self.records + records > MAX_CACHED_RECORDS {
+            self.retain(|entry| entry.until > now);
+        }
+        if self.records + records > MAX_CACHED_RECORDS {
+            *self = Self::default();
+        }
+        self.records += records;
+        if let Some(replaced) = self.by_key.insert(key, entry) {
+            self.records -= replaced.answer.records.len();
+        }
+    }
+
+    fn retain(&mut self, keep: impl Fn(&Entry) -> bool) {
+        self.by_key.retain(|_key, entry| keep(entry));
+        let kept = self.by_key.values();
+        self.records = kept.map(|entry| entry.answer.records.len()).sum();
+    }
+}

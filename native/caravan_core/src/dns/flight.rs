@@ -1,0 +1,127 @@
+//! Lookups under way: those that ask the same share one.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::task::Task;
+use super::{Answer, LookupError, Question, Settings};
+
+/// What a lookup ends with.
+pub type Outcome = Result<Arc<Answer>, LookupError>;
+
+/// What is asked, of whom, and how: equal keys have equal answers.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Key {
+    pub question: Question,
+    pub settings: Arc<Settings>,
+}
+
+/// Takes the outcome of a lookup.
+pub trait Waiter: Send + 'static {
+    /// Called once, on the runtime's thread.
+    fn deliver(self: Box<Self>, outcome: &Outcome);
+}
+
+/// All lookups under way.
+#[derive(Default)]
+pub struct Flights {
+    by_key: Mutex<HashMap<Key, Flight>>,
+}
+
+struct Flight {
+    /// Of one flight, so that nobody ends a later one of the same key.
+    number: u64,
+    task: Arc<Task<Outcome>>,
+    waiters: Vec<(u64, Box<dyn Waiter>)>,
+    last_waiter: u64,
+}
+
+/// One waiter's place in a lookup under way.
+pub struct Ticket {
+    flights: Arc<Flights>,
+    key: Key,
+    flight: u64,
+    waiter: u64,
+}
+
+impl Flights {
+    /// Waits for a lookup with `key`. When none is under way, `start` makes one: it is given the
+    /// flight's number and starts the task, which ends in [`Flights::land`].
+    pub fn board(
+        self: &Arc<Self>,
+        key: Key,
+        number: u64,
+        waiter: Box<dyn Waiter>,
+        start: impl FnOnce() -> Arc<Task<Outcome>>,
+    ) -> (Ticket, Option<Arc<Task<Outcome>>>) {
+        let mut by_key = self.by_key.lock();
+        let mut started = None;
+        let flight = by_key.entry(key.clone()).or_insert_with(|| {
+            let task = start();
+            started = Some(Arc::clone(&task));
+            Flight {
+                number,
+                task,
+                waiters: Vec::with_capacity(1),
+                last_waiter: 0,
+            }
+        });
+        flight.last_waiter += 1;
+        flight.waiters.push((flight.last_waiter, waiter));
+        let ticket = Ticket {
+            flights: Arc::clone(self),
+            key,
+            flight: flight.number,
+            waiter: flight.last_waiter,
+        };
+        (ticket, started)
+    }
+
+    /// Hands the outcome to all who wait for it.
+    pub fn land(&self, key: &Key, number: u64, outcome: &Outcome) {
+        let flight = {
+            let mut by_key = self.by_key.lock();
+            match by_key.get(key) {
+                Some(flight) if flight.number == number => by_key.remove(key),
+                _ => None,
+            }
+        };
+        for (_, waiter) in flight.into_iter().flat_map(|flight| flight.waiters) {
+            waiter.deliver(outcome);
+        }
+    }
+
+    /// Lookups under way.
+    pub fn len(&self) -> usize {
+        self.by_key.lock().len()
+    }
+}
+
+impl Ticket {
+    /// Leaves; the last to leave ends the lookup.
+    pub fn cancel(&self) {
+        let (waiter, flight) = {
+            let mut by_key = self.flights.by_key.lock();
+            let Some(flight) = by_key.get_mut(&self.key) else {
+                return;
+            };
+            if flight.number != self.flight {
+                return;
+            }
+            let waiters = &mut flight.waiters;
+            let place = waiters
+                .iter()
+                .position(|(number, _)| *number == self.waiter);
+            let waiter = place.map(|place| waiters.swap_remove(place));
+            let is_last = waiters.is_empty();
+            // Dropped outside of the lock, both.
+            (waiter, is_last.then(|| by_key.remove(&self.key)).flatten())
+        };
+        drop(waiter);
+        if let Some(flight) = flight {
+            flight.task.cancel();
+        }
+    }
+}

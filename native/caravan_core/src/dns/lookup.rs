@@ -1,0 +1,446 @@
+//! One set of nameservers, and how it is asked: names in the order of resolv.conf(5), and for each
+//! name the nameservers in their order.
+//!
+//! hickory's own resolver would ask two nameservers at once, take the first error that one of them
+//! gives for the answer, and report the last name's error for all of them.
+
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::future::join;
+use hickory_resolver::net::dnssec::DnssecDnsHandle;
+use hickory_resolver::net::xfer::FirstAnswer;
+use hickory_resolver::net::{DnsHandle, NetError};
+use hickory_resolver::proto::dnssec::{Proof, TrustAnchors};
+use hickory_resolver::proto::op::{
+    DnsRequest, DnsRequestOptions, DnsResponse, Query, ResponseCode,
+};
+use hickory_resolver::proto::rr::{Name, Record};
+use tokio::time::{Instant, timeout_at};
+
+use super::answer::{self, Found, Said, Service, Transport};
+use super::server::{Handle, Server};
+use super::settings::Source;
+use super::system::System;
+#[cfg(feature = "tls")]
+use super::tls::Roots;
+use super::{Answer, Kind, LookupError, Question, Records, Settings};
+
+/// Octets of an answer that we take over UDP: what passes through networks unfragmented (DNS flag day
+/// 2020).
+const UDP_PAYLOAD: u16 = 1_232;
+/// Names that one lookup follows, one alias after the other.
+const MAX_ALIASES: usize = 8;
+/// SRV targets looked up at once.
+const MAX_TARGETS: usize = 32;
+const ATTEMPTS: u8 = 2;
+
+type Validator = DnssecDnsHandle<Handle>;
+
+/// See the module.
+pub struct Upstream {
+    servers: Vec<Arc<Server>>,
+    /// One for each of `servers`, where DNSSEC is wanted.
+    validators: Vec<Validator>,
+    system: System,
+    /// How often a lookup began, where it is to begin with another server each time.
+    turn: AtomicUsize,
+    options: DnsRequestOptions,
+}
+
+/// How long one lookup may take, and each try in it.
+#[derive(Clone, Copy)]
+struct Plan {
+    deadline: Instant,
+    attempts: u8,
+    share: Duration,
+    /// The server to begin with.
+    first: usize,
+}
+
+/// An answer that says something, and who gave it.
+struct Reply {
+    said: Said,
+    additionals: Vec<Record>,
+    server: Arc<Server>,
+    transport: Transport,
+}
+
+impl Upstream {
+    /// Reads the files that `source` needs: not for a scheduler's thread.
+    pub fn new(source: &Source) -> Result<Self, LookupError> {
+        let system = if source.is_system() {
+            System::read()
+        } else {
+            System::without(source.nameservers.clone())
+        };
+        #[cfg(feature = "tls")]
+        let roots = Roots::new(source.ca_file.as_deref())?;
+        let servers: Vec<_> = system
+            .nameservers
+            .iter()
+            .map(|nameserver| {
+                Arc::new(Server::new(
+                    nameserver,
+                    #[cfg(feature = "tls")]
+                    &roots,
+                ))
+            })
+            .collect();
+        let validators = match &source.dnssec {
+            None => Vec::new(),
+            Some(dnssec) => {
+                let anchors = match &dnssec.trust_anchors {
+                    None => TrustAnchors::default(),
+                    Some(file) => {
+                        TrustAnchors::from_file(file).map_err(|_| LookupError::BadFile)?
+                    }
+                };
+                let anchors = Arc::new(anchors);
+                let handles = servers.iter().cloned().map(Handle);
+                handles
+                    .map(|handle| Validator::with_trust_anchor(handle, Arc::clone(&anchors)))
+                    .collect()
+            }
+        };
+        let mut options = DnsRequestOptions::default();
+        options.edns_payload_len = UDP_PAYLOAD;
+        options.edns_set_dnssec_ok = source.dnssec.is_some();
+        options.case_randomization = source.randomize_case;
+        Ok(Self {
+            servers,
+            validators,
+            system,
+            turn: AtomicUsize::new(0),
+            options,
+        })
+    }
+
+    /// Asks until a name has an answer. That a name does not exist, or has no such records, leaves
+    /// the next one to be tried; any other error ends it: the answer could have been there.
+    pub async fn lookup(
+        &self,
+        question: &Question,
+        settings: &Settings,
+        start: Instant,
+    ) -> Result<Answer, LookupError> {
+        let Question { name, kind } = question;
+        let mut answer = match self.hosts_entry(name, *kind) {
+            Some(answer) => answer,
+            None => self.servers_answer(name, *kind, settings, start).await?,
+        };
+        if let Records::Addresses(ips) = &mut answer.records {
+            answer.dropped = answer::keep_allowed(ips, &settings.allow);
+            if ips.is_empty() {
+                return Err(LookupError::NotAllowed);
+            }
+        }
+        answer.time = start.elapsed();
+        Ok(answer)
+    }
+
+    async fn servers_answer(
+        &self,
+        name: &Name,
+        kind: Kind,
+        settings: &Settings,
+        start: Instant,
+    ) -> Result<Answer, LookupError> {
+        let plan = self.plan(settings, start);
+        let mut nothing = LookupError::NxDomain;
+        for candidate in self.candidates(name) {
+            match self.follow(candidate, kind, plan).await {
+                Err(LookupError::NxDomain) => {}
+                Err(LookupError::NoRecords) => nothing = LookupError::NoRecords,
+                Err(error) => return Err(error),
+                Ok((reply, mut records, ttl, secure)) => {
+                    let dropped = match &mut records {
+                        Records::Services(services) if settings.addresses => {
+                            self.add_addresses(services, &reply.additionals, settings, plan)
+                                .await
+                        }
+                        _ => 0,
+                    };
+                    return Ok(Answer {
+                        records,
+                        ttl,
+                        nameserver: Some(Arc::clone(&reply.server.text)),
+                        transport: reply.transport,
+                        time: Duration::ZERO,
+                        dropped,
+                        secure,
+                    });
+                }
+            }
+        }
+        Err(nothing)
+    }
+
+    fn plan(&self, settings: &Settings, start: Instant) -> Plan {
+        let attempts = settings.attempts.or(self.system.attempts);
+        let attempts = attempts.map_or(ATTEMPTS, u8::from);
+        let tries = u32::from(attempts) * u32::try_from(self.servers.len()).unwrap_or(1);
+        let share = settings.timeout / tries.max(1);
+        let first = if self.system.rotate {
+            self.turn.fetch_add(1, Ordering::Relaxed)
+        } else {
+            0
+        };
+        Plan {
+            deadline: start + settings.timeout,
+            attempts,
+            share: self.system.timeout.map_or(share, |own| own.min(share)),
+            first,
+        }
+    }
+
+    fn hosts_entry(&self, name: &Name, kind: Kind) -> Option<Answer> {
+        let query = Query::query(name.clone(), kind.into());
+        let found = self.system.hosts.lookup_static_host(&query)?;
+        let records = answer::records(found.answers().iter(), kind);
+        if records.is_empty() {
+            return None;
+        }
+        let ttl = found.answers().iter().map(|record| record.ttl).min();
+        Some(Answer {
+            records,
+            ttl: ttl.unwrap_or_default(),
+            nameserver: None,
+            transport: Transport::Hosts,
+            time: Duration::ZERO,
+            dropped: 0,
+            secure: false,
+        })
+    }
+
+    fn candidates(&self, name: &Name) -> Vec<Name> {
+        let mut absolute = name.clone();
+        absolute.set_fqdn(true);
+        if name.is_fqdn() || self.system.search.is_empty() {
+            return vec![absolute];
+        }
+        let mut names: Vec<_> = self
+            .system
+            .search
+            .iter()
+            .filter_map(|domain| name.clone().append_domain(domain).ok())
+            .filter(|name| *name != absolute)
+            .collect();
+        let dots = usize::from(name.num_labels()).saturating_sub(1);
+        let position = if dots >= self.system.ndots {
+            0
+        } else {
+            names.len()
+        };
+        names.insert(position, absolute);
+        names
+    }
+
+    /// The records of `name`, or of the name it is an alias for.
+    async fn follow(
+        &self,
+        name: Name,
+        kind: Kind,
+        plan: Plan,
+    ) -> Result<(Reply, Records, u32, bool), LookupError> {
+        let (mut name, mut ttl, mut secure) = (name, u32::MAX, true);
+        for _ in 0..=MAX_ALIASES {
+            let mut reply = self.ask(&name, kind, plan).await?;
+            ttl = ttl.min(reply.said.ttl);
+            secure = secure && reply.said.secure;
+            let nothing = Found::Alias(Name::new());
+            match std::mem::replace(&mut reply.said.found, nothing) {
+                Found::Records(records) => return Ok((reply, records, ttl, secure)),
+                Found::Alias(other) => name = other,
+            }
+        }
+        Err(LookupError::BadResponse)
+    }
+
+    async fn ask(&self, name: &Name, kind: Kind, plan: Plan) -> Result<Reply, LookupError> {
+        let query = Query::query(name.clone(), kind.into());
+        let count = self.servers.len();
+        let mut failure = LookupError::Timeout;
+        for number in 0..usize::from(plan.attempts) * count {
+            let now = Instant::now();
+            if now >= plan.deadline {
+                break;
+            }
+            let until = plan.deadline.min(now + plan.share);
+            let place = (plan.first + number) % count;
+            let outcome = match timeout_at(until, self.ask_server(place, &query, kind)).await {
+                Ok(outcome) => outcome,
+                Err(_elapsed) => Err(LookupError::Timeout),
+            };
+            match outcome {
+                // Another nameserver may know better. What one of them said tells more than silence.
+                Err(LookupError::Timeout) => {}
+                Err(error) if !error.is_final() => failure = error,
+                outcome => return outcome,
+            }
+        }
+        Err(failure)
+    }
+
+    async fn ask_server(
+        &self,
+        place: usize,
+        query: &Query,
+        kind: Kind,
+    ) -> Result<Reply, LookupError> {
+        let server = self.servers.get(place).ok_or(LookupError::Internal)?;
+        let response = match self.validators.get(place) {
+            None => {
+                let request = DnsRequest::from_query(query.clone(), self.options);
+                server.ask(request).await?
+            }
+            Some(validator) => validated(validator, query, self.options).await?,
+        };
+        match response.response_code {
+            ResponseCode::NoError => {}
+            code => return Err(LookupError::from_code(code)),
+        }
+        let said = answer::read(&response.answers, query.name(), kind)?;
+        let mut message = response.into_message();
+        Ok(Reply {
+            said,
+            additionals: std::mem::take(&mut message.additionals),
+            server: Arc::clone(server),
+            transport: server.transport_of(query),
+        })
+    }
+
+    /// Gives each service the addresses of its target: what came with the answer, or what its own
+    /// lookup finds before the deadline. Returns how many were not allowed.
+    async fn add_addresses(
+        &self,
+        services: &mut [Service],
+        additionals: &[Record],
+        settings: &Settings,
+        plan: Plan,
+    ) -> usize {
+        let mut known: HashMap<String, Vec<IpAddr>> = HashMap::new();
+        // Not validated with the answer, so not of use where validation is wanted.
+        if self.validators.is_empty() {
+            for (name, ip) in answer::addresses_of(additionals) {
+                known.entry(answer::host(name)).or_default().push(ip);
+            }
+        }
+        let targets = services.iter().map(|service| service.target.clone());
+        let missing: HashSet<_> = targets
+            .filter(|target| !known.contains_key(target))
+            .collect();
+        let asked: Vec<_> = futures_util::stream::iter(missing)
+            .map(|target| async move {
+                let ips = self.addresses(&target, plan).await;
+                (target, ips)
+            })
+            .buffer_unordered(MAX_TARGETS)
+            .collect()
+            .await;
+        known.extend(asked);
+        let mut dropped = 0;
+        for ips in known.values_mut() {
+            dropped += answer::keep_allowed(ips, &settings.allow);
+        }
+        for service in services {
+            if let Some(ips) = known.get(&service.target) {
+                service.addresses.clone_from(ips);
+            }
+        }
+        dropped
+    }
+
+    async fn addresses(&self, target: &str, plan: Plan) -> Vec<IpAddr> {
+        let Ok(Question { mut name, .. }) = Question::new(target.as_bytes(), Kind::A) else {
+            return Vec::new();
+        };
+        name.set_fqdn(true);
+        let of = |kind| {
+            let name = name.clone();
+            async move {
+                if let Some(answer) = self.hosts_entry(&name, kind) {
+                    return Ok(answer.records);
+                }
+                let (_, records, ..) = self.follow(name, kind, plan).await?;
+                Ok::<_, LookupError>(records)
+            }
+        };
+        let (v4, v6) = join(of(Kind::A), of(Kind::Aaaa)).await;
+        let both = [v4, v6].into_iter().filter_map(Result::ok);
+        both.flat_map(|records| match records {
+            Records::Addresses(ips) => ips,
+            Records::Services(_) => Vec::new(),
+        })
+        .collect()
+    }
+}
+
+/// An answer that DNSSEC proves, or proves to need no proof (an unsigned zone).
+async fn validated(
+    validator: &Validator,
+    query: &Query,
+    options: DnsRequestOptions,
+) -> Result<DnsResponse, LookupError> {
+    let response = validator
+        .lookup(query.clone(), options)
+        .first_answer()
+        .await;
+    let response = response.map_err(|error: NetError| LookupError::from(error))?;
+    let is_sound = |record: &Record| matches!(record.proof, Proof::Secure | Proof::Insecure);
+    if response.answers.iter().all(is_sound) {
+        Ok(response)
+    } else {
+        Err(LookupError::Bogus)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn candidates(name: &str, search: &[&str], ndots: usize) -> Vec<String> {
+        let mut upstream = Upstream::new(&Source {
+            nameservers: vec![super::super::nameserver("127.0.0.1").expect("a nameserver")],
+            ..Source::default()
+        })
+        .expect("an upstream");
+        let domains = search.iter().map(Name::from_ascii);
+        upstream.system.search = domains.collect::<Result<_, _>>().expect("names");
+        upstream.system.ndots = ndots;
+        let question = Question::new(name.as_bytes(), Kind::A).expect("a question");
+        let names = upstream.candidates(&question.name);
+        names.iter().map(Name::to_ascii).collect()
+    }
+
+    #[test]
+    fn an_absolute_name_is_asked_for_alone() {
+        assert_eq!(candidates("app.", &["a.test."], 5), ["app."]);
+    }
+
+    #[test]
+    fn dots_decide_whether_the_name_itself_comes_first() {
+        let search = ["a.test.", "b.test."];
+        assert_eq!(
+            candidates("app", &search, 1),
+            ["app.a.test.", "app.b.test.", "app."]
+        );
+        assert_eq!(
+            candidates("app.x", &search, 1),
+            ["app.x.", "app.x.a.test.", "app.x.b.test."]
+        );
+        assert_eq!(
+            candidates("app.x", &search, 5),
+            ["app.x.a.test.", "app.x.b.test.", "app.x."]
+        );
+    }
+
+    #[test]
+    fn no_name_is_asked_for_twice() {
+        assert_eq!(candidates("app", &["."], 1), ["app."]);
+    }
+}

@@ -1,0 +1,84 @@
+//! Whom a TLS connection trusts.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hickory_resolver::net::NetError;
+use hickory_resolver::net::h2::HttpsClientStream;
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::net::tls::{client_config, default_provider, tls_exchange};
+use hickory_resolver::net::xfer::DnsExchange;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+
+use super::LookupError;
+
+type Exchange = DnsExchange<TokioRuntimeProvider>;
+
+/// The certificates that nameservers' have to lead to.
+#[derive(Clone)]
+pub struct Roots(Arc<ClientConfig>);
+
+impl Roots {
+    /// Those of `file` (PEM), or Mozilla's as built in.
+    pub fn new(file: Option<&Path>) -> Result<Self, LookupError> {
+        let config = match file {
+            None => client_config().map_err(|_| LookupError::Tls)?,
+            Some(file) => config(read(file)?)?,
+        };
+        Ok(Self(Arc::new(config)))
+    }
+
+    pub async fn tls(
+        &self,
+        address: SocketAddr,
+        name: &str,
+        timeout: Duration,
+        max_active: usize,
+        provider: TokioRuntimeProvider,
+    ) -> Result<Exchange, NetError> {
+        let name = ServerName::try_from(name.to_owned()).map_err(|_| rustls_error())?;
+        let config = ClientConfig::clone(&self.0);
+        tls_exchange(address, name, config, timeout, Some(max_active), provider).await
+    }
+
+    pub async fn https(
+        &self,
+        address: SocketAddr,
+        name: &str,
+        path: &str,
+        timeout: Duration,
+        provider: TokioRuntimeProvider,
+    ) -> Result<Exchange, NetError> {
+        let mut builder = HttpsClientStream::builder(Arc::clone(&self.0), provider);
+        builder.request_timeout(timeout);
+        builder.exchange(address, name.into(), path.into()).await
+    }
+}
+
+fn rustls_error() -> NetError {
+    NetError::RustlsError(rustls::Error::UnsupportedNameType)
+}
+
+fn read(file: &Path) -> Result<RootCertStore, LookupError> {
+    let mut roots = RootCertStore::empty();
+    let certificates = CertificateDer::pem_file_iter(file).map_err(|_| LookupError::BadFile)?;
+    for certificate in certificates {
+        let certificate = certificate.map_err(|_| LookupError::BadFile)?;
+        roots.add(certificate).map_err(|_| LookupError::BadFile)?;
+    }
+    if roots.is_empty() {
+        return Err(LookupError::BadFile);
+    }
+    Ok(roots)
+}
+
+fn config(roots: RootCertStore) -> Result<ClientConfig, LookupError> {
+    let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|_| LookupError::Tls)?;
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}

@@ -1,0 +1,274 @@
+//! One question and its answer over UDP.
+//!
+//! hickory opens a socket for each question and hands the answer through a channel and a task, which
+//! costs more than the round trip to a nameserver on the same host (bench/dns.exs). Here a socket is
+//! connected to the nameserver, so the kernel drops what others send, and serves some questions one
+//! after the other.
+
+use std::io::{self, ErrorKind};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use hickory_resolver::net::NetError;
+use hickory_resolver::proto::op::{DnsRequest, DnsResponse, ResponseCode};
+use parking_lot::Mutex;
+use socket2::SockRef;
+use tokio::io::Interest;
+use tokio::net::UdpSocket;
+
+/// Questions over one socket. Each new socket has a new random port (the kernel's choice), which a
+/// forger has to guess beside the id (RFC 5452).
+const MAX_QUESTIONS: u8 = 32;
+/// Sockets that wait for the next question, of all nameservers.
+const MAX_IDLE: usize = 128;
+/// Octets taken from one datagram; we ask for 1,232 at most (EDNS, RFC 6891).
+const MAX_DATAGRAM: usize = 4_096;
+
+const HEADER: usize = 12;
+/// Type and class, behind the name of a question.
+const QUESTION_TAIL: usize = 4;
+
+static IDLE: AtomicUsize = AtomicUsize::new(0);
+
+/// The sockets to one nameserver.
+pub struct Sockets {
+    address: SocketAddr,
+    idle: Mutex<Vec<Socket>>,
+}
+
+struct Socket {
+    io: UdpSocket,
+    questions: u8,
+}
+
+impl Sockets {
+    pub fn new(address: SocketAddr) -> Self {
+        Self {
+            address,
+            idle: Mutex::default(),
+        }
+    }
+
+    /// The answer to `request`. Datagrams that do not match it are passed over, so this ends with a
+    /// matching one, with an error of the network, or with its caller's deadline.
+    pub async fn ask(&self, request: DnsRequest) -> Result<DnsResponse, NetError> {
+        let exact_case = request.options().case_randomization;
+        let (mut message, _) = request.into_parts();
+        message.metadata.id = rand::random();
+        let query = Query::new(message.to_vec()?, exact_case);
+        // Dropped, and with it closed, when no answer came: a late one would be found by the next
+        // question.
+        let socket = self.take()?;
+        // Past tokio, which sends only once the runtime's thread has seen that the socket can.
+        SockRef::from(&socket.io).send(&query.bytes)?;
+        let datagram = socket.answer(&query).await?;
+        self.give_back(socket);
+        Ok(DnsResponse::from_buffer(datagram)?)
+    }
+
+    fn take(&self) -> io::Result<Socket> {
+        if let Some(socket) = self.idle.lock().pop() {
+            IDLE.fetch_sub(1, Ordering::Relaxed);
+            return Ok(socket);
+        }
+        let any: SocketAddr = match self.address {
+            SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+            SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+        };
+        let socket = std::net::UdpSocket::bind(any)?;
+        socket.connect(self.address)?;
+        socket.set_nonblocking(true)?;
+        Ok(Socket {
+            io: UdpSocket::from_std(socket)?,
+            questions: 0,
+        })
+    }
+
+    fn give_back(&self, mut socket: Socket) {
+        socket.questions += 1;
+        if socket.questions == MAX_QUESTIONS {
+            return;
+        }
+        if IDLE.fetch_add(1, Ordering::Relaxed) < MAX_IDLE {
+            self.idle.lock().push(socket);
+        } else {
+            IDLE.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Sockets {
+    fn drop(&mut self) {
+        IDLE.fetch_sub(self.idle.get_mut().len(), Ordering::Relaxed);
+    }
+}
+
+impl Socket {
+    async fn answer(&self, query: &Query) -> io::Result<Vec<u8>> {
+        loop {
+            self.io.readable().await?;
+            match self.receive(query) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// The first datagram that answers, of those that have come.
+    fn receive(&self, query: &Query) -> io::Result<Vec<u8>> {
+        let mut buffer = [0; MAX_DATAGRAM];
+        loop {
+            let length = self.io.try_recv(&mut buffer)?;
+            let datagram = buffer.get(..length).unwrap_or(&buffer);
+            if query.is_answered_by(datagram) {
+                self.await_edge();
+                return Ok(datagram.to_vec());
+            }
+        }
+    }
+
+    /// Saves the next question a `recv` that would find nothing: readiness comes by edge, and the
+    /// edge of this answer is used up. Should another datagram be there, the next question finds it
+    /// before its own answer.
+    fn await_edge(&self) {
+        let nothing = || Err::<(), _>(ErrorKind::WouldBlock.into());
+        let _ = self.io.try_io(Interest::READABLE, nothing);
+    }
+}
+
+/// A question as it was sent.
+struct Query {
+    bytes: Vec<u8>,
+    exact_case: bool,
+}
+
+impl Query {
+    fn new(bytes: Vec<u8>, exact_case: bool) -> Self {
+        Self { bytes, exact_case }
+    }
+
+    /// A response with our id, to our question. An error may come without the question (RFC 1035 has a
+    /// server copy it, but one that cannot read it has nothing to copy).
+    fn is_answered_by(&self, datagram: &[u8]) -> bool {
+        let (Some(ours), Some(theirs)) = (self.bytes.get(..HEADER), datagram.get(..HEADER)) else {
+            return false;
+        };
+        let (
+            [id_high, id_low, ..],
+            &[
+                their_id_high,
+                their_id_low,
+                flags,
+                code,
+                count_high,
+                count_low,
+                ..,
+            ],
+        ) = (ours, theirs)
+        else {
+            return false;
+        };
+        let is_response = flags & 0x80 != 0;
+        if !is_response || (*id_high, *id_low) != (their_id_high, their_id_low) {
+            return false;
+        }
+        match u16::from_be_bytes([count_high, count_low]) {
+            0 => ResponseCode::from_low(code & 0x0f) != ResponseCode::NoError,
+            1 => self.has_question_of(datagram),
+            _ => false,
+        }
+    }
+
+    fn has_question_of(&self, datagram: &[u8]) -> bool {
+        let Some(question) = self.bytes.get(HEADER..self.question_end()) else {
+            return false;
+        };
+        let Some(theirs) = datagram.get(HEADER..HEADER + question.len()) else {
+            return false;
+        };
+        if self.exact_case {
+            question == theirs
+        } else {
+            // Lengths of labels are below 64, where ASCII has no letters.
+            question.eq_ignore_ascii_case(theirs)
+        }
+    }
+
+    fn question_end(&self) -> usize {
+        let name = self.bytes.get(HEADER..).unwrap_or_default();
+        let mut length = 0;
+        while let Some(label) = name.get(length)
+            && *label != 0
+        {
+            length += 1 + usize::from(*label);
+        }
+        HEADER + length + 1 + QUESTION_TAIL
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hickory_resolver::proto::op::{DnsRequestOptions, Query as Asked};
+    use hickory_resolver::proto::rr::{Name, RecordType};
+    use proptest::prelude::*;
+
+    fn query(exact_case: bool) -> Query {
+        let name = Name::from_ascii("_App._tcp.example.com.").expect("a name");
+        let asked = Asked::query(name, RecordType::SRV);
+        let request = DnsRequest::from_query(asked, DnsRequestOptions::default());
+        Query::new(request.to_vec().expect("bytes"), exact_case)
+    }
+
+    fn response(query: &Query) -> Vec<u8> {
+        let mut bytes = query.bytes.clone();
+        bytes[2] |= 0x80;
+        bytes
+    }
+
+    #[test]
+    fn an_answer_repeats_id_and_question() {
+        let query = query(false);
+        assert!(query.is_answered_by(&response(&query)));
+        let lower = response(&query).to_ascii_lowercase();
+        assert!(query.is_answered_by(&lower));
+        assert!(!query.is_answered_by(&query.bytes), "not a response");
+        for wrong in [0, 1, HEADER + 2, query.question_end() - 3] {
+            let mut bytes = response(&query);
+            bytes[wrong] ^= 1;
+            assert!(!query.is_answered_by(&bytes), "octet {wrong}");
+        }
+    }
+
+    #[test]
+    fn randomized_case_has_to_come_back() {
+        let query = query(true);
+        assert!(query.is_answered_by(&response(&query)));
+        assert!(!query.is_answered_by(&response(&query).to_ascii_lowercase()));
+    }
+
+    #[test]
+    fn only_an_error_may_come_without_the_question() {
+        let query = query(false);
+        let mut bytes = response(&query)[..HEADER].to_vec();
+        bytes[5] = 0;
+        assert!(!query.is_answered_by(&bytes));
+        bytes[3] |= 1;
+        assert!(query.is_answered_by(&bytes));
+    }
+
+    proptest! {
+        #[test]
+        fn any_datagram_is_judged(datagram: Vec<u8>) {
+            let _ = query(false).is_answered_by(&datagram);
+        }
+
+        #[test]
+        fn any_cut_is_judged(length in 0usize..40) {
+            let query = query(false);
+            let bytes = response(&query);
+            let cut = &bytes[..length.min(bytes.len())];
+            prop_assert!(!query.is_answered_by(cut) || cut.len() >= query.question_end());
+        }
+    }
+}
