@@ -160,8 +160,9 @@ impl Upstream {
                 Ok((reply, mut records, ttl, secure)) => {
                     let dropped = match &mut records {
                         Records::Services(services) if settings.addresses => {
-                            self.add_addresses(services, &reply.additionals, settings, plan)
-                                .await
+                            let adding =
+                                self.add_addresses(services, &reply.additionals, settings, plan);
+                            Box::pin(adding).await
                         }
                         _ => 0,
                     };
@@ -296,9 +297,9 @@ impl Upstream {
         let response = match self.validators.get(place) {
             None => {
                 let request = DnsRequest::from_query(query.clone(), self.options);
-                server.ask(request).await?
+                server.ask(&request).await?
             }
-            Some(validator) => validated(validator, query, self.options).await?,
+            Some(validator) => Box::pin(validated(validator, query, self.options)).await?,
         };
         match response.response_code {
             ResponseCode::NoError => {}

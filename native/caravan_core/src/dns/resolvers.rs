@@ -7,7 +7,7 @@ use std::time::Duration;
 use parking_lot::RwLock;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep};
 
 use super::cache::Cache;
 use super::flight::{Flights, Key, Outcome, Ticket, Waiter};
@@ -143,10 +143,7 @@ impl Resolvers {
     async fn outcome(&self, key: Key, kept: &Kept, start: Instant) -> Outcome {
         let settings = &key.settings;
         let lookup = kept.upstream.lookup(&key.question, settings, start);
-        let answer = match timeout_at(start + settings.timeout, lookup).await {
-            Ok(answer) => Arc::new(answer?),
-            Err(_elapsed) => return Err(LookupError::Timeout),
-        };
+        let answer = Arc::new(lookup.await?);
         let settings = Arc::clone(settings);
         self.cache.put(key, kept.number, &answer, &settings);
         Ok(answer)

@@ -53,15 +53,22 @@ impl Server {
     }
 
     /// The whole answer to `request`, and never a cut one.
-    pub async fn ask(&self, request: DnsRequest) -> Result<DnsResponse, NetError> {
-        let question = request.queries.first().cloned().unwrap_or_default();
+    pub async fn ask(&self, request: &DnsRequest) -> Result<DnsResponse, NetError> {
         if let Some(udp) = &self.udp
-            && !self.is_large(&question)
+            && !self.is_large(&request.queries)
         {
-            let response = udp.ask(request.clone()).await?;
+            let response = udp.ask(request).await?;
             if !response.truncation {
                 return Ok(response);
             }
+        }
+        // Boxed, as other rare parts of a lookup are: most lookups do without the room they take.
+        Box::pin(self.ask_whole(request)).await
+    }
+
+    async fn ask_whole(&self, request: &DnsRequest) -> Result<DnsResponse, NetError> {
+        let question = request.queries.first().cloned().unwrap_or_default();
+        if self.udp.is_some() {
             self.remember(question.clone());
         }
         let response = self.stream.ask(request).await;
@@ -79,16 +86,16 @@ impl Server {
 
     /// What the last answer to `question` came over.
     pub fn transport_of(&self, question: &Query) -> Transport {
-        if self.udp.is_some() && self.is_large(question) {
+        if self.udp.is_some() && self.is_large(std::slice::from_ref(question)) {
             Transport::Tcp
         } else {
             self.transport
         }
     }
 
-    fn is_large(&self, question: &Query) -> bool {
+    fn is_large(&self, questions: &[Query]) -> bool {
         let large = self.large.lock();
-        !large.is_empty() && large.contains(question)
+        !large.is_empty() && questions.iter().any(|question| large.contains(question))
     }
 
     fn remember(&self, question: Query) {
@@ -111,7 +118,7 @@ impl DnsHandle for Handle {
     fn send(&self, request: DnsRequest) -> Self::Response {
         let server = Arc::clone(&self.0);
         once(async move {
-            let response = server.ask(request).await?;
+            let response = server.ask(&request).await?;
             // Errors of the server are no proof of anything, so they stay errors.
             Ok(DnsError::from_response(response)?)
         })

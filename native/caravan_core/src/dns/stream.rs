@@ -62,7 +62,7 @@ impl Stream {
 
     /// The answer to `request`. A connection that was open may have been closed by the other side in
     /// the meantime; then the question goes over a new one.
-    pub async fn ask(&self, request: DnsRequest) -> Result<DnsResponse, NetError> {
+    pub async fn ask(&self, request: &DnsRequest) -> Result<DnsResponse, NetError> {
         if let Some((exchange, number)) = self.open() {
             match self.ask_over(exchange, number, request.clone()).await {
                 // Busy is also what hickory says of a connection that has ended.
@@ -71,7 +71,7 @@ impl Stream {
             }
         }
         let (exchange, number) = self.connected().await?;
-        self.ask_over(exchange, number, request).await
+        self.ask_over(exchange, number, request.clone()).await
     }
 
     async fn ask_over(

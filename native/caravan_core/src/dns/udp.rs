@@ -51,19 +51,24 @@ impl Sockets {
 
     /// The answer to `request`. Datagrams that do not match it are passed over, so this ends with a
     /// matching one, with an error of the network, or with its caller's deadline.
-    pub async fn ask(&self, request: DnsRequest) -> Result<DnsResponse, NetError> {
-        let exact_case = request.options().case_randomization;
-        let (mut message, _) = request.into_parts();
-        message.metadata.id = rand::random();
-        let query = Query::new(message.to_vec()?, exact_case);
-        // Dropped, and with it closed, when no answer came: a late one would be found by the next
+    pub async fn ask(&self, request: &DnsRequest) -> Result<DnsResponse, NetError> {
+        let (socket, query) = self.send(request)?;
+        // Dropped, and with it closed, when no answer comes: a late one would be found by the next
         // question.
-        let socket = self.take()?;
-        // Past tokio, which sends only once the runtime's thread has seen that the socket can.
-        SockRef::from(&socket.io).send(&query.bytes)?;
         let datagram = socket.answer(&query).await?;
         self.give_back(socket);
         Ok(DnsResponse::from_buffer(datagram)?)
+    }
+
+    fn send(&self, request: &DnsRequest) -> Result<(Socket, Query), NetError> {
+        let mut bytes = request.to_vec()?;
+        let id: [u8; 2] = rand::random();
+        bytes.iter_mut().zip(id).for_each(|(byte, id)| *byte = id);
+        let socket = self.take()?;
+        // Past tokio, which sends only once the runtime's thread has seen that the socket can.
+        SockRef::from(&socket.io).send(&bytes)?;
+        let exact_case = request.options().case_randomization;
+        Ok((socket, Query { bytes, exact_case }))
     }
 
     fn take(&self) -> io::Result<Socket> {
@@ -143,10 +148,6 @@ struct Query {
 }
 
 impl Query {
-    fn new(bytes: Vec<u8>, exact_case: bool) -> Self {
-        Self { bytes, exact_case }
-    }
-
     /// A response with our id, to our question. An error may come without the question (RFC 1035 has a
     /// server copy it, but one that cannot read it has nothing to copy).
     fn is_answered_by(&self, datagram: &[u8]) -> bool {
@@ -217,7 +218,8 @@ mod tests {
         let name = Name::from_ascii("_App._tcp.example.com.").expect("a name");
         let asked = Asked::query(name, RecordType::SRV);
         let request = DnsRequest::from_query(asked, DnsRequestOptions::default());
-        Query::new(request.to_vec().expect("bytes"), exact_case)
+        let bytes = request.to_vec().expect("bytes");
+        Query { bytes, exact_case }
     }
 
     fn response(query: &Query) -> Vec<u8> {
