@@ -16,6 +16,21 @@ defmodule Caravan.Native do
           {:ok, :inet.port_number()} | {:error, port_error}
   def port(name, rule, base), do: first_call(:port, [name, rule, base])
 
+  @type peer :: {port :: :inet.port_number() | nil, [:inet.ip_address()]}
+  @type named_peer :: {name :: binary, port :: :inet.port_number() | nil, [:inet.ip_address()]}
+
+  @spec peers_put(atom, [named_peer]) :: :ok | {:error, :full}
+  def peers_put(topology, peers), do: first_call(:peers_put, [topology, peers])
+
+  @spec peers_delete(atom) :: :ok
+  def peers_delete(topology), do: first_call(:peers_delete, [topology])
+
+  @spec peers_find(binary) :: peer | nil
+  def peers_find(name), do: first_call(:peers_find, [name])
+
+  @spec peers_list() :: [named_peer]
+  def peers_list, do: first_call(:peers_list, [])
+
   @spec dns_lookup(binary, kind, settings) :: reference | {:error, Caravan.Dns.Error.t()}
   def dns_lookup(name, kind, settings), do: first_call(:dns_lookup, [name, kind, settings])
 
