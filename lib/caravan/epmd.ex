@@ -76,7 +76,7 @@ defmodule Caravan.Epmd do
   @spec dist_port(atom | charlist | binary) :: :inet.port_number()
   def dist_port(name) do
     case by_rule(name) do
-      {:ok, port} -> port
+      port when is_integer(port) -> port
       {:error, reason} -> raise_argument(refusal(name, reason))
     end
   end
@@ -90,6 +90,7 @@ defmodule Caravan.Epmd do
     with :ok <- Native.load(),
          {:ok, settings} <- Settings.read() do
       :persistent_term.put(@settings_key, settings)
+      :ok = Native.port_settings(settings.port_rule, settings.base_port)
       _ = :persistent_term.erase(@registered_key)
       :ignore
     else
@@ -101,7 +102,7 @@ defmodule Caravan.Epmd do
   @spec listen_port_please(atom | charlist, charlist) :: {:ok, :inet.port_number()}
   def listen_port_please(name, _host) do
     case by_rule(name) do
-      {:ok, port} -> {:ok, free_port(name, listen_port(port))}
+      port when is_integer(port) -> {:ok, free_port(name, listen_port(port))}
       {:error, :temporary} -> {:ok, 0}
       {:error, reason} -> Boot.fail(refusal(name, reason))
     end
@@ -126,7 +127,7 @@ defmodule Caravan.Epmd do
   def address_please(name, host, family) do
     {port, ips} = learned(name, host)
 
-    with {:ok, port} <- or_by_rule(port, name),
+    with port when is_integer(port) <- or_by_rule(port, name),
          {:ok, ip} <- address(ips, host, family) do
       {:ok, ip, port, @dist_version}
     end
@@ -144,7 +145,7 @@ defmodule Caravan.Epmd do
     {port, _ips} = learned(name, host)
 
     case or_by_rule(port, name) do
-      {:ok, port} -> {:port, port, @dist_version}
+      port when is_integer(port) -> {:port, port, @dist_version}
       {:error, _reason} -> :noport
     end
   catch
@@ -232,12 +233,27 @@ defmodule Caravan.Epmd do
   ## The port of a name
 
   defp or_by_rule(nil, name), do: by_rule(name)
-  defp or_by_rule(port, _name), do: {:ok, port}
+  defp or_by_rule(port, _name), do: port
+
+  # The bare number for a port: this is called for every name.
+  defp by_rule(name) when is_binary(name) do
+    case Native.port(name) do
+      port when is_integer(port) -> port
+      :unset -> by_settings(name)
+      reason -> {:error, reason}
+    end
+  end
 
   defp by_rule(name) do
-    with {:ok, text} <- name_text(name),
-         {:ok, settings} <- settings() do
-      Native.port(text, :maps.get(:port_rule, settings), :maps.get(:base_port, settings))
+    with {:ok, text} <- name_text(name), do: by_rule(text)
+  end
+
+  defp by_settings(text) do
+    with {:ok, settings} <- settings() do
+      case Native.port(text, settings.port_rule, settings.base_port) do
+        port when is_integer(port) -> port
+        reason -> {:error, reason}
+      end
     end
   end
 

@@ -12,9 +12,14 @@ defmodule Caravan.Native do
   @type kind :: :srv | :a | :aaaa
   @type settings :: {nameservers :: [binary], timeout_ms :: pos_integer, attempts :: pos_integer}
 
-  @spec port(binary, :name | :fixed, :inet.port_number()) ::
-          {:ok, :inet.port_number()} | {:error, port_error}
+  @spec port(binary) :: :inet.port_number() | port_error | :unset
+  def port(name), do: first_call(:port, [name])
+
+  @spec port(binary, :name | :fixed, :inet.port_number()) :: :inet.port_number() | port_error
   def port(name, rule, base), do: first_call(:port, [name, rule, base])
+
+  @spec port_settings(:name | :fixed, :inet.port_number()) :: :ok
+  def port_settings(rule, base), do: first_call(:port_settings, [rule, base])
 
   @type peer :: {port :: :inet.port_number() | nil, [:inet.ip_address()]}
   @type named_peer :: {name :: binary, port :: :inet.port_number() | nil, [:inet.ip_address()]}
