@@ -19,6 +19,8 @@ defmodule Caravan.Epmd do
   | `app-70000@host` | none | over 65535, or more than five digits: the node refuses to boot |
   | `rpc-a671-app-4001@host` | any free one | a node that lives for one command: `bin/app rpc` and `remote`, `remsh…`, `maint…`, `…_maint_123` of relx and rebar3 |
 
+  Where to connect to, `Caravan.Epmd.Peers` knows better when discovery has put the node there.
+
   ## Settings
 
   | VM argument | environment | `config :caravan` | values | default | |
@@ -73,11 +75,8 @@ defmodule Caravan.Epmd do
   """
   @spec dist_port(atom | charlist | binary) :: :inet.port_number()
   def dist_port(name) do
-    with {:ok, text} <- name_text(name),
-         {:ok, settings} <- settings(),
-         {:ok, port} <- port(text, settings) do
-      port
-    else
+    case by_rule(name) do
+      port when is_integer(port) -> port
       {:error, reason} -> raise_argument(refusal(name, reason))
     end
   end
@@ -91,6 +90,7 @@ defmodule Caravan.Epmd do
     with :ok <- Native.load(),
          {:ok, settings} <- Settings.read() do
       :persistent_term.put(@settings_key, settings)
+      :ok = Native.port_settings(settings.port_rule, settings.base_port)
       _ = :persistent_term.erase(@registered_key)
       :ignore
     else
@@ -101,14 +101,9 @@ defmodule Caravan.Epmd do
   @doc false
   @spec listen_port_please(atom | charlist, charlist) :: {:ok, :inet.port_number()}
   def listen_port_please(name, _host) do
-    with {:ok, text} <- name_text(name),
-         {:ok, settings} <- settings() do
-      case port(text, settings) do
-        {:ok, port} -> {:ok, free_port(name, :maps.get(:listen_port, settings), port)}
-        {:error, :temporary} -> {:ok, 0}
-        {:error, reason} -> Boot.fail(refusal(name, reason))
-      end
-    else
+    case by_rule(name) do
+      port when is_integer(port) -> {:ok, free_port(name, listen_port(port))}
+      {:error, :temporary} -> {:ok, 0}
       {:error, reason} -> Boot.fail(refusal(name, reason))
     end
   end
@@ -130,12 +125,11 @@ defmodule Caravan.Epmd do
           {:ok, :inet.ip_address(), :inet.port_number(), 6} | {:error, term}
   # Runs inside net_kernel: an exception here ends the distribution of a running node.
   def address_please(name, host, family) do
-    with {:port, port, version} <- port_please(name, host),
-         {:ok, ip} <- address(host, family) do
-      {:ok, ip, port, version}
-    else
-      :noport -> {:error, :noport}
-      {:error, reason} -> {:error, reason}
+    {port, ips} = learned(name, host)
+
+    with port when is_integer(port) <- or_by_rule(port, name),
+         {:ok, ip} <- address(ips, host, family) do
+      {:ok, ip, port, @dist_version}
     end
   catch
     _class, reason -> {:error, reason}
@@ -147,12 +141,11 @@ defmodule Caravan.Epmd do
 
   @doc false
   @spec port_please(charlist, term) :: {:port, :inet.port_number(), 6} | :noport
-  def port_please(name, _host) do
-    with {:ok, text} <- name_text(name),
-         {:ok, settings} <- settings(),
-         {:ok, port} <- port(text, settings) do
-      {:port, port, @dist_version}
-    else
+  def port_please(name, host) do
+    {port, _ips} = learned(name, host)
+
+    case or_by_rule(port, name) do
+      port when is_integer(port) -> {:port, port, @dist_version}
       {:error, _reason} -> :noport
     end
   catch
@@ -169,24 +162,41 @@ defmodule Caravan.Epmd do
   @doc false
   @spec names(charlist | atom | :inet.ip_address()) ::
           {:ok, [{charlist, :inet.port_number()}]} | {:error, :address}
-  # With no daemon to ask, a node knows itself and the nodes it is connected to.
+  # With no daemon to ask, a node knows itself, the nodes it is connected to, and those that discovery
+  # learned of.
   def names(host) do
     texts = host_texts(host)
-    here = is_local(texts)
-    own = if here, do: registered(), else: []
-    peers = :lists.filtermap(fn node -> peer(node, texts, here) end, :erlang.nodes(:connected))
+    local = local_hosts()
+    here = :lists.any(fn text -> :lists.member(text, local) end, texts)
+    texts = if here, do: texts ++ local, else: texts
 
-    case own ++ peers do
+    own = if here, do: registered(), else: []
+    connected = :lists.map(fn node -> {atom_text(node), nil, []} end, :erlang.nodes(:connected))
+    others = :lists.filtermap(fn peer -> named(peer, texts) end, connected ++ all_learned())
+
+    case :lists.uniq(own ++ others) do
       [] when not here -> {:error, :address}
       names -> {:ok, names}
     end
   end
 
-  # An address needs no resolver: net_kernel, which waits for this, is spared OTP's native one.
-  defp address(host, family) do
-    case literal(host, family) do
-      {:ok, ip} -> {:ok, ip}
-      {:error, _} -> :inet.getaddr(host, family)
+  ## Where a node is
+
+  # What discovery learned comes first; the host's resolver, which net_kernel would wait for, comes in
+  # for nodes that it knows no address of, and for those alone.
+  defp address(ips, host, family) do
+    with {:error, _} <- first(ips, family),
+         {:error, _} <- literal(host, family) do
+      if ips == [], do: :inet.getaddr(host, family), else: {:error, :nxdomain}
+    end
+  end
+
+  defp first(ips, family) do
+    size = if family == :inet6, do: 8, else: 4
+
+    case :lists.dropwhile(fn ip -> tuple_size(ip) != size end, ips) do
+      [ip | _] -> {:ok, ip}
+      [] -> {:error, :nxdomain}
     end
   end
 
@@ -194,10 +204,62 @@ defmodule Caravan.Epmd do
   defp literal(host, :inet6) when is_list(host), do: :inet.parse_ipv6strict_address(host)
   defp literal(_host, _family), do: {:error, :einval}
 
+  # Port and addresses of a node, when discovery spoke of it.
+  defp learned(name, ip) when is_tuple(ip) do
+    with {:ok, name} <- name_text(name) do
+      at_ip = fn {node, _port, ips} ->
+        hd(:string.split(node, "@")) == name and :lists.member(ip, ips)
+      end
+
+      case :lists.search(at_ip, all_learned()) do
+        {:value, {_node, port, ips}} -> {port, ips}
+        false -> {nil, []}
+      end
+    else
+      _ -> {nil, []}
+    end
+  end
+
+  defp learned(name, host) do
+    with {:ok, name} <- name_text(name),
+         {:ok, host} <- name_text(host),
+         {port, ips} <- Native.peers_find(<<name::binary, ?@, host::binary>>) do
+      {port, ips}
+    else
+      _ -> {nil, []}
+    end
+  end
+
   ## The port of a name
 
-  defp port(text, settings) do
-    Native.port(text, :maps.get(:port_rule, settings), :maps.get(:base_port, settings))
+  defp or_by_rule(nil, name), do: by_rule(name)
+  defp or_by_rule(port, _name), do: port
+
+  # The bare number for a port: this is called for every name.
+  defp by_rule(name) when is_binary(name) do
+    case Native.port(name) do
+      port when is_integer(port) -> port
+      :unset -> by_settings(name)
+      reason -> {:error, reason}
+    end
+  end
+
+  defp by_rule(name) do
+    with {:ok, text} <- name_text(name), do: by_rule(text)
+  end
+
+  defp by_settings(text) do
+    with {:ok, settings} <- settings() do
+      case Native.port(text, settings.port_rule, settings.base_port) do
+        port when is_integer(port) -> port
+        reason -> {:error, reason}
+      end
+    end
+  end
+
+  defp listen_port(name_port) do
+    {:ok, settings} = settings()
+    if settings.listen_port == nil, do: name_port, else: settings.listen_port
   end
 
   # Those that distribution was started with; before any start, those it would be started with.
@@ -224,8 +286,7 @@ defmodule Caravan.Epmd do
 
   # The probe is closed before net_kernel binds the port itself. It is there for its message alone:
   # OTP's own says `eaddrinuse`, without port or name.
-  defp free_port(name, listen_port, name_port) do
-    port = if listen_port == nil, do: name_port, else: listen_port
+  defp free_port(name, port) do
     {driver, ip} = listen_address()
     options = :application.get_env(:kernel, :inet_dist_listen_options, [])
 
@@ -268,10 +329,13 @@ defmodule Caravan.Epmd do
     end
   end
 
-  defp peer(node, texts, here) do
-    [name, host] = :string.split(:erlang.atom_to_list(node), ~c"@")
+  # The node as names/1 has it, when it is on a host of these.
+  defp named({node, _port, ips}, texts) do
+    [name, host] = :string.split(:unicode.characters_to_list(node), ~c"@")
+    hosts = [host | :lists.map(&:inet.ntoa/1, ips)]
 
-    with true <- :lists.member(host, texts) or (here and is_local([host])),
+    with true <- node != atom_text(:erlang.node()),
+         true <- :lists.any(fn text -> :lists.member(text, texts) end, hosts),
          {:port, port, _version} <- port_please(name, host) do
       {true, {name, port}}
     else
@@ -279,15 +343,23 @@ defmodule Caravan.Epmd do
     end
   end
 
+  # Without the library nothing was learned.
+  defp all_learned do
+    Native.peers_list()
+  catch
+    _class, _reason -> []
+  end
+
+  defp atom_text(atom), do: :erlang.atom_to_binary(atom)
+
   defp host_texts(host) when is_atom(host), do: [:erlang.atom_to_list(host)]
   defp host_texts(host) when is_list(host), do: [host]
   defp host_texts(ip) when is_tuple(ip), do: [:inet.ntoa(ip)]
 
-  defp is_local(texts) do
+  defp local_hosts do
     {:ok, hostname} = :inet.gethostname()
     own = own_host()
-    local = [hostname, own, hd(:string.split(own, ~c".")), ~c"localhost", ~c"127.0.0.1", ~c"::1"]
-    :lists.any(fn text -> :lists.member(text, local) end, texts)
+    [hostname, own, hd(:string.split(own, ~c".")), ~c"localhost", ~c"127.0.0.1", ~c"::1"]
   end
 
   defp own_host do

@@ -11,9 +11,29 @@ defmodule Caravan.Native do
   @type port_error :: :empty_name | :out_of_range | :temporary
   @type kind :: :srv | :a | :aaaa
 
-  @spec port(binary, :name | :fixed, :inet.port_number()) ::
-          {:ok, :inet.port_number()} | {:error, port_error}
+  @spec port(binary) :: :inet.port_number() | port_error | :unset
+  def port(name), do: first_call(:port, [name])
+
+  @spec port(binary, :name | :fixed, :inet.port_number()) :: :inet.port_number() | port_error
   def port(name, rule, base), do: first_call(:port, [name, rule, base])
+
+  @spec port_settings(:name | :fixed, :inet.port_number()) :: :ok
+  def port_settings(rule, base), do: first_call(:port_settings, [rule, base])
+
+  @type peer :: {port :: :inet.port_number() | nil, [:inet.ip_address()]}
+  @type named_peer :: {name :: binary, port :: :inet.port_number() | nil, [:inet.ip_address()]}
+
+  @spec peers_put(atom, [named_peer]) :: :ok | {:error, :full}
+  def peers_put(topology, peers), do: first_call(:peers_put, [topology, peers])
+
+  @spec peers_delete(atom) :: :ok
+  def peers_delete(topology), do: first_call(:peers_delete, [topology])
+
+  @spec peers_find(binary) :: peer | nil
+  def peers_find(name), do: first_call(:peers_find, [name])
+
+  @spec peers_list() :: [named_peer]
+  def peers_list, do: first_call(:peers_list, [])
 
   @spec dns_lookup(binary, kind, settings :: map) ::
           reference | {:ok, Caravan.Dns.Answer.t()} | {:error, Caravan.Dns.Error.t()}

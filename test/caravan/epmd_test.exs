@@ -177,23 +177,6 @@ defmodule Caravan.EpmdTest do
     end
   end
 
-  describe "names/0 and /1" do
-    test "answer at once for whatever names a host" do
-      assert {:ok, []} = Epmd.names(~c"localhost")
-      assert {:ok, []} = Epmd.names(:localhost)
-      assert {:ok, []} = Epmd.names({127, 0, 0, 1})
-      assert {:ok, []} = Epmd.names({0, 0, 0, 0, 0, 0, 0, 1})
-      assert {:ok, []} = Epmd.names()
-    end
-
-    test "answer an error for a host that this VM knows nothing of" do
-      assert Epmd.names(~c"nonexistent.invalid") == {:error, :address}
-      assert Epmd.names(:"nonexistent.invalid") == {:error, :address}
-      assert Epmd.names({192, 0, 2, 77}) == {:error, :address}
-      assert Epmd.names(~c"") == {:error, :address}
-    end
-  end
-
   describe "listen_port_please/2" do
     test "answers the port of the name" do
       port = Host.free_port()
@@ -250,6 +233,16 @@ defmodule Caravan.EpmdTest do
         assert PeerNode.call(node, Epmd, :register_node, [name, 4001, driver]) == {:ok, -1}
         assert PeerNode.call(node, Epmd, :register_node, [name, 4001]) == {:ok, -1}
       end
+    end
+
+    test "names/0 and /1 answer at once for whatever names a host", %{node: node} do
+      assert PeerNode.call(node, Epmd, :names, []) == {:ok, []}
+
+      for host <- [~c"localhost", :localhost, {127, 0, 0, 1}, {0, 0, 0, 0, 0, 0, 0, 1}],
+          do: assert(PeerNode.call(node, Epmd, :names, [host]) == {:ok, []})
+
+      for host <- [~c"nonexistent.invalid", :"nonexistent.invalid", {192, 0, 2, 77}, ~c""],
+          do: assert(PeerNode.call(node, Epmd, :names, [host]) == {:error, :address})
     end
 
     test "every function that OTP may call is exported", %{node: node} do

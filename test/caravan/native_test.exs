@@ -7,18 +7,18 @@ defmodule Caravan.NativeTest do
 
   describe "port/3" do
     test "gives the port, or why there is none" do
-      assert Native.port("app-4001@host", :name, 4370) == {:ok, 4001}
-      assert Native.port("app-4001@host", :fixed, 4370) == {:ok, 4370}
-      assert Native.port("", :name, 4370) == {:error, :empty_name}
-      assert Native.port("app-70000@host", :name, 4370) == {:error, :out_of_range}
-      assert Native.port("app-1@host", :name, 65_535) == {:error, :out_of_range}
-      assert Native.port("rpc-1f2e-app@host", :fixed, 4370) == {:error, :temporary}
+      assert Native.port("app-4001@host", :name, 4370) == 4001
+      assert Native.port("app-4001@host", :fixed, 4370) == 4370
+      assert Native.port("", :name, 4370) == :empty_name
+      assert Native.port("app-70000@host", :name, 4370) == :out_of_range
+      assert Native.port("app-1@host", :name, 65_535) == :out_of_range
+      assert Native.port("rpc-1f2e-app@host", :fixed, 4370) == :temporary
     end
 
     test "takes any bytes for a name" do
-      assert Native.port(<<255, 0, "-4001@", 128>>, :name, 4370) == {:ok, 4001}
-      assert Native.port(:binary.copy("a", 1_000_000), :name, 4370) == {:ok, 4370}
-      assert Native.port(:binary.copy("9", 1_000_000), :name, 4370) == {:error, :out_of_range}
+      assert Native.port(<<255, 0, "-4001@", 128>>, :name, 4370) == 4001
+      assert Native.port(:binary.copy("a", 1_000_000), :name, 4370) == 4370
+      assert Native.port(:binary.copy("9", 1_000_000), :name, 4370) == :out_of_range
     end
 
     test "raises for what is no name, rule or base port" do
@@ -31,6 +31,7 @@ defmodule Caravan.NativeTest do
             ["app", :name, 0],
             ["app", :name, -1],
             ["app", :name, 65_536],
+            ["app", :name, 65_537],
             ["app", :name, 4370.0]
           ] do
         assert catch_error(apply(Native, :port, arguments))
@@ -38,11 +39,42 @@ defmodule Caravan.NativeTest do
     end
   end
 
+  describe "port/1" do
+    test "goes by the last settings, and by none before there are any" do
+      node = PeerNode.start!()
+      port = &PeerNode.call(node, Native, :port, [&1])
+      assert port.("app-4001") == :unset
+
+      for {rule, base, expected} <- [
+            {:name, 1, {4001, 3, :out_of_range}},
+            {:fixed, 65_535, {65_535, 65_535, 65_535}},
+            {:name, 65_535, {4001, :out_of_range, :out_of_range}},
+            {:fixed, 4370, {4370, 4370, 4370}}
+          ] do
+        assert PeerNode.call(node, Native, :port_settings, [rule, base]) == :ok
+        assert {port.("app-4001@host"), port.("app-2@host"), port.("app-70000")} == expected
+        assert port.("rpc-1f2e-app") == :temporary
+        assert port.("") == :empty_name
+      end
+    end
+
+    test "keeps its settings when new ones are none" do
+      node = PeerNode.start!()
+      :ok = PeerNode.call(node, Native, :port_settings, [:name, 5001])
+
+      for {rule, base} <- [{:name, 0}, {:name, 65_537}, {:digits, 1}, {:fixed, -1}, {:name, nil}],
+          do: assert(catch_error(PeerNode.call(node, Native, :port_settings, [rule, base])))
+
+      assert PeerNode.call(node, Native, :port, ["app"]) == 5001
+      assert catch_error(PeerNode.call(node, Native, :port, [~c"app"])) == :badarg
+    end
+  end
+
   describe "load/0" do
     test "is :ok as often as it is called" do
       assert Native.load() == :ok
       assert Native.load() == :ok
-      assert Native.port("app-4001", :name, 4370) == {:ok, 4001}
+      assert Native.port("app-4001", :name, 4370) == 4001
     end
 
     @race """
@@ -64,7 +96,7 @@ defmodule Caravan.NativeTest do
 
     # Short stubs and long ones: loading overwrites their machine code while all are inside.
     for {function, arguments, result} <- [
-          {:port, ["app-4001", :name, 4370], {:ok, 4001}},
+          {:port, ["app-4001", :name, 4370], 4001},
           {:dns_nameserver?, ["127.0.0.1:53"], true}
         ] do
       test "serves fifty processes that call #{function} first, at the same moment" do

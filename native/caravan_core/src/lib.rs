@@ -1,9 +1,10 @@
 //! What Caravan computes, with no BEAM in sight: [`port`] turns a node name into its distribution
-//! port, [`dns`] looks names up.
+//! port, [`peers`] keeps what discovery learned of nodes, [`dns`] looks names up.
 //!
 //! This crate is *not* a DNS client. `hickory-resolver` speaks the protocol; what is here is
 //! configuration, limits, a closed set of errors and records in the shape Caravan hands on.
-//! `caravan_nif` translates both modules to Erlang terms.
+//! `caravan_nif` translates these modules to Erlang terms.
 
 pub mod dns;
+pub mod peers;
 pub mod port;

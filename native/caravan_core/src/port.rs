@@ -54,17 +54,17 @@ pub fn port(name: &[u8], rule: Rule) -> Result<u16, PortError> {
     if basename.is_empty() {
         return Err(PortError::EmptyName);
     }
-    if is_temporary(basename) {
+    let (stem, digits) = split_digits(basename);
+    if is_temporary(basename) || is_nodetool(stem, digits) {
         return Err(PortError::Temporary);
     }
     match rule {
         Rule::Fixed(base) => Ok(base.get()),
-        Rule::Name(base) => by_digits(basename, base),
+        Rule::Name(base) => by_digits(digits, base),
     }
 }
 
-fn by_digits(basename: &[u8], base: NonZeroU16) -> Result<u16, PortError> {
-    let (_, digits) = split_trailing(basename, u8::is_ascii_digit);
+fn by_digits(digits: &[u8], base: NonZeroU16) -> Result<u16, PortError> {
     if digits.len() > MAX_DIGITS {
         return Err(PortError::OutOfRange);
     }
@@ -84,7 +84,7 @@ fn by_digits(basename: &[u8], base: NonZeroU16) -> Result<u16, PortError> {
 /// - `rem-1f2e-NODE`, `rpc-1f2e-NODE`: `bin/app remote` and `rpc` of an Elixir release
 ///   (`Mix.Tasks.Release.Init`, Elixir 1.9 and later)
 /// - `remsh1f2e-NODE`, `maint1f2e-NODE`, `longname1f2e-NODE`: relx's `extended_bin`
-/// - `NODE_maint_123`: the `nodetool` of relx and rebar3
+/// - `NODE_maint_123`: the `nodetool` of relx and rebar3, [`is_nodetool`]
 ///
 /// The id has to be there, as long as these tools make it: `rpc-gateway-4001`, `rpc-db-4001` and
 /// `theorem-4001` are ordinary nodes.
@@ -100,10 +100,11 @@ fn is_temporary(basename: &[u8]) -> bool {
     PREFIXES.iter().any(|(prefix, longest)| {
         let rest = basename.strip_prefix(*prefix);
         rest.is_some_and(|rest| starts_with_id(rest, *longest))
-    }) || matches!(
-        split_trailing(basename, u8::is_ascii_digit),
-        (rest, [_, ..]) if rest.ends_with(b"_maint_")
-    )
+    })
+}
+
+fn is_nodetool(stem: &[u8], digits: &[u8]) -> bool {
+    !digits.is_empty() && stem.ends_with(b"_maint_")
 }
 
 /// `1f2e-NODE`: four or more hexadecimal digits, a hyphen, a name.
@@ -112,10 +113,10 @@ fn starts_with_id(rest: &[u8], longest: usize) -> bool {
     (4..=longest).contains(&id) && matches!(rest.get(id..), Some([b'-', _, ..]))
 }
 
-/// Splits before the longest tail of bytes that all satisfy `is_tail`.
-fn split_trailing(bytes: &[u8], is_tail: fn(&u8) -> bool) -> (&[u8], &[u8]) {
-    let tail = bytes.iter().rev().take_while(|byte| is_tail(byte)).count();
-    bytes.split_at(bytes.len() - tail)
+/// What stands before the digits at the end, and these.
+fn split_digits(basename: &[u8]) -> (&[u8], &[u8]) {
+    let last = basename.iter().rposition(|byte| !byte.is_ascii_digit());
+    basename.split_at(last.map_or(0, |last| last + 1))
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 
 mod lookup;
 mod lookup_terms;
+mod peers;
 mod port;
 mod runtime;
 

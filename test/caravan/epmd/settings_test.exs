@@ -117,6 +117,21 @@ defmodule Caravan.Epmd.SettingsTest do
     assert dist_port(node) == 5002
   end
 
+  test "a start that fails leaves them as they were" do
+    node = PeerNode.start!()
+    export(node, "CARAVAN_BASE_PORT", "abc")
+    assert refusal(node)
+    export(node, "CARAVAN_BASE_PORT", "5001")
+    assert dist_port(node) == 5001
+
+    PeerNode.call(node, Epmd, :start_link, [])
+    export(node, "CARAVAN_BASE_PORT", "5002")
+    export(node, "CARAVAN_PORT_RULE", "digits")
+    assert refusal(node)
+    assert dist_port(node) == 5001
+    assert PeerNode.call(node, Epmd, :port_please, [~c"app", ~c"h.test"]) == {:port, 5001, 6}
+  end
+
   describe "a setting that does not parse" do
     setup do
       {:ok, node: PeerNode.start!()}

@@ -1,0 +1,123 @@
+//! `peers_put/2`, `peers_delete/1`, `peers_find/1`, `peers_list/0`: the table of what discovery learned.
+//!
+//! All but `peers_find` take time with the number of names, and run on a dirty scheduler.
+
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+
+use caravan_core::peers::{Full, Peer, Table};
+use once_cell::sync::Lazy;
+use rustler::types::tuple::{get_tuple, make_tuple};
+use rustler::{Atom, Binary, Decoder, Encoder, Env, Error, NewBinary, NifResult, Term};
+
+mod atoms {
+    rustler::atoms! { ok, error, full, nil }
+}
+
+/// A topology is an atom: the same in every process, for as long as the VM lives.
+static TABLE: Lazy<Table<Atom>> = Lazy::new(Table::new);
+
+/// `:ok`, or `{:error, :full}` and nothing has changed. `badarg` for what is no entry.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn peers_put<'a>(
+    env: Env<'a>,
+    topology: Atom,
+    entries: Vec<(Binary<'a>, Port, Vec<Ip>)>,
+) -> Term<'a> {
+    let peers = entries.iter().map(|(name, port, addresses)| {
+        let peer = Peer {
+            port: port.0,
+            addresses: addresses.iter().map(|ip| ip.0).collect(),
+        };
+        (name.as_slice(), peer)
+    });
+    match TABLE.put(topology, peers) {
+        Ok(()) => atoms::ok().encode(env),
+        Err(Full) => (atoms::error(), atoms::full()).encode(env),
+    }
+}
+
+#[rustler::nif(schedule = "DirtyCpu")]
+fn peers_delete(topology: Atom) -> Atom {
+    TABLE.delete(&topology);
+    atoms::ok()
+}
+
+/// `{port | nil, [ip]}`, or nil for a node that is not there.
+#[rustler::nif]
+fn peers_find<'a>(env: Env<'a>, name: Binary<'a>) -> Term<'a> {
+    match TABLE.find(&name) {
+        Some(peer) => (Port(peer.port), addresses(&peer)).encode(env),
+        None => atoms::nil().encode(env),
+    }
+}
+
+/// `[{name, port | nil, [ip]}]`, sorted by name.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn peers_list(env: Env) -> Term {
+    let entries: Vec<_> = TABLE
+        .list()
+        .iter()
+        .map(|(name, peer)| {
+            let mut text = NewBinary::new(env, name.len());
+            text.copy_from_slice(name);
+            (Binary::from(text), Port(peer.port), addresses(peer)).encode(env)
+        })
+        .collect();
+    entries.encode(env)
+}
+
+fn addresses(peer: &Peer) -> Vec<Ip> {
+    peer.addresses.iter().copied().map(Ip).collect()
+}
+
+/// 1..65535 or nil.
+struct Port(Option<NonZeroU16>);
+
+impl Decoder<'_> for Port {
+    fn decode(term: Term) -> NifResult<Self> {
+        if term.decode().is_ok_and(|atom: Atom| atom == atoms::nil()) {
+            return Ok(Self(None));
+        }
+        let port = NonZeroU16::new(number(term)?).ok_or(Error::BadArg)?;
+        Ok(Self(Some(port)))
+    }
+}
+
+impl Encoder for Port {
+    fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
+        self.0.map(NonZeroU16::get).encode(env)
+    }
+}
+
+/// As `t::inet.ip_address/0` has it.
+struct Ip(IpAddr);
+
+impl Decoder<'_> for Ip {
+    fn decode(term: Term) -> NifResult<Self> {
+        let numbers = get_tuple(term)?;
+        if let [a, b, c, d] = numbers[..] {
+            return Ok(Self(
+                [number(a)?, number(b)?, number(c)?, number(d)?].into(),
+            ));
+        }
+        let segments: Vec<u16> = numbers.into_iter().map(number).collect::<NifResult<_>>()?;
+        let segments: [u16; 8] = segments.try_into().map_err(|_| Error::BadArg)?;
+        Ok(Self(segments.into()))
+    }
+}
+
+impl Encoder for Ip {
+    fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
+        match self.0 {
+            IpAddr::V4(ip) => make_tuple(env, &ip.octets().map(|octet| octet.encode(env))),
+            IpAddr::V6(ip) => make_tuple(env, &ip.segments().map(|segment| segment.encode(env))),
+        }
+    }
+}
+
+/// rustler cuts a number that is too large for a `u8` or `u16`.
+fn number<T: TryFrom<u32>>(term: Term) -> NifResult<T> {
+    let number: u32 = term.decode()?;
+    T::try_from(number).map_err(|_| Error::BadArg)
+}

@@ -1,0 +1,240 @@
+defmodule Caravan.Epmd.PeersTest do
+  # Each test has a VM of its own: the table is one for a VM.
+  use ExUnit.Case, async: true
+
+  alias Caravan.Epmd
+  alias Caravan.Epmd.Peers
+  alias Caravan.Native
+  alias Caravan.Test.Host
+  alias Caravan.Test.PeerNode
+
+  @v4 {10, 77, 0, 7}
+  @v6 {0xFD77, 0, 0, 0, 0, 0, 0, 7}
+
+  setup do
+    {:ok, node: PeerNode.start!()}
+  end
+
+  defp put(node, topology, entries), do: PeerNode.call(node, Peers, :put, [topology, entries])
+  defp delete(node, topology), do: PeerNode.call(node, Peers, :delete, [topology])
+  defp list(node), do: PeerNode.call(node, Peers, :list, [])
+
+  defp address(node, name, host, family \\ :inet),
+    do: PeerNode.call(node, Epmd, :address_please, [to_charlist(name), to_charlist(host), family])
+
+  defp port(node, name, host), do: PeerNode.call(node, Epmd, :port_please, [~c"#{name}", host])
+
+  defp names(count), do: for(n <- 1..count, do: {"app-#{n}@node#{n}.test", 25_000, [@v4]})
+
+  describe "put/2 and delete/1" do
+    test "keep what a topology said last, and all that others said", %{node: node} do
+      assert list(node) == []
+      assert put(node, :one, [{"b@h.test", nil, []}, {"a@h.test", 4001, [@v4, @v6]}]) == :ok
+      assert put(node, :two, [{"c@h.test", 65_535, [@v6]}]) == :ok
+
+      assert list(node) == [
+               {"a@h.test", 4001, [@v4, @v6]},
+               {"b@h.test", nil, []},
+               {"c@h.test", 65_535, [@v6]}
+             ]
+
+      assert put(node, :one, [{"b@h.test", 1, []}]) == :ok
+      assert list(node) == [{"b@h.test", 1, []}, {"c@h.test", 65_535, [@v6]}]
+      assert delete(node, :one) == :ok
+      assert delete(node, :never_there) == :ok
+      assert list(node) == [{"c@h.test", 65_535, [@v6]}]
+      assert put(node, :two, []) == :ok
+      assert list(node) == []
+    end
+
+    test "let the topology count that spoke last, until it is gone", %{node: node} do
+      for {topology, port} <- [one: 1, two: 2],
+          do: :ok = put(node, topology, [{"a@h.test", port, []}])
+
+      assert list(node) == [{"a@h.test", 2, []}]
+      assert delete(node, :two) == :ok
+      assert list(node) == [{"a@h.test", 1, []}]
+    end
+
+    test "hold 16,384 names and 8 addresses of each", %{node: node} do
+      assert put(node, :one, names(16_384)) == :ok
+      assert put(node, :two, [{"b@h.test", nil, []}]) == {:error, :full}
+      assert put(node, :one, names(16_385)) == {:error, :full}
+      assert length(list(node)) == 16_384
+      assert address(node, "app-16384", "node16384.test") == {:ok, @v4, 25_000, 6}
+
+      addresses = for n <- 1..20, do: {10, 77, 0, n}
+      assert put(node, :one, [{"a@h.test", nil, addresses}]) == :ok
+      assert list(node) == [{"a@h.test", nil, Enum.take(addresses, 8)}]
+      assert put(node, :two, [{"b@h.test", nil, []}]) == :ok
+    end
+
+    test "refuse what is no entry, and say what one is", %{node: node} do
+      :ok = put(node, :one, [{"a@h.test", 1, []}])
+
+      for entry <- [
+            {"a@h.test", 0, []},
+            {"a@h.test", 65_536, []},
+            {"a@h.test", 65_537, []},
+            {"a@h.test", "4001", []},
+            {:"a@h.test", 4001, []},
+            {"a", 4001, []},
+            {"@h.test", 4001, []},
+            {"a@", 4001, []},
+            {"a@b@h.test", 4001, []},
+            {<<255, "@h.test">>, 4001, []},
+            {String.duplicate("a", 255) <> "@h", 4001, []},
+            {"a@h.test", 4001, [{1, 2, 3}]},
+            {"a@h.test", 4001, [{1, 2, 3, 256}]},
+            {"a@h.test", 4001, [{1, 2, 3, 4, 5, 6, 7, 65_536}]},
+            {"a@h.test", 4001, ["10.77.0.7"]},
+            {"a@h.test", 4001, @v4},
+            {"a@h.test", 4001},
+            nil
+          ] do
+        error = catch_error(put(node, :one, [{"b@h.test", 2, [@v4]}, entry]))
+        assert %ArgumentError{message: message} = error
+        assert message =~ "expected {\"name@host\""
+        assert message =~ inspect(entry)
+      end
+
+      assert list(node) == [{"a@h.test", 1, []}]
+    end
+
+    # The NIF does not rely on that.
+    test "reach a native function that refuses it too", %{node: node} do
+      for entry <- [
+            {"a@h.test", 65_537, []},
+            {"a@h.test", 0, []},
+            {"a@h.test", 1, [{1, 2, 3, 256}]},
+            {"a@h.test", 1, [{1, 2, 3}]},
+            {"a@h.test", 1, [{1, 2, 3, 4, 5, 6, 7, 65_536}]},
+            {:a, 1, []},
+            :a
+          ] do
+        assert catch_error(PeerNode.call(node, Native, :peers_put, [:one, [entry]])) == :badarg
+      end
+
+      assert list(node) == []
+    end
+
+    test "make no atom", %{node: node} do
+      count = fn -> PeerNode.call(node, :erlang, :system_info, [:atom_count]) end
+      :ok = put(node, :one, names(10))
+      _ = {list(node), PeerNode.call(node, Epmd, :names, [~c"node1.test"])}
+      before = count.()
+
+      :ok = put(node, :one, names(2_000))
+      assert length(list(node)) == 2_000
+      assert {:ok, _, _, _} = address(node, "app-2000", "node2000.test")
+      assert {:ok, [_]} = PeerNode.call(node, Epmd, :names, [~c"node2000.test"])
+      :ok = delete(node, :one)
+      assert count.() == before
+    end
+  end
+
+  describe "address_please/3" do
+    test "answers from the table, though no resolver knows the host", %{node: node} do
+      :ok = put(node, :one, [{"app@nonexistent.invalid", 25_017, [@v6, @v4, {10, 77, 0, 8}]}])
+      assert address(node, "app", "nonexistent.invalid") == {:ok, @v4, 25_017, 6}
+      assert address(node, "app", "nonexistent.invalid", :inet6) == {:ok, @v6, 25_017, 6}
+    end
+
+    test "follows the port rule where the table has no port", %{node: node} do
+      :ok = put(node, :one, [{"app-4001@h.test", nil, [@v4]}, {"app-70000@h.test", nil, [@v4]}])
+      assert address(node, "app-4001", "h.test") == {:ok, @v4, 4001, 6}
+      assert {:error, _reason} = address(node, "app-70000", "h.test")
+    end
+
+    test "needs no number in a name whose port is in the table", %{node: node} do
+      :ok = put(node, :one, [{"app-70000@h.test", 4001, [@v4]}])
+      assert address(node, "app-70000", "h.test") == {:ok, @v4, 4001, 6}
+    end
+
+    test "takes the host where the table has no address", %{node: node} do
+      :ok = put(node, :one, [{"app@localhost", 4001, []}, {"app@127.0.0.9", 4002, []}])
+      assert address(node, "app", "localhost") == {:ok, {127, 0, 0, 1}, 4001, 6}
+      assert address(node, "app", "127.0.0.9") == {:ok, {127, 0, 0, 9}, 4002, 6}
+    end
+
+    test "asks no resolver for a node that the table has an address of", %{node: node} do
+      :ok = put(node, :one, [{"app@localhost", 4001, [@v6]}, {"app@127.0.0.9", 4001, [@v6]}])
+      assert address(node, "app", "localhost") == {:error, :nxdomain}
+      # An address needs none.
+      assert address(node, "app", "127.0.0.9") == {:ok, {127, 0, 0, 9}, 4001, 6}
+    end
+
+    test "knows each node by its whole name", %{node: node} do
+      :ok = put(node, :one, [{"app@127.0.0.1", 25_017, [@v4]}])
+      assert address(node, "app2", "127.0.0.1") == {:ok, {127, 0, 0, 1}, 4372, 6}
+      assert address(node, "app", "127.0.0.11") == {:ok, {127, 0, 0, 11}, 4370, 6}
+    end
+  end
+
+  describe "port_please/2" do
+    test "answers from the table for a host and for an address", %{node: node} do
+      :ok = put(node, :one, [{"app@h.test", 25_017, [@v4, @v6]}, {"app@i.test", nil, []}])
+
+      for host <- [~c"h.test", @v4, @v6],
+          do: assert(port(node, "app", host) == {:port, 25_017, 6})
+
+      for host <- [~c"i.test", {10, 0, 0, 1}],
+          do: assert(port(node, "app", host) == {:port, 4370, 6})
+    end
+  end
+
+  describe "names/1" do
+    test "lists the table by host and by address", %{node: node} do
+      names = &PeerNode.call(node, :net_adm, :names, [&1])
+
+      :ok =
+        put(node, :one, [
+          {"b-4001@h.test", nil, [@v4]},
+          {"a@h.test", 25_017, [@v4, @v6]},
+          {"c@localhost", 25_018, []},
+          {"d-70000@h.test", nil, [@v4]}
+        ])
+
+      for host <- [~c"h.test", :"h.test", @v4, ~c"10.77.0.7"],
+          do: assert(names.(host) == {:ok, [{~c"a", 25_017}, {~c"b-4001", 4001}]})
+
+      assert names.(@v6) == {:ok, [{~c"a", 25_017}]}
+      assert PeerNode.call(node, :net_adm, :names, []) == {:ok, [{~c"c", 25_018}]}
+      assert names.(~c"i.test") == {:error, :address}
+    end
+  end
+
+  describe "two nodes on a host that no resolver knows, one of them on a port that no name tells" do
+    setup do
+      port = Host.free_port()
+      use = ["-kernel", "inet_dist_use_interface", "{127,0,0,1}"]
+
+      b =
+        PeerNode.start!(name: "b@caravan.invalid", args: ~w(-caravan listen_port #{port}) ++ use)
+
+      a = PeerNode.start!(name: PeerNode.name("a", "caravan.invalid"), args: use)
+      refute PeerNode.call(a, :net_kernel, :connect_node, [b.name])
+
+      entries =
+        for {node, port} <- [{a, nil}, {b, port}],
+            do: {to_string(node.name), port, [{127, 0, 0, 1}]}
+
+      :ok = put(a, :one, entries)
+      {:ok, a: a, b: b, port: port}
+    end
+
+    test "connect, and know each other's names once", %{a: a, b: b, port: port} do
+      own = {~c"#{a.name |> to_string() |> String.split("@") |> hd()}", PeerNode.port(a)}
+      before = PeerNode.call(a, :net_adm, :names, [])
+      assert before == {:ok, [own, {~c"b", port}]}
+
+      assert PeerNode.call(a, :net_kernel, :connect_node, [b.name])
+      assert PeerNode.call(a, :net_adm, :names, []) == before
+    end
+
+    test "find each other by net_adm:world_list/1", %{a: a, b: b} do
+      assert Enum.sort(PeerNode.call(a, :net_adm, :world_list, [[:"caravan.invalid"]])) ==
+               Enum.sort([a.name, b.name])
+    end
+  end
+end

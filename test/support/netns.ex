@@ -1,0 +1,151 @@
+defmodule Caravan.Test.Netns do
+  @moduledoc """
+  Several hosts on this machine: network namespaces whose links can be cut.
+
+      net = start_supervised!({Netns, hosts: %{a: ["10.77.0.1/24"], b: ["10.77.0.2/24", "fd77::2/64"]}})
+      node = PeerNode.start!(name: "app@10.77.0.1", wrapper: Netns.wrapper(net, :a))
+
+      Netns.set(net, [{:cut, [:a], [:b]}])
+      Netns.set(net, [])
+
+  Each host has an interface on one bridge, and nothing else: no way leads in or out. The namespaces have
+  no names. A process that does nothing but wait for the end of its stdin holds each of them, and the
+  kernel takes them away with the last process in them, however the tests end.
+  """
+
+  use GenServer, restart: :temporary
+
+  @typedoc "A name of the test's own."
+  @type host :: atom
+
+  @typedoc """
+  What is wrong with the network:
+
+    * `{:cut, hosts, others}`: nothing passes between these and those;
+    * `{:lose, percent}`: so many packets get lost, anywhere;
+    * `{:silent, addresses}`: whatever is sent to these addresses gets lost. They look alive to neighbour
+      discovery, so nobody says that they are unreachable.
+  """
+  @type fault :: {:cut, [host], [host]} | {:lose, 1..99} | {:silent, [:inet.ip_address()]}
+
+  @doc "Why there can be no namespaces here; nil when there can."
+  @spec missing() :: String.t() | nil
+  def missing do
+    with nil <- Enum.find_value(~w(unshare nsenter ip nft), &missing_command/1) do
+      case System.cmd("unshare", ~w(--net -- nft list ruleset), stderr_to_stdout: true) do
+        {_, 0} -> nil
+        {output, _} -> "no network namespaces here: #{String.trim(output)}"
+      end
+    end
+  end
+
+  @spec start_link(hosts: %{host => [address :: String.t()]}) :: GenServer.on_start()
+  def start_link(opts), do: GenServer.start_link(__MODULE__, Keyword.fetch!(opts, :hosts))
+
+  @doc "The words before a command that runs it on a host."
+  @spec wrapper(pid, host) :: [String.t()]
+  def wrapper(net, host), do: GenServer.call(net, {:wrapper, host})
+
+  @doc "From now on these faults hold, and none of those before."
+  @spec set(pid, [fault]) :: :ok
+  def set(net, faults), do: GenServer.call(net, {:set, faults})
+
+  @impl true
+  def init(hosts) do
+    switch = hold()
+    held = Map.new(hosts, fn {name, _addresses} -> {name, hold()} end)
+    # An interface's name is short, whatever the host's.
+    ports = hosts |> Map.keys() |> Enum.with_index(&{&1, "p#{&2}"}) |> Map.new()
+
+    links =
+      for {name, port} <- ports do
+        "link add name #{port} type veth peer name eth0 netns #{held[name]}\n" <>
+          "link set dev #{port} master bridge up\n"
+      end
+
+    ip(switch, ["link add name bridge type bridge\nlink set dev bridge up\n" | links])
+
+    for {name, addresses} <- hosts do
+      # Without nodad, an IPv6 address is of no use for its first second or two.
+      adds = for address <- addresses, do: "address add #{address} dev eth0 #{nodad(address)}\n"
+      ip(held[name], ["link set dev lo up\nlink set dev eth0 up\n" | adds])
+    end
+
+    {:ok, %{switch: switch, hosts: held, ports: ports}}
+  end
+
+  @impl true
+  def handle_call({:wrapper, host}, _from, state),
+    do: {:reply, enter(Map.fetch!(state.hosts, host)), state}
+
+  def handle_call({:set, faults}, _from, state) do
+    rules = Enum.map_join(faults, "\n", &rule(&1, state.ports))
+
+    # The first line is for the first time, when there is nothing to delete. All of it comes into force at once.
+    run(state.switch, ["nft", "-f", "-"], """
+    table bridge faults
+    delete table bridge faults
+    table bridge faults {
+      chain forward {
+        type filter hook forward priority 0;
+        #{rules}
+      }
+    }
+    """)
+
+    {:reply, :ok, state}
+  end
+
+  defp rule({:cut, hosts, others}, ports) do
+    [these, those] = for names <- [hosts, others], do: set_of(for name <- names, do: ports[name])
+    "iifname #{these} oifname #{those} drop\niifname #{those} oifname #{these} drop"
+  end
+
+  defp rule({:lose, percent}, _ports), do: "numgen random mod 100 < #{percent} drop"
+
+  defp rule({:silent, ips}, _ports) do
+    {v6, v4} = Enum.split_with(ips, &(tuple_size(&1) == 8))
+
+    for {family, protocol, ips} <- [{"ip", "ip", v4}, {"ip6", "ip6", v6}],
+        ips != [],
+        do:
+          "ether type #{protocol} meta l4proto tcp #{family} daddr #{set_of(Enum.map(ips, &:inet.ntoa/1))} drop\n"
+  end
+
+  defp set_of(items), do: "{ #{Enum.join(items, ", ")} }"
+
+  defp nodad(address), do: if(address =~ ":", do: "nodad", else: "")
+
+  # The id of a process in a new namespace. The port belongs to this process and ends with it.
+  defp hold do
+    args = ["--net", "--", "/bin/sh", "-c", "echo held; exec cat"]
+
+    port =
+      Port.open({:spawn_executable, System.find_executable("unshare")}, [:binary, args: args])
+
+    receive do
+      {^port, {:data, "held\n"}} -> port |> Port.info(:os_pid) |> elem(1)
+    after
+      5_000 -> raise "no network namespace after 5 s"
+    end
+  end
+
+  defp ip(namespace, lines), do: run(namespace, ["ip", "-batch", "-"], Enum.join(lines))
+
+  # System.cmd/3 has no stdin.
+  defp run(namespace, command, input) do
+    args = ["-c", ~S(printf %s "$0" | "$@"), input | enter(namespace) ++ command]
+
+    case System.cmd("/bin/sh", args, stderr_to_stdout: true) do
+      {_, 0} -> :ok
+      {output, status} -> raise "#{inspect(command)} ended with #{status}:\n#{output}\n#{input}"
+    end
+  end
+
+  defp enter(namespace), do: ["nsenter", "--net=/proc/#{namespace}/ns/net", "--"]
+
+  defp missing_command(command) do
+    unless System.find_executable(command),
+      do: "no network namespaces here: the command #{command} is missing"
+  end
+end
