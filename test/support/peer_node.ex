@@ -29,10 +29,13 @@ defmodule Caravan.Test.PeerNode do
     * `:epmd`: `false` leaves the flags of `Caravan.Epmd` out
     * `:path`: directories with beam files; without it, Elixir and Caravan as this VM has them
     * `:args`, `:env` (`[{"NAME", "value"}]`): more arguments and environment variables
+    * `:wrapper`: a command that gets the node's as its last arguments and becomes it
   """
   @spec start!(keyword) :: t
   def start!(opts \\ []) do
-    opts = Keyword.validate!(opts, [:name, epmd: true, path: path(), args: [], env: []])
+    opts =
+      Keyword.validate!(opts, [:name, epmd: true, path: path(), args: [], env: [], wrapper: []])
+
     id = make_ref()
 
     start = {:peer, :start_link, [options(opts)]}
@@ -94,7 +97,7 @@ defmodule Caravan.Test.PeerNode do
     common = ~w(-setcookie caravan_test -kernel logger_level critical)
     paths = Enum.flat_map(opts[:path], &["-pa", &1])
     args = name_args(opts[:name]) ++ paths ++ epmd ++ common ++ opts[:args]
-    exec = {~c"/usr/bin/env", charlists(clean_env(opts[:env]) ++ ["erl"])}
+    exec = {~c"/usr/bin/env", charlists(clean_env(opts[:env]) ++ opts[:wrapper] ++ ["erl"])}
 
     %{connection: :standard_io, exec: exec, args: charlists(args), wait_boot: @boot_timeout}
   end
