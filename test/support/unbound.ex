@@ -7,8 +7,9 @@ defmodule Caravan.Test.Unbound do
       Unbound.address(unbound)
 
   Options: `records` (lines of a zone file, under `test`), `certificate` (`{certificate, key}`: paths of
-  PEM files, for `tls_address/1` and `https_address/1`) and `forward` (`{zone, address}`: whom it asks
-  for a zone, as `"127.0.0.1:5353"`). It has started when it answers.
+  PEM files, for `tls_address/1` and `https_address/1`), `forward` (`{zone, address}`: whom it asks
+  for a zone, as `"127.0.0.1:5353"`) and `ports` (of `ports/1`; default: free ones). It has started when
+  it answers.
   """
 
   use GenServer, restart: :temporary, shutdown: 10_000
@@ -24,24 +25,29 @@ defmodule Caravan.Test.Unbound do
   @spec start_link(keyword) :: GenServer.on_start()
   def start_link(opts), do: GenServer.start_link(__MODULE__, opts)
 
+  @type ports :: %{dns: :inet.port_number(), tls: :inet.port_number(), https: :inet.port_number()}
+
+  @spec ports(GenServer.server()) :: ports
+  def ports(unbound), do: GenServer.call(unbound, :ports)
+
   @doc ~S(Where it listens, as nameservers are written: "127.0.0.1:5353".)
   @spec address(GenServer.server()) :: String.t()
-  def address(unbound), do: "127.0.0.1:#{GenServer.call(unbound, :ports).dns}"
+  def address(unbound), do: "127.0.0.1:#{ports(unbound).dns}"
 
   @doc ~S(For DNS over TLS: "tls://127.0.0.1:5354".)
   @spec tls_address(GenServer.server()) :: String.t()
-  def tls_address(unbound), do: "tls://127.0.0.1:#{GenServer.call(unbound, :ports).tls}"
+  def tls_address(unbound), do: "tls://127.0.0.1:#{ports(unbound).tls}"
 
   @doc ~S(For DNS over HTTPS: "https://127.0.0.1:5355/dns-query".)
   @spec https_address(GenServer.server()) :: String.t()
   def https_address(unbound),
-    do: "https://127.0.0.1:#{GenServer.call(unbound, :ports).https}/dns-query"
+    do: "https://127.0.0.1:#{ports(unbound).https}/dns-query"
 
   @impl true
   def init(opts) do
     # Without this there is no terminate/2, and unbound outlives the test for a moment.
     Process.flag(:trap_exit, true)
-    {:ok, start(opts, Daemon.find!("unbound", "unbound"), @tries)}
+    {:ok, start(opts, Daemon.find!("unbound", "unbound"), if(opts[:ports], do: 1, else: @tries))}
   end
 
   @impl true
@@ -60,8 +66,8 @@ defmodule Caravan.Test.Unbound do
 
   defp start(opts, unbound, tries) do
     dir = Daemon.directory!("unbound")
-    [dns, tls, https] = for _ <- 1..3, do: Daemon.free_port(@ip)
-    state = %__MODULE__{dir: dir, ports: %{dns: dns, tls: tls, https: https}}
+    ports = opts[:ports] || Map.new([:dns, :tls, :https], &{&1, Daemon.free_port(@ip)})
+    state = %__MODULE__{dir: dir, ports: ports}
     file = Path.join(dir, "unbound.conf")
     File.write!(file, config(state, opts))
     state = %{state | os: Daemon.start(dir, [unbound, "-d", "-c", file])}
@@ -77,7 +83,7 @@ defmodule Caravan.Test.Unbound do
       {:error, why, state} ->
         Daemon.stop(state.os)
 
-        raise "unbound (#{inspect(why)}) does not answer on port #{dns}. It said:\n#{state.output}"
+        raise "unbound (#{inspect(why)}) does not answer on port #{ports.dns}. It said:\n#{state.output}"
     end
   end
 
