@@ -44,9 +44,13 @@ defmodule Caravan.Test.OsResources do
       else: flunk("left behind (what, before, now): #{inspect(more.())}")
   end
 
-  @doc "The memory of this process that is in RAM, in bytes (proc(5): VmRSS)."
+  @doc """
+  The memory of this process that is in RAM, in bytes (proc(5): VmRSS), with all garbage of the VM's own
+  collected.
+  """
   @spec rss() :: pos_integer
   def rss do
+    for pid <- Process.list(), do: :erlang.garbage_collect(pid)
     [_, kilobytes] = Regex.run(~r/^VmRSS:\s+(\d+) kB$/m, File.read!("/proc/self/status"))
     String.to_integer(kilobytes) * 1_024
   end
