@@ -4,6 +4,7 @@
 #
 # Medians. A ratio is Caravan's figure over the other one's; for name to port, the other way round.
 
+Code.require_file("../test/support/daemon.ex", __DIR__)
 Code.require_file("../test/support/knot.ex", __DIR__)
 
 defmodule Bench do

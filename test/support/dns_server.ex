@@ -16,12 +16,21 @@ defmodule Caravan.Test.DnsServer do
 
   @type type :: :srv | :a | :aaaa
   @type dns_record :: {0..65_535, 0..65_535, 0..65_535, String.t()} | :inet.ip_address()
+  @typedoc """
+  What was asked: `asked` is the name as it came, in its case; `payload` what the client says it takes
+  over UDP (EDNS; nil without it), `dnssec` its DO bit; `ip` and `port` are the client's.
+  """
   @type query :: %{
           name: String.t(),
+          asked: String.t(),
           type: atom | 0..65_535,
           transport: :udp | :tcp,
           edns: boolean,
-          id: 0..65_535
+          payload: 0..65_535 | nil,
+          dnssec: boolean,
+          id: 0..65_535,
+          ip: :inet.ip_address(),
+          port: :inet.port_number()
         }
 
   @typedoc """
@@ -32,7 +41,12 @@ defmodule Caravan.Test.DnsServer do
     * `:nxdomain` and `:empty` carry no SOA, unless a TTL is given
     * `:cut` ends in the middle of a record; `:wrong_id` and `:wrong_question` are fine otherwise
     * `:truncated` and `:close` close the connection when they are asked over TCP
-    * `{:raw, fun}` sends what `fun` returns; the length that TCP wants before it is added
+    * `{:raw, fun}` sends what `fun` returns; the length that TCP wants before it is added.
+      `Caravan.Test.DnsServer.Wire` makes messages that `:inet_dns` would not
+    * `{:each, replies}` sends them all
+    * `{:other_port, reply}` comes from another UDP port than the one that was asked
+    * `{:stream, fun}` sends over TCP what `fun` returns as it is, without a length before it: a list of
+      bytes, of milliseconds to wait and of `:close`. Over UDP it is `:truncated`
     * `{:sequence, replies}` gives one to each query, so a TCP retry gets the next; the last stays.
       It cannot be inside another reply.
   """
@@ -43,6 +57,9 @@ defmodule Caravan.Test.DnsServer do
           | (:nxdomain | :servfail | :refused | :formerr | :notimp | :empty)
           | (:silent | :close | :truncated | :garbage | :cut | :wrong_id | :wrong_question)
           | {:raw, (binary, :udp | :tcp -> iodata | :silent)}
+          | {:each, [reply]}
+          | {:other_port, reply}
+          | {:stream, (binary -> [iodata | non_neg_integer | :close])}
           | {:delay, non_neg_integer, reply}
           | {:sequence, [reply, ...]}
           | {:fun, (query -> reply)}
@@ -132,6 +149,7 @@ defmodule Caravan.Test.DnsServer do
     {:noreply, state}
   end
 
+  def handle_info({:EXIT, pid, :normal}, state) when is_pid(pid), do: {:noreply, state}
   def handle_info({:EXIT, pid, reason}, state) when is_pid(pid), do: {:stop, reason, state}
   def handle_info({:EXIT, _socket, _reason}, state), do: {:noreply, state}
   def handle_info({:tcp_closed, _socket}, state), do: {:noreply, state}
@@ -182,6 +200,8 @@ defmodule Caravan.Test.DnsServer do
   defp received(packet, transport, peer, state) do
     case Message.parse(packet, transport) do
       {:ok, message} ->
+        {ip, port} = client(peer)
+        message = update_in(message.query, &Map.merge(&1, %{ip: ip, port: port}))
         for pid <- state.subscribers, do: send(pid, {:dns_query, message.query})
         {reply, state} = scripted(message.query, state)
         answer(message, peer, reply)
@@ -207,11 +227,44 @@ defmodule Caravan.Test.DnsServer do
 
   defp answer(message, peer, {:fun, fun}), do: answer(message, peer, fun.(message.query))
 
+  defp answer(message, peer, {:each, replies}), do: Enum.each(replies, &answer(message, peer, &1))
+
+  defp answer(message, {_socket, ip, port}, {:other_port, reply}) do
+    family = if tuple_size(ip) == 8, do: :inet6, else: :inet
+    {:ok, other} = :gen_udp.open(0, [:binary, family, ip: ip])
+    answer(message, {other, ip, port}, reply)
+    :gen_udp.close(other)
+  end
+
+  defp answer(message, peer, {:stream, fun}) do
+    if message.query.transport == :udp do
+      answer(message, peer, :truncated)
+    else
+      steps = fun.(message.packet)
+      :inet.setopts(peer, packet: :raw)
+      # In a process of its own: others are answered while it waits.
+      spawn_link(fn -> Enum.each(steps, &stream(peer, &1)) end)
+    end
+  end
+
   defp answer(message, peer, reply) do
     case Message.answer(message, reply) do
       :silent -> :ok
       :close -> :gen_tcp.close(peer)
       bytes -> transmit(peer, bytes)
+    end
+  end
+
+  defp stream(_socket, wait) when is_integer(wait), do: Process.sleep(wait)
+  defp stream(socket, :close), do: :gen_tcp.close(socket)
+  defp stream(socket, bytes), do: :gen_tcp.send(socket, bytes)
+
+  defp client({_socket, ip, port}), do: {ip, port}
+
+  defp client(socket) do
+    case :inet.peername(socket) do
+      {:ok, client} -> client
+      {:error, _gone} -> {nil, nil}
     end
   end
 

@@ -1,6 +1,6 @@
 defmodule Caravan.Test.Knot do
   @moduledoc """
-  A real authoritative DNS server, knotd, on a free loopback port, with one zone.
+  A real authoritative DNS server, knotd, on a free loopback port, with one zone or more.
 
       knot =
         start_supervised!(
@@ -10,33 +10,20 @@ defmodule Caravan.Test.Knot do
       Knot.put_records(knot, ["_app._tcp 5 SRV 0 0 5102 node2.caravan.test."])
 
   Options: `zone`, `records` (lines of a zone file; SOA and NS are added), `ip` (default
-  `{127, 0, 0, 1}`) and `port` (default: a free one). It has started when it answers.
+  `{127, 0, 0, 1}`), `port` (default: a free one), `signed` (true: knotd makes keys and signs the zone)
+  and `more`, a list of `{zone, lines}` of whole zone files. It has started when it answers.
   """
 
   use GenServer, restart: :temporary, shutdown: 10_000
 
+  alias Caravan.Test.Daemon
+
   @deadline 10_000
   @tries 3
+  # A zone that knotd signs gets higher serials from it.
+  @serials 1_000
 
-  # A line on stdin is a signal for knotd. The end of stdin, which also comes when the VM dies in
-  # whatever way, ends knotd; the end of knotd, for whatever reason, ends this script.
-  @keeper """
-  dir=$1; shift
-  exec 3<&0
-  "$@" 3<&- </dev/null & server=$!
-  {
-    while read -r signal <&3; do kill -s "$signal" "$server"; done
-    kill "$server"; sleep 2; kill -s KILL "$server"
-  } >/dev/null 2>&1 &
-  reader=$!
-  exec 3<&- </dev/null >/dev/null 2>&1
-  wait "$server"; status=$?
-  kill "$reader"
-  rm -rf -- "$dir"
-  exit "$status"
-  """
-
-  defstruct [:zone, :ip, :port, :dir, :os, serial: 0, output: ""]
+  defstruct [:zone, :ip, :port, :dir, :os, signed: false, more: [], serial: 0, output: ""]
 
   @spec start_link(keyword) :: GenServer.on_start()
   def start_link(opts), do: GenServer.start_link(__MODULE__, opts)
@@ -52,11 +39,20 @@ defmodule Caravan.Test.Knot do
          do: raise(message)
   end
 
+  @doc "Records of the zone as lines of a zone file: those of one type, or with `\"AXFR\"` all."
+  @spec dump(GenServer.server(), String.t()) :: [String.t()]
+  def dump(knot, type) do
+    %{ip: ip, port: port, zone: zone} = :sys.get_state(knot)
+    args = ["@#{:inet.ntoa(ip)}", "-p", "#{port}", zone, type, "+noall", "+answer", "+tcp"]
+    {text, 0} = System.cmd("kdig", args)
+    for line <- String.split(text, "\n", trim: true), not String.starts_with?(line, ";"), do: line
+  end
+
   @impl true
   def init(opts) do
     # Without this there is no terminate/2, and knotd outlives the test for a moment.
     Process.flag(:trap_exit, true)
-    {:ok, start(opts, knotd!(), if(opts[:port], do: 1, else: @tries))}
+    {:ok, start(opts, Daemon.find!("knotd", "knot"), if(opts[:port], do: 1, else: @tries))}
   end
 
   @impl true
@@ -83,17 +79,15 @@ defmodule Caravan.Test.Knot do
   def handle_info({:EXIT, port, _reason}, state) when is_port(port), do: {:noreply, state}
 
   @impl true
-  def terminate(_reason, state), do: stop(state)
-
-  defp knotd! do
-    # Where Debian puts it is not in every user's path.
-    System.find_executable("knotd") || System.find_executable("/usr/sbin/knotd") ||
-      raise "knotd is not installed; to install it: apt-get install --no-install-recommends knot"
-  end
+  def terminate(_reason, state), do: Daemon.stop(state.os)
 
   defp start(opts, knotd, tries) do
     state = prepare(opts)
-    state = %{state | os: keeper(state.dir, knotd)}
+
+    state = %{
+      state
+      | os: Daemon.start(state.dir, [knotd, "-c", Path.join(state.dir, "knot.conf")])
+    }
 
     case await_zone(state, deadline()) do
       {:ok, state} ->
@@ -104,7 +98,7 @@ defmodule Caravan.Test.Knot do
         start(opts, knotd, tries - 1)
 
       {:error, why, state} ->
-        stop(state)
+        Daemon.stop(state.os)
         raise message(why, state)
     end
   end
@@ -112,39 +106,27 @@ defmodule Caravan.Test.Knot do
   defp prepare(opts) do
     ip = Keyword.get(opts, :ip, {127, 0, 0, 1})
     zone = opts |> Keyword.fetch!(:zone) |> String.trim_trailing(".")
-    dir = Path.join(System.tmp_dir!(), "knot-" <> Base.encode16(:rand.bytes(6), case: :lower))
-    File.mkdir!(dir)
-    state = %__MODULE__{zone: zone, ip: ip, port: opts[:port] || free_port(ip), dir: dir}
+    dir = Daemon.directory!("knot")
+
+    state = %__MODULE__{
+      zone: zone,
+      ip: ip,
+      port: opts[:port] || Daemon.free_port(ip),
+      dir: dir,
+      signed: opts[:signed] || false,
+      more: opts[:more] || []
+    }
+
+    for {zone, lines} <- state.more,
+        do: File.write!(Path.join(dir, "zone-" <> zone), Enum.map(lines, &[&1, ?\n]))
+
     File.write!(Path.join(dir, "knot.conf"), config(state))
     write_zone(state, Keyword.get(opts, :records, []))
   end
 
-  defp keeper(dir, knotd) do
-    args = ["-c", @keeper, "keeper", dir, knotd, "-c", Path.join(dir, "knot.conf")]
-    options = [:binary, :exit_status, :stderr_to_stdout, args: args]
-    Port.open({:spawn_executable, "/bin/sh"}, options)
-  end
-
-  # Port.command/2 would raise if the port has just closed.
-  defp signal(os, name), do: send(os, {self(), {:command, [name, ?\n]}})
-
-  defp stop(%{os: nil}), do: :ok
-
-  defp stop(%{os: os}) do
-    Enum.find(["TERM", "TERM", "TERM", "KILL"], fn name ->
-      signal(os, name)
-
-      receive do
-        {^os, {:exit_status, _status}} -> true
-      after
-        1_000 -> false
-      end
-    end)
-  end
-
   # Again every second: knotd oversleeps a signal that comes just before it waits for signals.
   defp reload(state, deadline) do
-    signal(state.os, "HUP")
+    Daemon.signal(state.os, "HUP")
 
     case await_zone(state, min(deadline, now() + 1_000)) do
       {:error, :timeout, state} = error ->
@@ -157,7 +139,7 @@ defmodule Caravan.Test.Knot do
 
   defp await_zone(%{os: os} = state, deadline) do
     cond do
-      answered_soa(state) == {name(state), state.serial} -> {:ok, state}
+      serves_all?(state) -> {:ok, state}
       now() > deadline -> {:error, :timeout, state}
       true -> listen(os, state, deadline)
     end
@@ -172,11 +154,17 @@ defmodule Caravan.Test.Knot do
     end
   end
 
-  defp answered_soa(state) do
+  defp serves_all?(state) do
+    with {name, serial} <- answered_soa(state, state.zone) do
+      name == name(state) and serial in state.serial..(state.serial + @serials - 1) and
+        Enum.all?(state.more, fn {zone, _lines} -> answered_soa(state, zone) end)
+    end
+  end
+
+  defp answered_soa(state, zone) do
     options = [nameservers: [{state.ip, state.port}], timeout: 200, retry: 1]
 
-    with {:ok, message} <-
-           :inet_res.resolve(String.to_charlist(state.zone), :in, :soa, options),
+    with {:ok, message} <- :inet_res.resolve(String.to_charlist(zone), :in, :soa, options),
          [soa | _] <- :inet_dns.msg(message, :anlist) do
       {_server, name, serial, _, _, _, _} = :inet_dns.rr(soa, :data)
       {to_string(name), serial}
@@ -186,7 +174,7 @@ defmodule Caravan.Test.Knot do
   end
 
   defp write_zone(state, records) do
-    serial = state.serial + 1
+    serial = state.serial + @serials
 
     lines = [
       "$TTL 5",
@@ -218,29 +206,24 @@ defmodule Caravan.Test.Knot do
         any: info
     database:
       storage: #{state.dir}
+    acl:
+      - id: transfer
+        address: #{:inet.ntoa(state.ip)}
+        action: transfer
+    policy:
+      - id: signed
+        algorithm: ecdsap256sha256
+    template:
+      - id: default
+        zonefile-sync: -1
+        journal-content: none
+        acl: transfer
     zone:
       - domain: #{state.zone}
         file: #{state.dir}/zone
-        zonefile-sync: -1
-        journal-content: none
+    #{if state.signed, do: "    dnssec-signing: on\n    dnssec-policy: signed"}
+    #{for {zone, _lines} <- state.more, do: "  - domain: #{zone}\n    file: #{state.dir}/zone-#{zone}\n"}
     """
-  end
-
-  defp free_port(ip) do
-    options = [if(tuple_size(ip) == 8, do: :inet6, else: :inet), ip: ip]
-    {:ok, tcp} = :gen_tcp.listen(0, options)
-    {:ok, port} = :inet.port(tcp)
-    udp = :gen_udp.open(port, options)
-    :gen_tcp.close(tcp)
-
-    case udp do
-      {:ok, socket} ->
-        :gen_udp.close(socket)
-        port
-
-      {:error, :eaddrinuse} ->
-        free_port(ip)
-    end
   end
 
   defp keep(state, bytes),

@@ -12,6 +12,8 @@ defmodule Caravan.Test.DnsServer.Message do
   @max_udp 65_507
   @max_tcp 65_535
 
+  alias Caravan.Test.DnsServer.Wire
+
   @spec normalize(String.t() | charlist) :: String.t()
   def normalize(name),
     do: name |> to_string() |> String.downcase(:ascii) |> String.trim_trailing(".")
@@ -31,6 +33,9 @@ defmodule Caravan.Test.DnsServer.Message do
       type: :inet_dns.dns_query(question, :type),
       transport: transport,
       edns: opt != nil,
+      asked: packet |> Wire.labels() |> Enum.join("."),
+      payload: opt && :inet_dns.rr(opt, :udp_payload_size),
+      dnssec: Wire.dnssec?(packet),
       id: :inet_dns.header(header, :id)
     }
 

@@ -1,0 +1,184 @@
+defmodule Caravan.Dns.AddressesTest do
+  use ExUnit.Case, async: true
+
+  # The options :addresses and :allow.
+
+  alias Caravan.Dns
+  alias Caravan.Dns.Error
+  alias Caravan.Test.DnsServer
+  alias Caravan.Test.DnsServer.Wire
+
+  @ip {127, 0, 0, 1}
+  @ip6 {0xFD00, 0, 0, 0, 0, 0, 0, 1}
+  @name "_app._tcp.test"
+
+  setup do
+    server = start_supervised!(DnsServer)
+    DnsServer.put(server, @name, :srv, [{0, 0, 4001, "Node1.Test"}, {0, 0, 4002, "node2.test"}])
+    DnsServer.put_default(server, :empty)
+    %{server: server, options: [nameservers: [DnsServer.address(server)], cache: false]}
+  end
+
+  defp addresses(options),
+    do: for(service <- Dns.lookup!(@name, :srv, options).records, do: service.addresses)
+
+  # What was asked beside the SRV records, sorted.
+  defp asked(server) do
+    Enum.sort(
+      for %{type: type, name: name} <- DnsServer.queries(server), type != :srv, do: {name, type}
+    )
+  end
+
+  # An answer with more in its additional section.
+  defp with_additional(records) do
+    answers =
+      for {port, node} <- [{4001, "node1"}, {4002, "node2"}],
+          do: Wire.srv(:question, port, [node, "test"])
+
+    {:raw, fn query, _ -> Wire.response(query, answers: answers, additional: records) end}
+  end
+
+  describe "addresses: true" do
+    test "asks for both families of each target", %{server: server, options: options} do
+      DnsServer.put(server, "node1.test", :a, [@ip, {127, 0, 0, 9}])
+      DnsServer.put(server, "node1.test", :aaaa, [@ip6])
+      DnsServer.put(server, "node2.test", :a, {:cname, "other.test", [{127, 0, 0, 2}]})
+
+      assert addresses([addresses: true] ++ options) == [
+               [@ip, {127, 0, 0, 9}, @ip6],
+               [{127, 0, 0, 2}]
+             ]
+
+      nodes = ["node1.test", "node2.test"]
+      assert asked(server) == for(node <- nodes, type <- [:a, :aaaa], do: {node, type})
+    end
+
+    test "asks for them at the same time", %{server: server, options: options} do
+      # Nobody is answered before all have asked.
+      test = self()
+      DnsServer.subscribe(server)
+      targets = for n <- 1..20, do: {0, 0, n, "node#{n}.test"}
+      DnsServer.put(server, @name, :srv, targets)
+      DnsServer.put_default(server, {:delay, 1_000, [@ip]})
+      options = [addresses: true, timeout: 30_000] ++ options
+      spawn_link(fn -> send(test, {:found, addresses(options)}) end)
+      for _ <- 1..41, do: assert_receive({:dns_query, _}, 10_000)
+      refute_received {:found, _}
+      assert_receive {:found, found}, 20_000
+      assert length(found) == 20
+      assert Enum.all?(found, &(@ip in &1))
+    end
+
+    test "asks once for a target of several records", %{server: server, options: options} do
+      DnsServer.put(server, @name, :srv, for(n <- 1..50, do: {0, 0, n, "node1.test"}))
+      DnsServer.put(server, "node1.test", :a, [@ip])
+      assert addresses([addresses: true] ++ options) == List.duplicate([@ip], 50)
+      assert asked(server) == [{"node1.test", :a}, {"node1.test", :aaaa}]
+    end
+
+    test "takes them from the additional section", %{server: server, options: options} do
+      additional = [
+        Wire.a(["NODE1", "test"], @ip),
+        Wire.record(["node1", "test"], :aaaa, <<0xFD00::16, 0::96, 1::16>>),
+        Wire.a(["node2", "test"], {127, 0, 0, 2})
+      ]
+
+      DnsServer.put(server, @name, :srv, with_additional(additional))
+      assert addresses([addresses: true] ++ options) == [[@ip, @ip6], [{127, 0, 0, 2}]]
+      assert asked(server) == []
+    end
+
+    test "asks for what the additional section lacks, and takes nothing else from it", context do
+      additional = [Wire.a(["node1", "test"], @ip), Wire.a(["evil", "test"], {6, 6, 6, 6})]
+      DnsServer.put(context.server, @name, :srv, with_additional(additional))
+      DnsServer.put(context.server, "node2.test", :a, [{127, 0, 0, 2}])
+      found = addresses([addresses: true] ++ context.options)
+      assert found == [[@ip], [{127, 0, 0, 2}]]
+      assert {"node2.test", :a} in asked(context.server)
+      refute {"node1.test", :a} in asked(context.server)
+    end
+
+    test "leaves a target without addresses with none", %{server: server, options: options} do
+      DnsServer.put(server, "node1.test", :a, [@ip])
+      DnsServer.put(server, "node2.test", :a, :nxdomain)
+      DnsServer.put(server, "node2.test", :aaaa, :nxdomain)
+      assert addresses([addresses: true] ++ options) == [[@ip], []]
+    end
+
+    test "counts the TTL of the addresses too", %{server: server, options: options} do
+      DnsServer.put(server, @name, :srv, {[{0, 0, 1, "node1.test"}], ttl: 300})
+      DnsServer.put(server, "node1.test", :a, {[@ip], ttl: 7})
+      assert %{ttl: 300} = Dns.lookup!(@name, :srv, options)
+      assert %{ttl: 7} = Dns.lookup!(@name, :srv, [addresses: true] ++ options)
+    end
+
+    test "keeps to the deadline", %{server: server, options: options} do
+      DnsServer.put_default(server, :silent)
+      options = [addresses: true, timeout: 300] ++ options
+      {:ok, ref} = Dns.lookup_async(@name, :srv, options)
+      assert_receive {^ref, {:error, %Error{reason: :timeout}}}, 5_000
+    end
+  end
+
+  test "without :addresses nobody asks for any", %{server: server, options: options} do
+    assert addresses(options) == [[], []]
+    assert asked(server) == []
+  end
+
+  describe "allow:" do
+    test "drops addresses outside of it and counts them", %{server: server, options: options} do
+      inside = [{10, 0, 0, 1}, {10, 255, 255, 255}]
+      outside = [{11, 0, 0, 0}, {9, 255, 255, 255}, {127, 0, 0, 1}]
+      DnsServer.put(server, "app.test", :a, inside ++ outside)
+      options = [allow: ["10.0.0.0/8"]] ++ options
+      assert %{records: ^inside, dropped: 3} = Dns.lookup!("app.test", :a, options)
+    end
+
+    test "takes both families, and any number of prefixes", %{server: server, options: options} do
+      outside = {0xFE00, 0, 0, 0, 0, 0, 0, 1}
+      DnsServer.put(server, "app.test", :aaaa, [@ip6, outside])
+      DnsServer.put(server, "app.test", :a, [{192, 0, 2, 7}, {192, 0, 2, 8}])
+      options = [allow: ["10.0.0.0/8", "fd00::/8", "192.0.2.7/32", "2001:db8::1/128"]] ++ options
+      assert %{records: [@ip6], dropped: 1} = Dns.lookup!("app.test", :aaaa, options)
+      assert %{records: [{192, 0, 2, 7}], dropped: 1} = Dns.lookup!("app.test", :a, options)
+    end
+
+    test "that drops all is an error of its own", %{server: server, options: options} do
+      DnsServer.put(server, "app.test", :a, [{192, 0, 2, 7}])
+      options = [allow: ["10.0.0.0/8"]] ++ options
+      assert {:error, %Error{reason: :not_allowed}} = Dns.lookup("app.test", :a, options)
+    end
+
+    test "applies to the addresses of targets", %{server: server, options: options} do
+      DnsServer.put(server, "node1.test", :a, [{10, 0, 0, 1}, {11, 0, 0, 1}])
+      DnsServer.put(server, "node2.test", :aaaa, [@ip6])
+      options = [addresses: true, allow: ["10.0.0.0/8"]] ++ options
+      assert %{records: [one, two], dropped: 2} = Dns.lookup!(@name, :srv, options)
+      assert {one.addresses, two.addresses} == {[{10, 0, 0, 1}], []}
+    end
+
+    test "sees an IPv4 address through its mapping in IPv6", %{server: server, options: options} do
+      mapped = {0, 0, 0, 0, 0, 0xFFFF, 0x0A00, 0x0001}
+      DnsServer.put(server, "app.test", :aaaa, [mapped, @ip6])
+      options = [allow: ["fd00::/8"]] ++ options
+      assert %{records: [@ip6], dropped: 1} = Dns.lookup!("app.test", :aaaa, options)
+    end
+
+    test "that is wrong says what was expected", %{options: options} do
+      for bad <- [
+            "10.0.0.0/33",
+            "10.0.0.0",
+            "fd00::/129",
+            "10.0.0/8",
+            "x/8",
+            "10.0.0.0/",
+            "10.0.0.0/-1",
+            8
+          ] do
+        assert_raise ArgumentError, ~r/expected :allow to be .* got: /, fn ->
+          Dns.lookup("app.test", :a, [allow: [bad]] ++ options)
+        end
+      end
+    end
+  end
+end

@@ -1,0 +1,319 @@
+defmodule Caravan.Dns.HostileTest do
+  # Answers of a nameserver that is broken or means harm: each gives the documented reason by the
+  # deadline and leaves nothing behind. Not async: it counts what this VM holds.
+  use ExUnit.Case
+
+  alias Caravan.Dns
+  alias Caravan.Dns.Error
+  alias Caravan.Test.DnsServer
+  alias Caravan.Test.DnsServer.Wire
+  alias Caravan.Test.OsResources
+
+  @ip {127, 0, 0, 1}
+  # What a lookup waits for an answer that does not come, and what it gets to fail by itself in.
+  @short 300
+  @long 5_000
+  # A busy machine's. That deadlines are kept to the millisecond is shown in bench/.
+  @margin 3_000
+  @at_once 20
+
+  setup_all do
+    # Loads the code of the counting, whose atoms would be counted.
+    OsResources.await_no_more(OsResources.now())
+  end
+
+  setup do
+    good = start_supervised!({DnsServer, []}, id: :good)
+    DnsServer.put_default(good, [@ip])
+    %{server: start_supervised!({DnsServer, []}), good: [nameservers: [DnsServer.address(good)]]}
+  end
+
+  describe "is no answer, and the wait goes on:" do
+    for {title, reply} <- [
+          {"a wrong id", :wrong_id},
+          {"a wrong question", :wrong_question},
+          {"another type in the question", :other_type},
+          {"no question", :no_question},
+          {"a wrong source port", :other_port},
+          {"the query itself", :echo},
+          {"a packet that ends in its header", :short_header},
+          {"an empty packet", :nothing}
+        ] do
+      test title, context do
+        check(context, :udp, reply(unquote(reply)), :timeout, @short)
+      end
+    end
+
+    test "fifty forged packets: the right one is found among them", %{server: server} do
+      # A packet each way and answers that come in order on one socket of the server.
+      forge = fn query, _ ->
+        Wire.response(query, id: 0, answers: [Wire.a(:question, {6, 6, 6, 6})])
+      end
+
+      DnsServer.put_default(server, {:each, List.duplicate({:raw, forge}, 50) ++ [[@ip]]})
+
+      assert {:ok, %{records: [@ip]}} =
+               Dns.lookup("app.test", :a, nameservers: [DnsServer.address(server)])
+    end
+  end
+
+  for transport <- [:udp, :tcp] do
+    describe "over #{transport} is a bad response:" do
+      for {title, reply} <- [
+            {"an answer cut in the middle of a record", :cut},
+            {"a name that points to itself", :loop},
+            {"two names that point to each other", :long_loop},
+            {"a name that points beyond the end", :beyond},
+            {"a label of a kind that does not exist", :reserved_label},
+            {"65,535 answers promised, one there", :many_answers},
+            {"65,535 records of each section promised", :many_records},
+            {"65,535 questions promised", :many_questions},
+            {"a record longer than the message", :too_long},
+            {"an address of three octets", :short_address},
+            {"a CNAME to itself", :cname_to_itself},
+            {"two CNAMEs that name each other", :cname_circle},
+            {"one more CNAME whatever is asked", :endless_cname}
+          ] do
+        test title, context do
+          check(context, unquote(transport), reply(unquote(reply)), :bad_response, @long)
+        end
+      end
+    end
+
+    describe "over #{transport} is no record:" do
+      test "an answer whose count says none", context do
+        reply = {:raw, fn query, _ -> answer(query, counts: [1, 0, 0, 0]) end}
+        check(context, unquote(transport), reply, :no_records, @long)
+      end
+
+      test "an address of another name", context do
+        reply =
+          {:raw, fn query, _ -> answer(query, answers: [Wire.a(["other", "test"], @ip)]) end}
+
+        check(context, unquote(transport), reply, :no_records, @long)
+      end
+    end
+  end
+
+  describe "over TCP" do
+    test "a wrong id is no answer", context do
+      check(context, :tcp, :wrong_id, :timeout, @short)
+    end
+
+    test "a wrong question is no answer", context do
+      check(context, :tcp, :wrong_question, :timeout, @short)
+    end
+
+    test "a slow drip ends at the deadline", context do
+      drip = fn query ->
+        bytes = answer(query, answers: [Wire.a(:question, @ip)])
+        steps = for <<(byte <- <<byte_size(bytes)::16, bytes::binary>>)>>, do: [<<byte>>, 50]
+        List.flatten(steps)
+      end
+
+      check(context, :tcp, {:stream, drip}, :timeout, @short)
+    end
+
+    test "a connection that is closed has no answer", context do
+      check(context, :tcp, :close, :connection, @long)
+    end
+
+    test "a connection that is closed in the middle of an answer has none", context do
+      check(context, :tcp, {:stream, &half/1}, :connection, @long)
+    end
+
+    test "more than 4,096 records are too many", context do
+      # The smallest address record there is: 15 octets, of the root. 4,096 of the name asked for would
+      # not go into one message.
+      records = List.duplicate(Wire.a([], @ip), 4_200)
+      reply = {:raw, fn query, _ -> answer(query, answers: records) end}
+      check(context, :tcp, reply, :too_many_records, @long)
+    end
+
+    test "10,000 records, of which a message holds a part, are cut short", context do
+      check(context, :tcp, for(_ <- 1..10_000, do: @ip), :truncated, @long)
+    end
+
+    test "nobody who listens is no connection", context do
+      closed = "tcp://127.0.0.1:#{Caravan.Test.Host.free_port()}"
+      check_address(context, closed, :connection, @long)
+    end
+  end
+
+  describe "an answer cut short over UDP that TCP does not give whole either:" do
+    test "the connection is closed", context do
+      check(context, :udp, :truncated, :truncated, @long)
+    end
+
+    test "it is closed in the middle of the answer", context do
+      check(context, :udp, {:stream, &half/1}, :truncated, @long)
+    end
+
+    test "it is cut there too", context do
+      check(context, :udp, for(_ <- 1..10_000, do: @ip), :truncated, @long)
+    end
+
+    test "nobody listens", context do
+      {:ok, udp} = :gen_udp.open(0, [:binary, ip: @ip, active: false])
+      {:ok, port} = :inet.port(udp)
+      spawn_link(fn -> always_truncated(udp) end)
+      check_address(context, "127.0.0.1:#{port}", :truncated, @long)
+    end
+  end
+
+  test "names of every byte come as visible ASCII, and as no atoms", context do
+    labels = for chunk <- Enum.chunk_every(0..255, 32), do: :erlang.list_to_binary(chunk)
+    records = for label <- labels, do: Wire.srv(:question, 4001, [label, "test"])
+    reply = {:raw, fn query, _ -> answer(query, answers: records) end}
+    DnsServer.put_default(context.server, reply)
+    options = [nameservers: ["tcp://" <> DnsServer.address(context.server)]]
+    _ = Dns.lookup("app.test", :srv, options)
+    before = OsResources.now()
+    assert {:ok, %{records: services}} = Dns.lookup("app.test", :srv, options)
+
+    assert Enum.map(services, &unescape(&1.target)) ==
+             Enum.map(labels, &(String.downcase(&1, :ascii) <> ".test"))
+
+    for %{target: target} <- services,
+        byte <- :erlang.binary_to_list(target),
+        do: assert(byte in ?!..?~)
+
+    OsResources.await_no_more(before)
+  end
+
+  test "an owner of every byte is the owner of something else", context do
+    owners = for chunk <- Enum.chunk_every(0..255, 32), do: :erlang.list_to_binary(chunk)
+    records = for owner <- owners, do: Wire.a([owner, "test"], @ip)
+    reply = {:raw, fn query, _ -> answer(query, answers: records) end}
+    check(context, :udp, reply, :no_records, @long)
+  end
+
+  test "a chain of 8 CNAMEs is followed, whether it comes in one answer or piece by piece",
+       context do
+    options = [nameservers: [DnsServer.address(context.server)]]
+    chain = Enum.reduce(8..1, [@ip], fn n, rest -> {:cname, "c#{n}.test", rest} end)
+    DnsServer.put(context.server, "whole.test", :a, chain)
+    assert {:ok, %{records: [@ip]}} = Dns.lookup("whole.test", :a, options)
+
+    for n <- 0..7,
+        do: DnsServer.put(context.server, "p#{n}.test", :a, {:cname, "p#{n + 1}.test", :empty})
+
+    DnsServer.put(context.server, "p8.test", :a, [@ip])
+    assert {:ok, %{records: [@ip]}} = Dns.lookup("p0.test", :a, options)
+  end
+
+  test "a chain of 9 CNAMEs is not", context do
+    chain = Enum.reduce(9..1, [@ip], fn n, rest -> {:cname, "c#{n}.test", rest} end)
+    check(context, :udp, chain, :bad_response, @long)
+  end
+
+  # Asks once to have all code loaded, then many times at once: nothing may have grown.
+  defp check(context, transport, reply, reason, timeout) do
+    DnsServer.put_default(context.server, reply)
+    address = DnsServer.address(context.server)
+    address = if transport == :tcp, do: "tcp://" <> address, else: address
+    check_address(context, address, reason, timeout)
+  end
+
+  defp check_address(%{good: good}, address, reason, timeout) do
+    options = [nameservers: [address], timeout: timeout]
+    assert reasons(1..@at_once, options) == [reason]
+    assert {:ok, _} = Dns.lookup("app.test", :a, good)
+    before = OsResources.now()
+
+    # Other names than before: a cache would answer those.
+    assert reasons(101..(100 + @at_once), options) == [reason]
+    assert {:ok, %{records: [@ip]}} = Dns.lookup("app.test", :a, good)
+    OsResources.await_no_more(%{before | lookups: 0})
+  end
+
+  defp reasons(numbers, options) do
+    numbers
+    |> Enum.map(fn n ->
+      {:ok, ref} = Dns.lookup_async("n#{n}.test", :a, options)
+      ref
+    end)
+    |> Enum.map(fn ref ->
+      assert_receive {^ref, result}, options[:timeout] + @margin
+      assert {:error, %Error{reason: reason}} = result
+      reason
+    end)
+    |> Enum.uniq()
+  end
+
+  defp reply(name) when name in [:wrong_id, :wrong_question, :cut], do: name
+  defp reply(:other_port), do: {:other_port, [@ip]}
+  defp reply(name), do: {:raw, fn query, _transport -> bytes(name, query) end}
+
+  defp bytes(:echo, query), do: query
+  defp bytes(:short_header, query), do: binary_part(query, 0, 11)
+  defp bytes(:nothing, _query), do: ""
+  defp bytes(:no_question, query), do: answer(query, counts: [0, 1, 0, 0], question: "")
+  defp bytes(:many_answers, query), do: answer(query, counts: [1, 65_535, 0, 0])
+  defp bytes(:many_records, query), do: answer(query, counts: [1, 65_535, 65_535, 65_535])
+  defp bytes(:many_questions, query), do: answer(query, counts: [65_535, 1, 0, 0])
+  defp bytes(:short_address, query), do: answers(query, [Wire.record(:question, :a, <<1, 2, 3>>)])
+  defp bytes(:cname_to_itself, query), do: answers(query, [Wire.cname(:question, :question)])
+
+  defp bytes(:other_type, query) do
+    question = Wire.question(query)
+    question = binary_part(question, 0, byte_size(question) - 4) <> <<28::16, 1::16>>
+    answer(query, question: question)
+  end
+
+  defp bytes(:loop, query), do: answers(query, [Wire.a(pointer(first_record(query)), @ip)])
+
+  defp bytes(:long_loop, query) do
+    first = first_record(query)
+
+    # A pointer of two octets and the twelve of type, class, TTL, length and address stand between.
+    second = first + 2 + 14
+    answers(query, [Wire.a(pointer(second), @ip), Wire.a(pointer(first), @ip)])
+  end
+
+  defp bytes(:beyond, query), do: answers(query, [Wire.a(pointer(0x3FFF), @ip)])
+  defp bytes(:reserved_label, query), do: answers(query, [Wire.a({:bytes, <<0x80, 0>>}, @ip)])
+
+  defp bytes(:too_long, query),
+    do: answers(query, [<<0xC00C::16, 1::16, 1::16, 5::32, 65_535::16, 127, 0, 0, 1>>])
+
+  defp bytes(:cname_circle, query) do
+    other = ["other", "test"]
+    answers(query, [Wire.cname(:question, other), Wire.cname(other, :question)])
+  end
+
+  defp bytes(:endless_cname, query) do
+    [label | _] = Wire.labels(query)
+    answers(query, [Wire.cname(:question, ["n#{:erlang.phash2(label)}", "test"])])
+  end
+
+  defp answers(query, records), do: answer(query, answers: records)
+
+  defp answer(query, opts),
+    do: Wire.response(query, Keyword.put_new(opts, :answers, [Wire.a(:question, @ip)]))
+
+  defp half(query) do
+    bytes = answer(query, [])
+    [<<byte_size(bytes)::16>>, binary_part(bytes, 0, 20), :close]
+  end
+
+  defp first_record(query), do: 12 + byte_size(Wire.question(query))
+  defp pointer(offset), do: {:bytes, <<0b11::2, offset::14>>}
+
+  defp always_truncated(udp) do
+    {:ok, {ip, port, query}} = :gen_udp.recv(udp, 0)
+    :gen_udp.send(udp, ip, port, Wire.response(query, flags: 0x8380))
+    always_truncated(udp)
+  end
+
+  # RFC 4343, 2.1: `\DDD` is an octet in decimal, a backslash before another character that character.
+  defp unescape(<<?\\, rest::binary>>) do
+    case Integer.parse(binary_part(rest <> "   ", 0, 3)) do
+      {octet, ""} -> <<octet>> <> unescape(binary_part(rest, 3, byte_size(rest) - 3))
+      _ -> binary_part(rest, 0, 1) <> unescape(binary_part(rest, 1, byte_size(rest) - 1))
+    end
+  end
+
+  defp unescape(<<byte, rest::binary>>), do: <<byte>> <> unescape(rest)
+  defp unescape(""), do: ""
+end

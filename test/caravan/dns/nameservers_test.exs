@@ -1,0 +1,164 @@
+defmodule Caravan.Dns.NameserversTest do
+  use ExUnit.Case, async: true
+
+  # Which nameserver is asked, when, and over what.
+
+  alias Caravan.Dns
+  alias Caravan.Dns.Error
+  alias Caravan.Test.DnsServer
+  alias Caravan.Test.Host
+
+  @ip {127, 0, 0, 1}
+  # No test waits so long: what has failed does not use up its time.
+  @patience 60_000
+
+  setup context do
+    server = start_supervised!({DnsServer, Map.to_list(Map.take(context, [:ip]))})
+    DnsServer.put(server, "app.test", :a, [@ip])
+    %{server: server, address: DnsServer.address(server)}
+  end
+
+  defp start(name, reply) do
+    server = start_supervised!({DnsServer, []}, id: name)
+    DnsServer.put_default(server, reply)
+    server
+  end
+
+  defp closed, do: "127.0.0.1:#{Host.free_port()}"
+
+  # In a process that waits less than the lookup may take.
+  defp lookup_soon(name, options) do
+    {:ok, ref} = Dns.lookup_async(name, :a, options)
+    assert_receive {^ref, result}, 20_000
+    result
+  end
+
+  test "the answer says who gave it, over what and in how many microseconds", %{address: address} do
+    answer = Dns.lookup!("app.test", :a, nameservers: [address], cache: false)
+    assert %{nameserver: ^address, transport: :udp, cached: false, secure: false} = answer
+    assert answer.time in 1..5_000_000
+  end
+
+  test "tcp:// asks over TCP alone", %{server: server, address: address} do
+    answer = Dns.lookup!("app.test", :a, nameservers: ["tcp://" <> address])
+    assert %{records: [@ip], nameserver: ^address, transport: :tcp} = answer
+    assert [%{transport: :tcp}] = DnsServer.queries(server)
+  end
+
+  test "an answer that UDP cuts short comes over TCP", %{server: server, address: address} do
+    addresses = for n <- 1..1_000, do: {127, 0, div(n, 256), rem(n, 256)}
+    DnsServer.put(server, "many.test", :a, addresses)
+    answer = Dns.lookup!("many.test", :a, nameservers: [address])
+    assert %{records: ^addresses, nameserver: ^address, transport: :tcp} = answer
+  end
+
+  @tag ip: {0, 0, 0, 0, 0, 0, 0, 1}
+  test "a nameserver can have an IPv6 address", %{address: "[::1]:" <> _ = address} do
+    assert %{nameserver: ^address} = Dns.lookup!("app.test", :a, nameservers: [address])
+    assert %{transport: :tcp} = Dns.lookup!("app.test", :a, nameservers: ["tcp://" <> address])
+  end
+
+  describe "the second nameserver is asked" do
+    test "when the first is silent, or dead", %{address: address} do
+      silent = start(:silent, :silent)
+
+      for first <- [DnsServer.address(silent), closed(), "tcp://" <> closed()] do
+        options = [nameservers: [first, address], timeout: 2_000, cache: false]
+        assert %{records: [@ip], nameserver: ^address} = Dns.lookup!("app.test", :a, options)
+      end
+    end
+
+    test "at once when nobody listens on the port of the first", %{address: address} do
+      for first <- [closed(), "tcp://" <> closed()] do
+        options = [nameservers: [first, address], timeout: @patience, cache: false]
+        assert {:ok, %{records: [@ip]}} = lookup_soon("app.test", options)
+      end
+    end
+
+    for reply <- [:servfail, :refused, :formerr, :notimp, :cut, :truncated] do
+      test "at once when the first says #{reply}", %{server: server, address: address} do
+        first = start(:first, unquote(reply))
+        options = [nameservers: [DnsServer.address(first), address], timeout: @patience]
+        assert {:ok, %{records: [@ip]}} = lookup_soon("app.test", options)
+        assert [%{transport: :udp}] = DnsServer.queries(server)
+      end
+    end
+
+    test "when the first closes its TCP connections", %{address: address} do
+      first = DnsServer.address(start(:first, :close))
+      options = [nameservers: ["tcp://" <> first, address], timeout: @patience]
+      assert {:ok, %{nameserver: ^address}} = lookup_soon("app.test", options)
+    end
+  end
+
+  test "the third is asked when the first fails and the second is silent", %{address: address} do
+    first = start(:first, :servfail)
+    second = start(:second, :silent)
+    addresses = [DnsServer.address(first), DnsServer.address(second), address]
+    answer = Dns.lookup!("app.test", :a, nameservers: addresses, timeout: 3_000)
+    assert %{records: [@ip], nameserver: ^address} = answer
+  end
+
+  test "the first is asked alone, even when the second is faster", context do
+    second = start(:second, :nxdomain)
+    DnsServer.put(context.server, "app.test", :a, {:delay, 50, [@ip]})
+    addresses = [context.address, DnsServer.address(second)]
+    assert %{records: [_]} = Dns.lookup!("app.test", :a, nameservers: addresses)
+    assert DnsServer.queries(second) == []
+  end
+
+  test "that a name does not exist needs no second nameserver", context do
+    second = start(:second, [@ip])
+    addresses = [context.address, DnsServer.address(second)]
+    options = [nameservers: addresses]
+    assert {:error, %Error{reason: :nxdomain}} = Dns.lookup("none.test", :a, options)
+    DnsServer.put(context.server, "none.test", :a, :empty)
+    options = [cache: false] ++ options
+    assert {:error, %Error{reason: :no_records}} = Dns.lookup("none.test", :a, options)
+    assert DnsServer.queries(second) == []
+  end
+
+  test "a nameserver is asked as often as :attempts says", %{server: server, address: address} do
+    options = [nameservers: [address], timeout: @patience, cache: false]
+    DnsServer.put_default(server, :servfail)
+
+    for attempts <- 1..3 do
+      DnsServer.reset(server)
+      options = [attempts: attempts] ++ options
+      assert {:error, %Error{reason: :servfail}} = lookup_soon("app#{attempts}.test", options)
+      assert length(DnsServer.queries(server)) == attempts
+    end
+  end
+
+  test "the second attempt helps", %{server: server, address: address} do
+    for first <- [:servfail, :cut, :silent] do
+      DnsServer.put(server, "app.test", :a, {:sequence, [first, [@ip]]})
+      options = [nameservers: [address], timeout: 2_000, cache: false]
+      assert %{records: [@ip]} = Dns.lookup!("app.test", :a, options)
+    end
+  end
+
+  test "over TCP too, when the connection was closed", %{server: server, address: address} do
+    DnsServer.put(server, "app.test", :a, {:sequence, [:close, [@ip]]})
+    options = [nameservers: ["tcp://" <> address], timeout: @patience]
+    assert {:ok, %{records: [@ip], transport: :tcp}} = lookup_soon("app.test", options)
+  end
+
+  test "what a nameserver said tells more than another's silence", %{server: server} do
+    DnsServer.put_default(server, :refused)
+    silent = start(:silent, :silent)
+    addresses = [DnsServer.address(server), DnsServer.address(silent)]
+
+    for addresses <- [addresses, Enum.reverse(addresses)] do
+      options = [nameservers: addresses, timeout: 400]
+      assert {:error, %Error{reason: :refused}} = Dns.lookup("any.test", :a, options)
+    end
+  end
+
+  test "nobody at the port is no connection, and known at once" do
+    for address <- [closed(), "tcp://" <> closed()] do
+      options = [nameservers: [address], timeout: @patience]
+      assert {:error, %Error{reason: :connection}} = lookup_soon("app.test", options)
+    end
+  end
+end

@@ -1,0 +1,104 @@
+defmodule Caravan.Dns.QuestionsTest do
+  use ExUnit.Case, async: true
+
+  # What a nameserver sees of a lookup.
+
+  alias Caravan.Dns
+  alias Caravan.Dns.Error
+  alias Caravan.Test.DnsServer
+  alias Caravan.Test.DnsServer.Wire
+
+  @ip {127, 0, 0, 1}
+
+  setup do
+    server = start_supervised!(DnsServer)
+    DnsServer.put_default(server, [@ip])
+    %{server: server, options: [nameservers: [DnsServer.address(server)], cache: false]}
+  end
+
+  test "ids and source ports are random", %{server: server, options: options} do
+    for n <- 1..64, do: Dns.lookup!("n#{n}.test", :a, options)
+    queries = DnsServer.queries(server)
+    assert length(queries) == 64
+    ids = for query <- queries, do: query.id
+    # That 64 random ids of 65,536 are fewer than 61 different ones does not happen.
+    assert length(Enum.uniq(ids)) > 60
+    # Nor do random ids come sorted, or one after the other.
+    assert ids != Enum.sort(ids)
+    # A socket asks a bounded number of questions before another takes its place.
+    assert queries |> Enum.uniq_by(& &1.port) |> length() >= 2
+  end
+
+  test "EDNS is asked for, with the payload that fits every path, and no DNSSEC", context do
+    Dns.lookup!("app.test", :a, context.options)
+    assert [%{payload: 1_232, dnssec: false}] = DnsServer.queries(context.server)
+  end
+
+  test "a server that knows no EDNS is asked without it", context do
+    reply = fn query -> if query.edns, do: :formerr, else: [@ip] end
+    DnsServer.put(context.server, "old.test", :a, {:fun, reply})
+    assert %{records: [@ip]} = Dns.lookup!("old.test", :a, context.options)
+  end
+
+  describe "0x20" do
+    @name "a-name-of-many-letters-to-be-written-in-both-cases.test"
+
+    test "writes the name in random case", %{server: server, options: options} do
+      options = [randomize_case: true] ++ options
+      for _ <- 1..4, do: Dns.lookup!(@name, :a, options)
+      asked = for query <- DnsServer.queries(server), do: query.asked
+      assert Enum.all?(asked, &(String.downcase(&1) == @name))
+      # That a name of 40 letters comes out all lower or twice alike does not happen.
+      assert @name not in asked
+      assert length(Enum.uniq(asked)) == 4
+    end
+
+    test "takes an answer in another case for none", %{server: server, options: options} do
+      DnsServer.put_default(server, {:raw, &lowered/2})
+      options = [randomize_case: true, timeout: 300] ++ options
+      assert {:error, %Error{reason: :timeout}} = Dns.lookup(@name, :a, options)
+    end
+
+    test "is off by default: the name is asked for as given, an answer in any case is one",
+         context do
+      DnsServer.put_default(context.server, {:raw, &lowered/2})
+      assert %{records: [@ip]} = Dns.lookup!("App.Test", :a, context.options)
+      assert [%{asked: "App.Test"}] = DnsServer.queries(context.server)
+    end
+  end
+
+  describe "identical lookups in flight" do
+    test "share one query", %{server: server, options: options} do
+      DnsServer.put(server, "app.test", :a, {:delay, 200, [@ip]})
+      refs = for _ <- 1..50, do: Dns.lookup_async("app.test", :a, options)
+      for {:ok, ref} <- refs, do: assert_receive({^ref, {:ok, %{records: [@ip]}}}, 10_000)
+      assert length(DnsServer.queries(server)) == 1
+    end
+
+    test "do so until the last of them is cancelled", %{server: server, options: options} do
+      DnsServer.subscribe(server)
+      DnsServer.put(server, "app.test", :a, {:delay, 200, [@ip]})
+      {:ok, first} = Dns.lookup_async("app.test", :a, options)
+      {:ok, second} = Dns.lookup_async("app.test", :a, options)
+      assert_receive {:dns_query, _}, 5_000
+      assert Dns.cancel(first)
+      assert_receive {^second, {:ok, %{records: [@ip]}}}, 10_000
+      refute_received {^first, _}
+    end
+
+    test "of which each has its own deadline", %{server: server, options: options} do
+      DnsServer.put(server, "app.test", :a, {:delay, 1_000, [@ip]})
+      {:ok, patient} = Dns.lookup_async("app.test", :a, [timeout: 30_000] ++ options)
+      {:ok, hasty} = Dns.lookup_async("app.test", :a, [timeout: 100] ++ options)
+      assert_receive {^hasty, {:error, %Error{reason: :timeout}}}, 10_000
+      assert_receive {^patient, {:ok, %{records: [@ip]}}}, 10_000
+    end
+  end
+
+  defp lowered(query, _transport) do
+    [labels, rest] = [Wire.labels(query), Wire.question(query)]
+    name = labels |> Enum.map(&String.downcase/1) |> Wire.name()
+    question = name <> binary_part(rest, byte_size(rest), -4)
+    Wire.response(query, question: question, answers: [Wire.a(:question, @ip)])
+  end
+end

@@ -1,0 +1,257 @@
+defmodule Caravan.Dns.SystemTest do
+  # Not async: each test has a VM of its own.
+  use ExUnit.Case
+
+  # Without :nameservers: /etc/resolv.conf and /etc/hosts, as resolv.conf(5) and hosts(5) have them.
+
+  alias Caravan.Dns.Error
+  alias Caravan.Test.SystemFiles
+
+  @one {10, 0, 0, 1}
+  @two {10, 0, 0, 2}
+  @three {10, 0, 0, 3}
+  @localhost "nameserver 127.0.0.1\n"
+
+  defp start(resolv_conf, hosts \\ "127.0.0.1 localhost\n") do
+    system = SystemFiles.start!(resolv_conf: resolv_conf, hosts: hosts)
+    SystemFiles.nameserver!(system, :first, ip: {127, 0, 0, 1})
+    system
+  end
+
+  defp put(system, server \\ :first, name, reply),
+    do: SystemFiles.server(system, server, :put, [name, :a, reply])
+
+  defp a(system, name, options \\ []) do
+    case SystemFiles.lookup(system, name, :a, [cache: false] ++ options) do
+      {:ok, answer} -> answer.records
+      {:error, %Error{reason: reason}} -> reason
+    end
+  end
+
+  defp asked(system, server \\ :first) do
+    queries = SystemFiles.server(system, server, :queries)
+    SystemFiles.server(system, server, :reset)
+    for query <- queries, do: query.name
+  end
+
+  test "search: a relative name is tried in each domain, in order" do
+    system = start("search a.test b.test\n" <> @localhost)
+    put(system, "app.b.test", [@one])
+    assert a(system, "app") == [@one]
+    assert asked(system) == ["app.a.test", "app.b.test"]
+
+    # A name with a dot as it is first (ndots is 1), an absolute one as it is only.
+    put(system, "app.x.b.test", [@two])
+    assert a(system, "app.x") == [@two]
+    assert asked(system) == ["app.x", "app.x.a.test", "app.x.b.test"]
+    assert a(system, "app.x.") == :nxdomain
+    assert asked(system) == ["app.x"]
+
+    # None of them exists: the name itself comes last.
+    assert a(system, "none") == :nxdomain
+    assert asked(system) == ["none.a.test", "none.b.test", "none"]
+  end
+
+  test "search: a failure ends it, for the answer could have been there" do
+    system = start("search a.test b.test\n" <> @localhost)
+    put(system, "app.a.test", :servfail)
+    put(system, "app.b.test", [@one])
+    assert a(system, "app") == :servfail
+  end
+
+  test "search: the domain that this machine is in, when nothing is said" do
+    system = start("domain a.test\n" <> @localhost)
+    put(system, "app.a.test", [@one])
+    assert a(system, "app") == [@one]
+    # systemd-resolved writes this (erlang/otp#4838).
+    SystemFiles.write!(system, :resolv_conf, "search .\n" <> @localhost)
+    put(system, "app", [@two])
+    assert a(system, "app") == [@two]
+  end
+
+  test "ndots: the dots from which on a name is tried as it is first" do
+    # As Kubernetes has it.
+    system =
+      start("search ns.svc.cluster.local svc.cluster.local\noptions ndots:5\n" <> @localhost)
+
+    put(system, "app.ns.svc.cluster.local", [@one])
+    assert a(system, "app.ns") == [@one]
+    assert asked(system) == ["app.ns.ns.svc.cluster.local", "app.ns.svc.cluster.local"]
+    assert a(system, "a.b.c.d.e.f") == :nxdomain
+    assert hd(asked(system)) == "a.b.c.d.e.f"
+  end
+
+  test "timeout and attempts: how long and how often a nameserver is asked" do
+    system = start("options timeout:1 attempts:3\n" <> @localhost)
+    put(system, "app.test", :silent)
+    # By itself, long before the deadline.
+    assert a(system, "app.test", timeout: 60_000) in [:timeout]
+    assert asked(system) == ["app.test", "app.test", "app.test"]
+    # What the caller says counts.
+    assert a(system, "app.test", timeout: 400, attempts: 2) == :timeout
+    assert asked(system) == ["app.test", "app.test"]
+  end
+
+  test "nameservers: in order; the next one when one fails or is silent" do
+    system = start("nameserver 127.0.0.1\nnameserver 127.0.0.2\nnameserver 127.0.0.3\n")
+
+    for {name, n} <- [second: 2, third: 3],
+        do: SystemFiles.nameserver!(system, name, ip: {127, 0, 0, n})
+
+    put(system, :first, "app.test", [@one])
+    put(system, :second, "app.test", [@two])
+    put(system, :third, "app.test", [@three])
+    for _ <- 1..6, do: assert(a(system, "app.test") == [@one])
+    put(system, :first, "app.test", :servfail)
+    assert a(system, "app.test") == [@two]
+    put(system, :second, "app.test", :silent)
+    assert a(system, "app.test", timeout: 3_000) == [@three]
+  end
+
+  test "rotate: each nameserver has its turn" do
+    system = start("options rotate\nnameserver 127.0.0.1\nnameserver 127.0.0.2\n")
+    SystemFiles.nameserver!(system, :second, ip: {127, 0, 0, 2})
+    put(system, :first, "app.test", [@one])
+    put(system, :second, "app.test", [@two])
+    found = for _ <- 1..10, do: a(system, "app.test")
+    assert Enum.frequencies(found) == %{[@one] => 5, [@two] => 5}
+  end
+
+  test "a nameserver with an IPv6 address, with a zone too, and one that is none" do
+    system = start("nameserver fe80::1%lo\nnameserver nonsense\nnameserver ::1\n")
+
+    SystemFiles.nameserver!(system, :six,
+      ip: {0, 0, 0, 0, 0, 0, 0, 1},
+      answers: [{"app.test", :a, [@one]}]
+    )
+
+    assert a(system, "app.test", timeout: 10_000) == [@one]
+  end
+
+  test "without a resolv.conf, or a nameserver in it, this machine is asked" do
+    system = start(nil)
+    put(system, "app.test", [@one])
+    assert a(system, "app.test") == [@one]
+    SystemFiles.write!(system, :resolv_conf, "search a.test\n")
+    put(system, "app.a.test", [@two])
+    assert a(system, "app") == [@two]
+    SystemFiles.remove!(system, :resolv_conf)
+    put(system, "app", [@three])
+    assert a(system, "app") == [@three]
+  end
+
+  describe "hosts" do
+    @hosts """
+    # A comment
+    127.0.0.1 localhost
+    10.0.0.1\tnode1.test Node1 # and one more
+    fd00::1   node1.test
+    10.0.0.2  node1.test
+    nonsense  node2.test
+    """
+
+    test "comes first, in any case, for both families and all addresses" do
+      system = start("search test\n" <> @localhost, @hosts)
+
+      for name <- ["node1.test", "NODE1.test.", "node1"] do
+        assert {:ok, answer} = SystemFiles.lookup(system, name, :a)
+        assert %{transport: :hosts, nameserver: nil, cached: false} = answer
+        assert @one in answer.records
+      end
+
+      assert a(system, "node1.test") == [@one, @two]
+
+      assert {:ok, %{records: [{0xFD00, 0, 0, 0, 0, 0, 0, 1}]}} =
+               SystemFiles.lookup(system, "node1.test", :aaaa)
+
+      assert asked(system) == []
+    end
+
+    test "has what it has and nothing else" do
+      system = start(@localhost, @hosts)
+      put(system, "node2.test", [@three])
+      assert a(system, "node2.test") == [@three]
+      assert {:error, %Error{reason: :nxdomain}} = SystemFiles.lookup(system, "node1.test", :srv)
+    end
+
+    test "counts for the targets of SRV records" do
+      system = start(@localhost, @hosts)
+
+      SystemFiles.server(system, :first, :put, ["_app._tcp.test", :srv, [{0, 0, 1, "node1.test"}]])
+
+      assert {:ok, %{records: [%{addresses: addresses}]}} =
+               SystemFiles.lookup(system, "_app._tcp.test", :srv, addresses: true)
+
+      assert @one in addresses
+    end
+
+    test "does not count where nameservers are given" do
+      system = start(@localhost, @hosts)
+      put(system, "node1.test", [@three])
+      assert a(system, "node1.test", nameservers: ["127.0.0.1"]) == [@three]
+    end
+
+    test "may be missing" do
+      system = start(@localhost, nil)
+      put(system, "app.test", [@one])
+      assert a(system, "app.test") == [@one]
+    end
+  end
+
+  describe "a change is noticed by the next lookup:" do
+    setup do
+      system = start("nameserver 127.0.0.1\n")
+      SystemFiles.nameserver!(system, :second, ip: {127, 0, 0, 2})
+      put(system, :first, "app.test", [@one])
+      put(system, :second, "app.test", [@two])
+      assert a(system, "app.test") == [@one]
+      %{system: system}
+    end
+
+    # All of one length.
+    defp other(_now = 1), do: "nameserver 127.0.0.2\n"
+    defp other(_now = 2), do: "nameserver 127.0.0.1\n"
+
+    test "resolv.conf was written", %{system: system} do
+      SystemFiles.write!(system, :resolv_conf, other(1))
+      assert a(system, "app.test") == [@two]
+      SystemFiles.write!(system, :resolv_conf, other(2))
+      assert a(system, "app.test") == [@one]
+    end
+
+    test "resolv.conf was replaced", %{system: system} do
+      SystemFiles.replace!(system, :resolv_conf, other(1))
+      assert a(system, "app.test") == [@two]
+    end
+
+    test "resolv.conf was replaced by one of the same time and size", %{system: system} do
+      SystemFiles.replace!(system, :resolv_conf, other(1), keep_time: true)
+      assert a(system, "app.test") == [@two]
+    end
+
+    test "resolv.conf has come, gone and come", %{system: system} do
+      SystemFiles.replace!(system, :resolv_conf, other(1))
+      assert a(system, "app.test") == [@two]
+      SystemFiles.remove!(system, :resolv_conf)
+      assert a(system, "app.test") == [@one]
+      SystemFiles.write!(system, :resolv_conf, other(1))
+      assert a(system, "app.test") == [@two]
+    end
+
+    test "hosts was written, replaced, and has gone", %{system: system} do
+      SystemFiles.write!(system, :hosts, "10.0.0.3 app.test\n")
+      assert a(system, "app.test") == [@three]
+      SystemFiles.replace!(system, :hosts, "10.0.0.2 app.test\n", keep_time: true)
+      assert a(system, "app.test") == [@two]
+      SystemFiles.remove!(system, :hosts)
+      assert a(system, "app.test") == [@one]
+    end
+
+    test "what is cached of the old nameservers does not count", %{system: system} do
+      options = [cache: true, min_ttl: 60]
+      assert {:ok, %{records: [@one]}} = SystemFiles.lookup(system, "app.test", :a, options)
+      SystemFiles.write!(system, :resolv_conf, other(1))
+      assert {:ok, %{records: [@two]}} = SystemFiles.lookup(system, "app.test", :a, options)
+    end
+  end
+end

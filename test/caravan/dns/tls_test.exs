@@ -1,0 +1,168 @@
+defmodule Caravan.Dns.TlsTest do
+  # Not async: it counts what this VM holds.
+  use ExUnit.Case
+
+  # tls:// (RFC 7858) and https:// (RFC 8484) against unbound: knotd of Debian 12 serves neither.
+
+  alias Caravan.Dns
+  alias Caravan.Dns.Error
+  alias Caravan.Test.Certificates
+  alias Caravan.Test.DnsServer
+  alias Caravan.Test.Host
+  alias Caravan.Test.OsResources
+  alias Caravan.Test.Unbound
+
+  @ip {127, 0, 0, 1}
+
+  setup_all do
+    dir = Path.join(System.tmp_dir!(), "tls-" <> Base.encode16(:rand.bytes(6), case: :lower))
+    File.mkdir!(dir)
+    on_exit(fn -> File.rm_rf!(dir) end)
+
+    good = Certificates.authority!(dir, "good")
+    other = Certificates.authority!(dir, "other")
+    named = Certificates.server!(dir, "good", "named", ["DNS:dns.test", "IP:127.0.0.1"])
+    nameless = Certificates.server!(dir, "good", "nameless", ["DNS:dns.test"])
+    expired = Certificates.server!(dir, "good", "expired", ["DNS:dns.test"], days: 0)
+
+    records =
+      ["app.test. 5 IN A 127.0.0.1"] ++
+        for n <- 1..1_000, do: "many.test. 5 IN SRV 0 0 #{n} node#{n}.test."
+
+    start = fn id, certificate ->
+      start_supervised!({Unbound, records: records, certificate: certificate}, id: id)
+    end
+
+    %{
+      servers: %{
+        named: start.(:named, named),
+        nameless: start.(:nameless, nameless),
+        expired: start.(:expired, expired)
+      },
+      ca_file: good,
+      other_ca: other,
+      dir: dir
+    }
+  end
+
+  for {scheme, transport, address} <- [
+        {"tls", :tls, :tls_address},
+        {"https", :https, :https_address}
+      ] do
+    describe "#{scheme}://" do
+      @describetag transport: transport, address: address
+
+      setup %{servers: servers, address: address} do
+        addresses =
+          Map.new(servers, fn {name, server} -> {name, apply(Unbound, address, [server])} end)
+
+        %{addresses: addresses}
+      end
+
+      test "a certificate for the name", %{addresses: addresses, ca_file: ca_file} = context do
+        options = [nameservers: [addresses.named <> "#dns.test"], ca_file: ca_file, cache: false]
+        assert %{records: [@ip], transport: transport} = Dns.lookup!("app.test", :a, options)
+        assert transport == context.transport
+        assert {:error, %Error{reason: :nxdomain}} = Dns.lookup("none.test", :a, options)
+        ports = for service <- Dns.lookup!("many.test", :srv, options).records, do: service.port
+        assert Enum.sort(ports) == Enum.to_list(1..1_000)
+      end
+
+      test "a certificate for the address", %{addresses: addresses, ca_file: ca_file} do
+        options = [nameservers: [addresses.named], ca_file: ca_file]
+        assert %{records: [@ip]} = Dns.lookup!("app.test", :a, options)
+      end
+
+      test "a certificate for another name", %{addresses: addresses, ca_file: ca_file} do
+        for address <- [addresses.named <> "#other.test", addresses.nameless],
+            do: assert(reason([address], ca_file: ca_file) == :tls)
+      end
+
+      test "a certificate of another authority", %{addresses: addresses, other_ca: other_ca} do
+        address = addresses.named <> "#dns.test"
+        assert reason([address], ca_file: other_ca) == :tls
+        # Without :ca_file Mozilla's count.
+        assert reason([address], []) == :tls
+      end
+
+      test "a certificate that has expired", %{addresses: addresses, ca_file: ca_file} do
+        assert reason([addresses.expired <> "#dns.test"], ca_file: ca_file) == :tls
+      end
+
+      test "failing, the next nameserver", %{addresses: addresses, ca_file: ca_file} do
+        servers = [addresses.nameless <> "#other.test", addresses.named <> "#dns.test"]
+        options = [nameservers: servers, ca_file: ca_file, timeout: 60_000]
+        assert %{records: [@ip]} = Dns.lookup!("app.test", :a, options)
+      end
+
+      test "many lookups over one connection", %{addresses: addresses, ca_file: ca_file} do
+        options = [nameservers: [addresses.named <> "#dns.test"], ca_file: ca_file, cache: false]
+        Dns.lookup!("app.test", :a, options)
+        before = OsResources.now()
+        refs = for n <- 1..100, do: Dns.lookup_async("n#{n}.test", :a, options)
+
+        for {:ok, ref} <- refs,
+            do: assert_receive({^ref, {:error, %Error{reason: :nxdomain}}}, 10_000)
+
+        OsResources.await_no_more(%{before | lookups: 0})
+      end
+
+      test "a server that says nothing, one that is no TLS, and none",
+           %{ca_file: ca_file} = context do
+        scheme = hd(String.split(context.addresses.named, ":"))
+
+        {:ok, silent} = :gen_tcp.listen(0, ip: @ip)
+        {:ok, port} = :inet.port(silent)
+
+        assert reason(["#{scheme}://127.0.0.1:#{port}#dns.test"], ca_file: ca_file, timeout: 300) ==
+                 :timeout
+
+        plain = start_supervised!(DnsServer)
+        address = "#{scheme}://#{DnsServer.address(plain)}#dns.test"
+
+        assert reason([address], ca_file: ca_file, timeout: 2_000) in [
+                 :tls,
+                 :connection,
+                 :timeout
+               ]
+
+        address = "#{scheme}://127.0.0.1:#{Host.free_port()}#dns.test"
+        assert reason([address], ca_file: ca_file, timeout: 60_000) == :connection
+      end
+
+      test "a connection that the server has closed is made anew", context do
+        certificate = {Path.join(context.dir, "named.pem"), Path.join(context.dir, "named.key")}
+        spec = {Unbound, records: ["app.test. 5 IN A 127.0.0.1"], certificate: certificate}
+        unbound = start_supervised!(spec, id: :restarted)
+        ports = Unbound.ports(unbound)
+        address = apply(Unbound, context.address, [unbound]) <> "#dns.test"
+        options = [nameservers: [address], ca_file: context.ca_file, cache: false]
+        assert %{records: [@ip]} = Dns.lookup!("app.test", :a, options)
+
+        stop_supervised!(:restarted)
+        assert {:error, %Error{reason: :connection}} = Dns.lookup("app.test", :a, options)
+        start_supervised!({Unbound, [ports: ports] ++ elem(spec, 1)}, id: :restarted)
+        assert %{records: [@ip]} = Dns.lookup!("app.test", :a, options)
+      end
+    end
+  end
+
+  describe "ca_file" do
+    test "that is none says what was expected", context do
+      nonsense = Path.join(context.dir, "nonsense.pem")
+      File.write!(nonsense, "nonsense")
+
+      for bad <- [Path.join(context.dir, "missing.pem"), nonsense, 1] do
+        assert_raise ArgumentError, ~r/expected :ca_file to be .* got: /, fn ->
+          Dns.lookup("app.test", :a, nameservers: ["tls://127.0.0.1#dns.test"], ca_file: bad)
+        end
+      end
+    end
+  end
+
+  defp reason(nameservers, options) do
+    options = [nameservers: nameservers, cache: false] ++ options
+    assert {:error, %Error{reason: reason}} = Dns.lookup("app.test", :a, options)
+    reason
+  end
+end

@@ -1,0 +1,50 @@
+defmodule Caravan.Test.Certificates do
+  @moduledoc """
+  Certificate authorities of our own, and what they sign, as PEM files made by `openssl`.
+  """
+
+  @days "2"
+  @key ~w(-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes)
+
+  @doc "Makes an authority in `dir`; its certificate is `dir/name.pem`, which is returned."
+  @spec authority!(Path.t(), String.t()) :: Path.t()
+  def authority!(dir, name) do
+    constraints = ["-addext", "keyUsage=critical,keyCertSign,cRLSign"]
+    request!(dir, name, ["-x509", "-days", @days, "-subj", "/CN=#{name}"] ++ constraints)
+    Path.join(dir, name <> ".pem")
+  end
+
+  @doc """
+  Makes a server's certificate, signed by an authority of the same `dir`, and returns the paths of
+  the certificate and of its key. `names`: `["DNS:dns.test", "IP:127.0.0.1"]`. Options: `days`, how
+  long it holds; 0: it is expired.
+  """
+  @spec server!(Path.t(), String.t(), String.t(), [String.t()], keyword) :: {Path.t(), Path.t()}
+  def server!(dir, authority, name, names, opts \\ []) do
+    days = to_string(opts[:days] || @days)
+    request!(dir, name, ["-subj", "/CN=#{name}"], ".csr")
+    extensions = Path.join(dir, name <> ".ext")
+    usage = "basicConstraints=CA:FALSE\nextendedKeyUsage=serverAuth\n"
+    File.write!(extensions, "#{usage}subjectAltName=#{Enum.join(names, ",")}\n")
+
+    openssl!(
+      ~w(x509 -req -in #{name}.csr -out #{name}.pem -days #{days} -extfile #{extensions}) ++
+        ~w(-CA #{authority}.pem -CAkey #{authority}.key -CAcreateserial),
+      dir
+    )
+
+    {Path.join(dir, name <> ".pem"), Path.join(dir, name <> ".key")}
+  end
+
+  defp request!(dir, name, args, suffix \\ ".pem"),
+    do:
+      openssl!(
+        ["req"] ++ @key ++ ["-keyout", name <> ".key", "-out", name <> suffix] ++ args,
+        dir
+      )
+
+  defp openssl!(args, dir) do
+    {output, status} = System.cmd("openssl", args, cd: dir, stderr_to_stdout: true)
+    if status != 0, do: raise("openssl #{Enum.join(args, " ")} said:\n#{output}")
+  end
+end

@@ -1,0 +1,90 @@
+defmodule Caravan.Test.Daemon do
+  @moduledoc """
+  A server of the operating system that ends with the process that started it, however that ends.
+
+  What it prints comes as `{port, {:data, bytes}}`, its end as `{port, {:exit_status, status}}`, to the
+  process that started it.
+  """
+
+  # A line on stdin is a signal for the server. The end of stdin, which also comes when the VM dies in
+  # whatever way, ends the server; the end of the server, for whatever reason, ends this script.
+  @keeper """
+  dir=$1; shift
+  exec 3<&0
+  "$@" 3<&- </dev/null & server=$!
+  {
+    while read -r signal <&3; do kill -s "$signal" "$server"; done
+    kill "$server"; sleep 2; kill -s KILL "$server"
+  } >/dev/null 2>&1 &
+  reader=$!
+  exec 3<&- </dev/null >/dev/null 2>&1
+  wait "$server"; status=$?
+  kill "$reader"
+  rm -rf -- "$dir"
+  exit "$status"
+  """
+
+  @doc "A directory for the server's files: `start/2` takes it away with the server."
+  @spec directory!(String.t()) :: Path.t()
+  def directory!(name) do
+    dir = Path.join(System.tmp_dir!(), "#{name}-" <> Base.encode16(:rand.bytes(6), case: :lower))
+    File.mkdir!(dir)
+    dir
+  end
+
+  @doc "The path of a server's program; Debian puts them where not every user's path leads."
+  @spec find!(String.t(), package :: String.t()) :: Path.t()
+  def find!(name, package) do
+    System.find_executable(name) || System.find_executable("/usr/sbin/#{name}") ||
+      raise "#{name} is not installed; to install it: apt-get install --no-install-recommends #{package}"
+  end
+
+  @spec start(Path.t(), [String.t(), ...]) :: port
+  def start(dir, command) do
+    options = [:binary, :exit_status, :stderr_to_stdout]
+
+    Port.open(
+      {:spawn_executable, "/bin/sh"},
+      options ++ [args: ["-c", @keeper, "keeper", dir | command]]
+    )
+  end
+
+  # Port.command/2 would raise if the port has just closed.
+  @spec signal(port, String.t()) :: term
+  def signal(daemon, name), do: send(daemon, {self(), {:command, [name, ?\n]}})
+
+  @doc "Ends it, and waits until it has ended."
+  @spec stop(port | nil) :: term
+  def stop(nil), do: :ok
+
+  def stop(daemon) do
+    Enum.find(["TERM", "TERM", "TERM", "KILL"], fn name ->
+      signal(daemon, name)
+
+      receive do
+        {^daemon, {:exit_status, _status}} -> true
+      after
+        1_000 -> false
+      end
+    end)
+  end
+
+  @doc "A port of `ip` that is free for UDP and TCP at this moment."
+  @spec free_port(:inet.ip_address()) :: :inet.port_number()
+  def free_port(ip) do
+    options = [if(tuple_size(ip) == 8, do: :inet6, else: :inet), ip: ip]
+    {:ok, tcp} = :gen_tcp.listen(0, options)
+    {:ok, port} = :inet.port(tcp)
+    udp = :gen_udp.open(port, options)
+    :gen_tcp.close(tcp)
+
+    case udp do
+      {:ok, socket} ->
+        :gen_udp.close(socket)
+        port
+
+      {:error, :eaddrinuse} ->
+        free_port(ip)
+    end
+  end
+end

@@ -1,0 +1,95 @@
+defmodule Caravan.Test.SystemFiles do
+  @moduledoc """
+  A BEAM that has an `/etc` and a loopback interface of its own, so that a test can say what the system's
+  resolver configuration is.
+
+      node = SystemFiles.start!(resolv_conf: "nameserver 127.0.0.1\\n", hosts: "")
+      SystemFiles.nameserver!(node, :first, ip: {127, 0, 0, 1}, answers: [{"app.test", :a, [{10, 0, 0, 1}]}])
+      {:ok, answer} = SystemFiles.lookup(node, "app.test", :a)
+
+  Nothing in there reaches this machine's network, nor the other way round; the kernel takes both
+  namespaces away with the node.
+  """
+
+  import ExUnit.Callbacks, only: [on_exit: 1]
+
+  alias Caravan.Dns
+  alias Caravan.Test.DnsServer
+  alias Caravan.Test.PeerNode
+
+  @enforce_keys [:node, :etc]
+  defstruct [:node, :etc]
+
+  @type t :: %__MODULE__{node: PeerNode.t(), etc: Path.t()}
+  @type file :: :resolv_conf | :hosts
+
+  @files %{resolv_conf: "resolv.conf", hosts: "hosts"}
+
+  # The directory and not the files is mounted: a file that is a mount cannot be replaced by another.
+  @enter ~S(mount --bind "$0" /etc && ip link set lo up && exec "$@")
+
+  @doc "Starts one. Options: `resolv_conf` and `hosts`, the texts of the files; nil: there is none."
+  @spec start!(keyword) :: t
+  def start!(opts) do
+    opts = Keyword.validate!(opts, [:resolv_conf, :hosts])
+    dir = Path.join(System.tmp_dir!(), "etc-" <> Base.encode16(:rand.bytes(6), case: :lower))
+    File.mkdir!(dir)
+    on_exit(fn -> File.rm_rf!(dir) end)
+    etc = Path.join(dir, "etc")
+    {_, 0} = System.cmd("cp", ["-a", "/etc", etc], stderr_to_stdout: true)
+
+    for {file, name} <- @files,
+        do:
+          {File.rm(Path.join(etc, name)),
+           opts[file] && File.write!(Path.join(etc, name), opts[file])}
+
+    node = PeerNode.start!(epmd: false, wrapper: unshare() ++ ["sh", "-c", @enter, etc])
+    %__MODULE__{node: node, etc: etc}
+  end
+
+  @doc "Starts a `Caravan.Test.DnsServer` there, on port 53 unless told otherwise."
+  @spec nameserver!(t, atom, keyword) :: atom
+  def nameserver!(%__MODULE__{node: node}, name, opts) do
+    {:ok, _pid} =
+      PeerNode.call(node, GenServer, :start, [DnsServer, [port: 53] ++ opts, [name: name]])
+
+    name
+  end
+
+  @doc "Calls a function of `Caravan.Test.DnsServer` with a server of `nameserver!/3`."
+  @spec server(t, atom, atom, [term]) :: term
+  def server(%__MODULE__{node: node}, name, function, args \\ []),
+    do: PeerNode.call(node, DnsServer, function, [name | args])
+
+  @spec lookup(t, String.t(), Dns.type(), keyword) ::
+          {:ok, Dns.Answer.t()} | {:error, Dns.Error.t()}
+  def lookup(%__MODULE__{node: node}, name, type, options \\ []),
+    do: PeerNode.call(node, Dns, :lookup, [name, type, options])
+
+  @doc "Writes a file in place, as `echo` does."
+  @spec write!(t, file, String.t()) :: :ok
+  def write!(%__MODULE__{etc: etc}, file, text),
+    do: File.write!(Path.join(etc, @files[file]), text)
+
+  @doc """
+  Puts another file in the place of a file, as editors and kubelets do. With `keep_time: true` it has
+  the time of change of the old one.
+  """
+  @spec replace!(t, file, String.t(), keyword) :: :ok
+  def replace!(%__MODULE__{etc: etc}, file, text, opts \\ []) do
+    path = Path.join(etc, @files[file])
+    File.write!(path <> ".new", text)
+    if opts[:keep_time], do: {_, 0} = System.cmd("touch", ["-r", path, path <> ".new"])
+    File.rename!(path <> ".new", path)
+  end
+
+  @spec remove!(t, file) :: :ok
+  def remove!(%__MODULE__{etc: etc}, file), do: File.rm!(Path.join(etc, @files[file]))
+
+  # Root can do it as it is, in a chroot too, where nobody makes a namespace of users.
+  defp unshare do
+    {uid, 0} = System.cmd("id", ["-u"])
+    user = if String.trim(uid) == "0", do: [], else: ["--map-root-user"]
+    ["unshare"] ++ user ++ ["--mount", "--net", "--"]
+  end
+end

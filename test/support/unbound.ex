@@ -1,0 +1,163 @@
+defmodule Caravan.Test.Unbound do
+  @moduledoc """
+  A real caching resolver, unbound, on a free loopback port: of another make than knotd, and the one of
+  Debian 12 that speaks DNS over TLS and over HTTPS.
+
+      unbound = start_supervised!({Unbound, records: ["app.test. 5 IN A 127.0.0.1"]})
+      Unbound.address(unbound)
+
+  Options: `records` (lines of a zone file, under `test`), `certificate` (`{certificate, key}`: paths of
+  PEM files, for `tls_address/1` and `https_address/1`), `forward` (`{zone, address}`: whom it asks
+  for a zone, as `"127.0.0.1:5353"`) and `ports` (of `ports/1`; default: free ones). It has started when
+  it answers.
+  """
+
+  use GenServer, restart: :temporary, shutdown: 10_000
+
+  alias Caravan.Test.Daemon
+
+  @ip {127, 0, 0, 1}
+  @deadline 10_000
+  @tries 3
+
+  defstruct [:dir, :os, :ports, output: ""]
+
+  @spec start_link(keyword) :: GenServer.on_start()
+  def start_link(opts), do: GenServer.start_link(__MODULE__, opts)
+
+  @type ports :: %{dns: :inet.port_number(), tls: :inet.port_number(), https: :inet.port_number()}
+
+  @spec ports(GenServer.server()) :: ports
+  def ports(unbound), do: GenServer.call(unbound, :ports)
+
+  @doc ~S(Where it listens, as nameservers are written: "127.0.0.1:5353".)
+  @spec address(GenServer.server()) :: String.t()
+  def address(unbound), do: "127.0.0.1:#{ports(unbound).dns}"
+
+  @doc ~S(For DNS over TLS: "tls://127.0.0.1:5354".)
+  @spec tls_address(GenServer.server()) :: String.t()
+  def tls_address(unbound), do: "tls://127.0.0.1:#{ports(unbound).tls}"
+
+  @doc ~S(For DNS over HTTPS: "https://127.0.0.1:5355/dns-query".)
+  @spec https_address(GenServer.server()) :: String.t()
+  def https_address(unbound),
+    do: "https://127.0.0.1:#{ports(unbound).https}/dns-query"
+
+  @impl true
+  def init(opts) do
+    # Without this there is no terminate/2, and unbound outlives the test for a moment.
+    Process.flag(:trap_exit, true)
+    {:ok, start(opts, Daemon.find!("unbound", "unbound"), if(opts[:ports], do: 1, else: @tries))}
+  end
+
+  @impl true
+  def handle_call(:ports, _from, state), do: {:reply, state.ports, state}
+
+  @impl true
+  def handle_info({os, {:data, bytes}}, %{os: os} = state), do: {:noreply, keep(state, bytes)}
+
+  def handle_info({os, {:exit_status, status}}, %{os: os} = state),
+    do: {:stop, {:unbound_exited, status, state.output}, %{state | os: nil}}
+
+  def handle_info({:EXIT, port, _reason}, state) when is_port(port), do: {:noreply, state}
+
+  @impl true
+  def terminate(_reason, state), do: Daemon.stop(state.os)
+
+  defp start(opts, unbound, tries) do
+    dir = Daemon.directory!("unbound")
+    ports = opts[:ports] || Map.new([:dns, :tls, :https], &{&1, Daemon.free_port(@ip)})
+    state = %__MODULE__{dir: dir, ports: ports}
+    file = Path.join(dir, "unbound.conf")
+    File.write!(file, config(state, opts))
+    state = %{state | os: Daemon.start(dir, [unbound, "-d", "-c", file])}
+
+    case await(state, now() + @deadline) do
+      {:ok, state} ->
+        state
+
+      # Most likely another process took a port after free_port/1 gave it back.
+      {:error, {:exit_status, _status}, _state} when tries > 1 ->
+        start(opts, unbound, tries - 1)
+
+      {:error, why, state} ->
+        Daemon.stop(state.os)
+
+        raise "unbound (#{inspect(why)}) does not answer on port #{ports.dns}. It said:\n#{state.output}"
+    end
+  end
+
+  defp await(%{os: os} = state, deadline) do
+    cond do
+      answers?(state) -> {:ok, state}
+      now() > deadline -> {:error, :timeout, state}
+      true -> listen(os, state, deadline)
+    end
+  end
+
+  defp listen(os, state, deadline) do
+    receive do
+      {^os, {:data, bytes}} -> await(keep(state, bytes), deadline)
+      {^os, {:exit_status, status}} -> {:error, {:exit_status, status}, %{state | os: nil}}
+    after
+      10 -> await(state, deadline)
+    end
+  end
+
+  # By a name of its own: another server on a port that clashes does not know it.
+  defp answers?(state) do
+    options = [nameservers: [{@ip, state.ports.dns}], timeout: 200, retry: 1]
+    :inet_res.lookup(~c"#{own_name(state)}", :in, :a, options) == [@ip]
+  end
+
+  defp own_name(state), do: Path.basename(state.dir) <> ".test"
+
+  defp config(state, opts) do
+    """
+    server:
+      directory: "#{state.dir}"
+      pidfile: ""
+      username: ""
+      chroot: ""
+      use-syslog: no
+      logfile: ""
+      num-threads: 1
+      interface: 127.0.0.1@#{state.ports.dns}
+      #{tls(state, opts[:certificate])}
+      do-not-query-localhost: no
+      module-config: "iterator"
+      local-zone: "test." #{if opts[:forward], do: "transparent", else: "static"}
+      local-data: "#{own_name(state)}. 5 IN A 127.0.0.1"
+    #{for record <- opts[:records] || [], do: "  local-data: '#{record}'\n"}
+    #{forward(opts[:forward])}
+    """
+  end
+
+  defp tls(_state, nil), do: ""
+
+  defp tls(state, {certificate, key}) do
+    """
+    interface: 127.0.0.1@#{state.ports.tls}
+      interface: 127.0.0.1@#{state.ports.https}
+      tls-port: #{state.ports.tls}
+      https-port: #{state.ports.https}
+      tls-service-pem: "#{certificate}"
+      tls-service-key: "#{key}"
+    """
+  end
+
+  defp forward(nil), do: ""
+
+  defp forward({zone, address}) do
+    """
+    stub-zone:
+      name: "#{zone}"
+      stub-addr: #{String.replace(address, ":", "@")}
+    """
+  end
+
+  defp keep(state, bytes),
+    do: %{state | output: binary_slice(state.output <> bytes, -4_000..-1//1)}
+
+  defp now, do: System.monotonic_time(:millisecond)
+end
