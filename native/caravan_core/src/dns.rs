@@ -20,6 +20,8 @@ mod task;
 mod tls;
 mod udp;
 
+#[cfg(any(test, fuzzing))]
+pub use answer::read_any;
 pub use answer::{Answer, MAX_RECORDS, Records, Service, Transport};
 pub use cache::MAX_CACHED_RECORDS;
 pub use error::LookupError;

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hickory_resolver::proto::dnssec::Proof;
+#[cfg(any(test, fuzzing))]
+use hickory_resolver::proto::op::Message;
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use ipnet::IpNet;
 
@@ -199,14 +201,48 @@ fn address(record: &Record) -> Option<IpAddr> {
     }
 }
 
-/// Octets that are no plain text come out escaped (`\000`), so no byte of the network stands in it
-/// unseen.
+/// As a host name: lower case, without the trailing dot. Octets that are no plain text come out escaped
+/// (RFC 4343, 2.1), so no byte of the network stands in it unseen.
 pub(super) fn host(name: &Name) -> String {
-    let mut text = name.to_lowercase().to_ascii();
-    if text.ends_with('.') {
-        text.pop();
+    let mut text = String::with_capacity(name.len());
+    for label in name {
+        if !text.is_empty() {
+            text.push('.');
+        }
+        for octet in label {
+            match octet.to_ascii_lowercase() {
+                plain @ (b'0'..=b'9' | b'a'..=b'z' | b'-' | b'_') => text.push(plain.into()),
+                visible if visible.is_ascii_graphic() => text.extend(['\\', visible.into()]),
+                other => text.push_str(&format!("\\{other:03}")),
+            }
+        }
     }
     text
+}
+
+/// What any octets come to, were they the answer to a question: for fuzzing.
+#[cfg(any(test, fuzzing))]
+pub fn read_any(octets: &[u8]) {
+    let Ok(message) = Message::from_vec(octets) else {
+        return;
+    };
+    let asked = message.queries.first().map(|query| query.name().clone());
+    let owner = message.answers.first().map(|record| record.name.clone());
+    for name in [asked, owner].into_iter().flatten() {
+        for kind in [Kind::Srv, Kind::A, Kind::Aaaa] {
+            let Ok(said) = read(&message.answers, &name, kind) else {
+                continue;
+            };
+            let Found::Records(records) = said.found else {
+                continue;
+            };
+            assert!((1..=MAX_RECORDS).contains(&records.len()));
+            if let Records::Services(services) = records {
+                let mut octets = services.iter().flat_map(|service| service.target.bytes());
+                assert!(octets.all(|octet| octet.is_ascii_graphic()));
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -258,6 +294,12 @@ mod tests {
             (services[0].priority, services[0].weight, services[0].port),
             (1, 2, 4001)
         );
+    }
+
+    #[test]
+    fn what_is_no_plain_text_is_escaped() {
+        let name = Name::from_labels([&b"a.b"[..], b"\xc3 \x00", b"C"]).expect("labels");
+        assert_eq!(host(&name), "a\\.b.\\195\\032\\000.c");
     }
 
     #[test]
@@ -335,6 +377,18 @@ mod tests {
             let name = Name::from_labels([label.as_slice()]).expect("a label");
             let text = host(&name);
             prop_assert!(text.bytes().all(|byte| byte.is_ascii_graphic()), "{:?}", text);
+        }
+
+        #[test]
+        fn any_octets_are_read(mut octets: Vec<u8>, header in 0usize..4) {
+            // One question, one answer: else most octets end in the header.
+            let counts = [1, 1, 0, 0];
+            for (place, count) in counts.iter().enumerate().take(header) {
+                if let Some(octet) = octets.get_mut(5 + 2 * place) {
+                    *octet = *count;
+                }
+            }
+            read_any(&octets);
         }
     }
 }

@@ -3,8 +3,9 @@
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6};
 use std::num::NonZeroU8;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use hickory_resolver::Hosts;
 use hickory_resolver::proto::rr::Name;
@@ -17,9 +18,18 @@ const HOSTS: &str = "/etc/hosts";
 /// resolv.conf(5) allows five.
 const MAX_ATTEMPTS: u8 = 10;
 
-/// Modification time and size of the files that a source is made from; another fingerprint means
-/// another configuration.
-pub type Fingerprint = [Option<(SystemTime, u64)>; 4];
+/// Of the files that a source is made from; another fingerprint means another configuration.
+pub type Fingerprint = [Option<Mark>; 4];
+
+/// A file that was written or replaced has another one, even where the new file has the size and the
+/// modification time of the old (`cp -p`, Kubernetes).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    device: u64,
+    inode: u64,
+    changed: (i64, i64),
+    size: u64,
+}
 
 pub fn fingerprint(source: &Source) -> Fingerprint {
     let dnssec = source.dnssec.as_ref();
@@ -31,7 +41,12 @@ pub fn fingerprint(source: &Source) -> Fingerprint {
     ]
     .map(|path| {
         let metadata = fs::metadata(path?).ok()?;
-        Some((metadata.modified().ok()?, metadata.len()))
+        Some(Mark {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+            size: metadata.size(),
+        })
     })
 }
 
