@@ -237,13 +237,19 @@ defmodule Caravan.Test.DnsServer do
   end
 
   defp answer(message, peer, {:stream, fun}) do
-    if message.query.transport == :udp do
-      answer(message, peer, :truncated)
-    else
-      steps = fun.(message.packet)
-      :inet.setopts(peer, packet: :raw)
-      # In a process of its own: others are answered while it waits.
-      spawn_link(fn -> Enum.each(steps, &stream(peer, &1)) end)
+    cond do
+      message.query.transport == :udp ->
+        answer(message, peer, :truncated)
+
+      # One of a connection, which more queries may have come over: two would be a jumble.
+      :inet.getopts(peer, [:packet]) == {:ok, packet: 2} ->
+        steps = fun.(message.packet)
+        :inet.setopts(peer, packet: :raw, active: false)
+        # In a process of its own: others are answered while it waits.
+        spawn_link(fn -> Enum.each(steps, &stream(peer, &1)) end)
+
+      true ->
+        :ok
     end
   end
 

@@ -105,7 +105,7 @@ defmodule Caravan.Test.Knot do
 
   defp prepare(opts) do
     ip = Keyword.get(opts, :ip, {127, 0, 0, 1})
-    zone = opts |> Keyword.fetch!(:zone) |> String.trim_trailing(".")
+    zone = opts |> Keyword.fetch!(:zone) |> String.replace(~r/(?<=.)\.$/, "")
     dir = Daemon.directory!("knot")
 
     state = %__MODULE__{

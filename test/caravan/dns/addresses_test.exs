@@ -112,11 +112,14 @@ defmodule Caravan.Dns.AddressesTest do
       assert %{ttl: 7} = Dns.lookup!(@name, :srv, [addresses: true] ++ options)
     end
 
-    test "keeps to the deadline", %{server: server, options: options} do
-      DnsServer.put_default(server, :silent)
-      options = [addresses: true, timeout: 300] ++ options
-      {:ok, ref} = Dns.lookup_async(@name, :srv, options)
-      assert_receive {^ref, {:error, %Error{reason: :timeout}}}, 5_000
+    test "leaves a target whose addresses do not come in time with none", context do
+      DnsServer.put_default(context.server, :silent)
+      options = [addresses: true, timeout: 300] ++ context.options
+
+      for _ <- 1..5 do
+        {:ok, ref} = Dns.lookup_async(@name, :srv, options)
+        assert_receive {^ref, {:ok, %{records: [%{addresses: []}, %{addresses: []}]}}}, 5_000
+      end
     end
   end
 

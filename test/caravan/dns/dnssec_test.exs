@@ -11,53 +11,65 @@ defmodule Caravan.Dns.DnssecTest do
     "_app._tcp 60 SRV 0 0 4001 node1",
     "node1 60 A 127.0.0.1",
     "node2 60 A 127.0.0.2",
-    "alias 60 CNAME node1",
-    "plain NS ns.plain",
-    "ns.plain A 127.0.0.1"
+    "alias 60 CNAME node1"
   ]
 
-  # Provably not signed: the signed zone delegates it and has no DS record of it.
-  @plain {"plain.sec.test",
-          ["@ 5 SOA a. b. 1 1 1 1 1", "@ 5 NS ns", "ns 5 A 127.0.0.1", "app 5 A 127.0.0.9"]}
+  # A zone that the signed root delegates without a DS record is provably not signed.
+  @plain ["@ 5 SOA a. b. 1 1 1 1 1", "@ 5 NS ns", "ns 5 A 127.0.0.1", "app 5 A 127.0.0.9"]
+  @delegations [
+    "sec.test. NS ns.sec.test.",
+    "ns.sec.test. A 127.0.0.1",
+    "plain.test. NS ns.plain.test.",
+    "ns.plain.test. A 127.0.0.1"
+  ]
 
   setup_all do
     dir = Path.join(System.tmp_dir!(), "dnssec-" <> Base.encode16(:rand.bytes(6), case: :lower))
     File.mkdir!(dir)
     on_exit(fn -> File.rm_rf!(dir) end)
 
-    good =
-      start_supervised!({Knot, zone: "sec.test", records: @records, signed: true, more: [@plain]},
-        id: :good
-      )
+    zone = start_supervised!({Knot, zone: "sec.test", records: @records, signed: true}, id: :zone)
+    # A zone says in its CDS record (RFC 7344) which DS record its parent is to have.
+    ds = for line <- Knot.dump(zone, "CDS"), do: String.replace(line, ~r/\tCDS\t/, "\tDS\t")
 
-    anchors = Path.join(dir, "anchors")
+    root =
+      start_supervised!({Knot, zone: ".", records: @delegations ++ ds, signed: true}, id: :root)
 
-    File.write!(
-      anchors,
-      good |> Knot.dump("DNSKEY") |> Enum.filter(&(&1 =~ "DNSKEY 257")) |> Enum.map(&[&1, ?\n])
-    )
+    anchors =
+      file(dir, "anchors", for(key <- Knot.dump(root, "DNSKEY"), key =~ "DNSKEY\t257", do: key))
 
-    # The transfer ends with the SOA record that it began with.
-    signed = good |> Knot.dump("AXFR") |> Enum.drop(-1)
-
-    %{
+    context = %{
       dir: dir,
-      signed: signed,
-      options: [
-        nameservers: [Knot.address(good)],
-        dnssec: true,
-        trust_anchors: anchors,
-        cache: false
-      ]
+      zone: transferred(zone),
+      zone_keys: file(dir, "zone_keys", Knot.dump(zone, "DNSKEY")),
+      root: transferred(root),
+      options: [dnssec: true, trust_anchors: anchors, cache: false]
     }
+
+    Map.put(context, :options, serving(context, context.zone))
   end
 
-  # A nameserver of the signed zone as `change` leaves it.
+  defp file(dir, name, lines) do
+    path = Path.join(dir, name)
+    File.write!(path, Enum.map(lines, &[&1, ?\n]))
+    path
+  end
+
+  # It ends with the SOA record that it began with.
+  defp transferred(knot), do: knot |> Knot.dump("AXFR") |> Enum.drop(-1)
+
+  # Options for a nameserver that has the root, the unsigned zone and, as given, the signed one.
+  defp serving(context, zone) do
+    more = [{".", context.root}, {"sec.test", zone}, {"plain.test", @plain}]
+    knot = start_supervised!({Knot, zone: "beside.test", more: more}, id: make_ref())
+    [nameservers: [Knot.address(knot)]] ++ context.options
+  end
+
+  # The signed zone as `change` leaves it.
   defp broken(context, change) do
-    lines = Enum.flat_map(context.signed, &List.wrap(change.(&1)))
-    spec = {Knot, zone: "beside.test", more: [{"sec.test", lines}]}
-    knot = start_supervised!(spec, id: make_ref())
-    Keyword.put(context.options, :nameservers, [Knot.address(knot)])
+    options = Keyword.delete(context.options, :nameservers)
+    zone = Enum.flat_map(context.zone, &List.wrap(change.(&1)))
+    serving(%{context | options: options}, zone)
   end
 
   test "a signed zone is proved, CNAMEs too", %{options: options} do
@@ -82,7 +94,7 @@ defmodule Caravan.Dns.DnssecTest do
 
   test "a zone that provably is not signed has an answer that is not secure", %{options: options} do
     assert %{records: [{127, 0, 0, 9}], secure: false} =
-             Dns.lookup!("app.plain.sec.test", :a, options)
+             Dns.lookup!("app.plain.test", :a, options)
   end
 
   test "without the option nothing is proved", %{options: options} do
@@ -139,20 +151,45 @@ defmodule Caravan.Dns.DnssecTest do
       other =
         start_supervised!({Knot, zone: "sec.test", records: @records, signed: true}, id: :other)
 
-      options = Keyword.put(context.options, :nameservers, [Knot.address(other)])
+      options = Keyword.delete(context.options, :nameservers)
+      options = serving(%{context | options: options}, transferred(other))
       assert reason("node1.sec.test", :a, options) == :bogus
     end
   end
 
   describe "trust_anchors" do
-    test "that are none say what was expected", context do
-      nonsense = Path.join(context.dir, "nonsense")
-      File.write!(nonsense, "nonsense")
+    test "nil are the root's own, under which nothing of this is proved", %{options: options} do
+      assert reason("node1.sec.test", :a, Keyword.delete(options, :trust_anchors)) == :bogus
+    end
 
-      for bad <- [Path.join(context.dir, "missing"), nonsense, 1] do
-        assert_raise ArgumentError, ~r/expected :trust_anchors to be .* got: /, fn ->
-          Dns.lookup("app.test", :a, Keyword.put(context.options, :trust_anchors, bad))
-        end
+    test "can be the keys of a zone that the root does not lead to", context do
+      options = Keyword.delete(context.options, :nameservers)
+
+      knot =
+        start_supervised!({Knot, zone: "beside.test", more: [{"sec.test", context.zone}]},
+          id: :island
+        )
+
+      options =
+        [nameservers: [Knot.address(knot)]] ++
+          Keyword.put(options, :trust_anchors, context.zone_keys)
+
+      assert %{secure: true} = Dns.lookup!("_app._tcp.sec.test", :srv, options)
+    end
+
+    test "that cannot be read or hold no key are a bad file", context do
+      nonsense = file(context.dir, "nonsense", ["nonsense"])
+      empty = file(context.dir, "empty", [])
+
+      for bad <- [Path.join(context.dir, "missing"), context.dir, nonsense, empty] do
+        options = Keyword.put(context.options, :trust_anchors, bad)
+        assert reason("node1.sec.test", :a, options) == :bad_file
+      end
+    end
+
+    test "that are no path say what was expected", %{options: options} do
+      assert_raise ArgumentError, ~r/expected :trust_anchors to be .* got: 1/, fn ->
+        Dns.lookup("app.test", :a, Keyword.put(options, :trust_anchors, 1))
       end
     end
   end

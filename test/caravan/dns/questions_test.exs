@@ -34,12 +34,6 @@ defmodule Caravan.Dns.QuestionsTest do
     assert [%{payload: 1_232, dnssec: false}] = DnsServer.queries(context.server)
   end
 
-  test "a server that knows no EDNS is asked without it", context do
-    reply = fn query -> if query.edns, do: :formerr, else: [@ip] end
-    DnsServer.put(context.server, "old.test", :a, {:fun, reply})
-    assert %{records: [@ip]} = Dns.lookup!("old.test", :a, context.options)
-  end
-
   describe "0x20" do
     @name "a-name-of-many-letters-to-be-written-in-both-cases.test"
 

@@ -142,11 +142,4 @@ defmodule Caravan.Dns.ServersTest do
     assert {:error, %Error{reason: :refused}} =
              Dns.lookup("app.elsewhere", :a, nameservers: [knot])
   end
-
-  test "unbound fails where the nameserver behind it is dead" do
-    dead = "127.0.0.1:#{Caravan.Test.Host.free_port()}"
-    unbound = start_supervised!({Unbound, forward: {"dead.test", dead}}, id: :dead)
-    options = [nameservers: [Unbound.address(unbound)], timeout: 30_000]
-    assert {:error, %Error{reason: :servfail}} = Dns.lookup("app.dead.test", :a, options)
-  end
 end

@@ -15,6 +15,7 @@ defmodule Caravan.Dns.TlsTest do
   @ip {127, 0, 0, 1}
 
   setup_all do
+    OsResources.warm_up()
     dir = Path.join(System.tmp_dir!(), "tls-" <> Base.encode16(:rand.bytes(6), case: :lower))
     File.mkdir!(dir)
     on_exit(fn -> File.rm_rf!(dir) end)
@@ -104,7 +105,7 @@ defmodule Caravan.Dns.TlsTest do
         for {:ok, ref} <- refs,
             do: assert_receive({^ref, {:error, %Error{reason: :nxdomain}}}, 10_000)
 
-        OsResources.await_no_more(%{before | lookups: 0})
+        OsResources.await_no_more(before)
       end
 
       test "a server that says nothing, one that is no TLS, and none",
@@ -148,14 +149,18 @@ defmodule Caravan.Dns.TlsTest do
   end
 
   describe "ca_file" do
-    test "that is none says what was expected", context do
+    test "that cannot be read or holds no certificate is a bad file", context do
       nonsense = Path.join(context.dir, "nonsense.pem")
       File.write!(nonsense, "nonsense")
+      address = Unbound.tls_address(context.servers.named) <> "#dns.test"
 
-      for bad <- [Path.join(context.dir, "missing.pem"), nonsense, 1] do
-        assert_raise ArgumentError, ~r/expected :ca_file to be .* got: /, fn ->
-          Dns.lookup("app.test", :a, nameservers: ["tls://127.0.0.1#dns.test"], ca_file: bad)
-        end
+      for bad <- [Path.join(context.dir, "missing.pem"), context.dir, nonsense],
+          do: assert(reason([address], ca_file: bad) == :bad_file)
+    end
+
+    test "that is no path says what was expected" do
+      assert_raise ArgumentError, ~r/expected :ca_file to be .* got: 1/, fn ->
+        Dns.lookup("app.test", :a, ca_file: 1)
       end
     end
   end
