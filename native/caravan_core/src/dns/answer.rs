@@ -146,10 +146,10 @@ pub(super) fn read(answers: &[Record], name: &Name, kind: Kind) -> Result<Said, 
 }
 
 /// The addresses that the additional section gives for hosts.
-pub(super) fn addresses_of(additionals: &[Record]) -> impl Iterator<Item = (&Name, IpAddr)> {
+pub(super) fn addresses_of(additionals: &[Record]) -> impl Iterator<Item = (&Record, IpAddr)> {
     additionals.iter().filter_map(|record| match record.data {
-        RData::A(ip) => Some((&record.name, IpAddr::V4(ip.0))),
-        RData::AAAA(ip) => Some((&record.name, IpAddr::V6(ip.0))),
+        RData::A(ip) => Some((record, IpAddr::V4(ip.0))),
+        RData::AAAA(ip) => Some((record, IpAddr::V6(ip.0))),
         _ => None,
     })
 }

@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -96,9 +97,7 @@ impl Upstream {
             Some(dnssec) => {
                 let anchors = match &dnssec.trust_anchors {
                     None => TrustAnchors::default(),
-                    Some(file) => {
-                        TrustAnchors::from_file(file).map_err(|_| LookupError::BadFile)?
-                    }
+                    Some(file) => trusted(file)?,
                 };
                 let anchors = Arc::new(anchors);
                 let handles = servers.iter().cloned().map(Handle);
@@ -157,12 +156,14 @@ impl Upstream {
                 Err(LookupError::NxDomain) => {}
                 Err(LookupError::NoRecords) => nothing = LookupError::NoRecords,
                 Err(error) => return Err(error),
-                Ok((reply, mut records, ttl, secure)) => {
+                Ok((reply, mut records, mut ttl, secure)) => {
                     let dropped = match &mut records {
                         Records::Services(services) if settings.addresses => {
                             let adding =
                                 self.add_addresses(services, &reply.additionals, settings, plan);
-                            Box::pin(adding).await
+                            let added = Box::pin(adding).await?;
+                            ttl = ttl.min(added.ttl);
+                            added.dropped
                         }
                         _ => 0,
                     };
@@ -316,69 +317,116 @@ impl Upstream {
     }
 
     /// Gives each service the addresses of its target: what came with the answer, or what its own
-    /// lookup finds before the deadline. Returns how many were not allowed.
+    /// lookup finds before the deadline.
     async fn add_addresses(
         &self,
         services: &mut [Service],
         additionals: &[Record],
         settings: &Settings,
         plan: Plan,
-    ) -> usize {
-        let mut known: HashMap<String, Vec<IpAddr>> = HashMap::new();
+    ) -> Result<Added, LookupError> {
+        let mut known: HashMap<String, Hosted> = HashMap::new();
         // Not validated with the answer, so not of use where validation is wanted.
         if self.validators.is_empty() {
-            for (name, ip) in answer::addresses_of(additionals) {
-                known.entry(answer::host(name)).or_default().push(ip);
+            for (record, ip) in answer::addresses_of(additionals) {
+                let hosted = known.entry(answer::host(&record.name)).or_default();
+                hosted.add(Records::Addresses(vec![ip]), record.ttl);
             }
         }
         let targets = services.iter().map(|service| service.target.clone());
         let missing: HashSet<_> = targets
             .filter(|target| !known.contains_key(target))
             .collect();
-        let asked: Vec<_> = futures_util::stream::iter(missing)
+        let mut asked = futures_util::stream::iter(missing)
             .map(|target| async move {
-                let ips = self.addresses(&target, plan).await;
-                (target, ips)
+                let hosted = self.addresses(&target, plan).await?;
+                Ok::<_, LookupError>((target, hosted))
             })
-            .buffer_unordered(MAX_TARGETS)
-            .collect()
-            .await;
-        known.extend(asked);
-        let mut dropped = 0;
-        for ips in known.values_mut() {
-            dropped += answer::keep_allowed(ips, &settings.allow);
+            .buffer_unordered(MAX_TARGETS);
+        while let Some(answered) = asked.next().await {
+            let (target, hosted) = answered?;
+            known.insert(target, hosted);
         }
+        drop(asked);
+        let mut added = Added {
+            dropped: 0,
+            ttl: u32::MAX,
+        };
         for service in services {
-            if let Some(ips) = known.get(&service.target) {
-                service.addresses.clone_from(ips);
+            if let Some(hosted) = known.get(&service.target) {
+                service.addresses.clone_from(&hosted.ips);
+                added.dropped += answer::keep_allowed(&mut service.addresses, &settings.allow);
+                added.ttl = added.ttl.min(hosted.ttl);
             }
         }
-        dropped
+        Ok(added)
     }
 
-    async fn addresses(&self, target: &str, plan: Plan) -> Vec<IpAddr> {
+    /// An answer that DNSSEC cannot prove is an error; a target that cannot be found has no addresses.
+    async fn addresses(&self, target: &str, plan: Plan) -> Result<Hosted, LookupError> {
+        let mut hosted = Hosted::default();
         let Ok(Question { mut name, .. }) = Question::new(target.as_bytes(), Kind::A) else {
-            return Vec::new();
+            return Ok(hosted);
         };
         name.set_fqdn(true);
         let of = |kind| {
             let name = name.clone();
             async move {
                 if let Some(answer) = self.hosts_entry(&name, kind) {
-                    return Ok(answer.records);
+                    return Ok((answer.records, answer.ttl));
                 }
-                let (_, records, ..) = self.follow(name, kind, plan).await?;
-                Ok::<_, LookupError>(records)
+                let (_, records, ttl, _) = self.follow(name, kind, plan).await?;
+                Ok((records, ttl))
             }
         };
         let (v4, v6) = join(of(Kind::A), of(Kind::Aaaa)).await;
-        let both = [v4, v6].into_iter().filter_map(Result::ok);
-        both.flat_map(|records| match records {
-            Records::Addresses(ips) => ips,
-            Records::Services(_) => Vec::new(),
-        })
-        .collect()
+        for answered in [v4, v6] {
+            match answered {
+                Ok((records, ttl)) => hosted.add(records, ttl),
+                Err(LookupError::Bogus) => return Err(LookupError::Bogus),
+                Err(_) => {}
+            }
+        }
+        Ok(hosted)
     }
+}
+
+/// The addresses of a target.
+struct Hosted {
+    ips: Vec<IpAddr>,
+    ttl: u32,
+}
+
+impl Default for Hosted {
+    fn default() -> Self {
+        Self {
+            ips: Vec::new(),
+            ttl: u32::MAX,
+        }
+    }
+}
+
+impl Hosted {
+    fn add(&mut self, records: Records, ttl: u32) {
+        if let Records::Addresses(ips) = records {
+            self.ips.extend(ips);
+            self.ttl = self.ttl.min(ttl);
+        }
+    }
+}
+
+/// What became of the addresses of all targets.
+struct Added {
+    dropped: usize,
+    ttl: u32,
+}
+
+fn trusted(file: &Path) -> Result<TrustAnchors, LookupError> {
+    let anchors = TrustAnchors::from_file(file).map_err(|_| LookupError::BadFile)?;
+    if anchors.is_empty() {
+        return Err(LookupError::BadFile);
+    }
+    Ok(anchors)
 }
 
 /// An answer that DNSSEC proves, or proves to need no proof (an unsigned zone).

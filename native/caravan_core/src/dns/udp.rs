@@ -5,7 +5,7 @@
 //! connected to the nameserver, so the kernel drops what others send, and serves some questions one
 //! after the other.
 
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Read};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -111,7 +111,9 @@ impl Drop for Sockets {
 impl Socket {
     async fn answer(&self, query: &Query) -> io::Result<Vec<u8>> {
         loop {
-            self.io.readable().await?;
+            // An error says that nobody listens there (ICMP).
+            let news = Interest::READABLE | Interest::ERROR;
+            self.io.ready(news).await?;
             match self.receive(query) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 outcome => return outcome,
@@ -123,13 +125,23 @@ impl Socket {
     fn receive(&self, query: &Query) -> io::Result<Vec<u8>> {
         let mut buffer = [0; MAX_DATAGRAM];
         loop {
-            let length = self.io.try_recv(&mut buffer)?;
+            let length = match self.try_receive(Interest::READABLE, &mut buffer) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.try_receive(Interest::ERROR, &mut buffer)?
+                }
+                received => received?,
+            };
             let datagram = buffer.get(..length).unwrap_or(&buffer);
             if query.is_answered_by(datagram) {
                 self.await_edge();
                 return Ok(datagram.to_vec());
             }
         }
+    }
+
+    fn try_receive(&self, interest: Interest, buffer: &mut [u8]) -> io::Result<usize> {
+        let socket = SockRef::from(&self.io);
+        self.io.try_io(interest, || (&*socket).read(buffer))
     }
 
     /// Saves the next question a `recv` that would find nothing: readiness comes by edge, and the
