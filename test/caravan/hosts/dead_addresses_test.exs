@@ -9,7 +9,7 @@ defmodule Caravan.Hosts.DeadAddressesTest do
   alias Caravan.Test.PeerNode
 
   @moduletag timeout: 120_000
-  if reason = Netns.missing(), do: @moduletag(skip: reason)
+  @moduletag Netns.tag()
 
   @live Enum.to_list(1..10)
   @dead Enum.to_list(101..110)

@@ -9,7 +9,7 @@ defmodule Caravan.Hosts.Ipv6Test do
   alias Caravan.Test.PeerNode
 
   @moduletag timeout: 120_000
-  if reason = Netns.missing(), do: @moduletag(skip: reason)
+  @moduletag Netns.tag()
 
   @all [1, 2, 3]
 

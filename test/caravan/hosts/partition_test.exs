@@ -9,7 +9,7 @@ defmodule Caravan.Hosts.PartitionTest do
   alias Caravan.Test.PeerNode
 
   @moduletag timeout: 120_000
-  if reason = Netns.missing(), do: @moduletag(skip: reason)
+  @moduletag Netns.tag()
 
   @all [1, 2, 3, 4, 5, 6]
   @poll 2_000
