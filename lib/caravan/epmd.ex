@@ -88,9 +88,9 @@ defmodule Caravan.Epmd do
   def start_link do
     # Read anew at every start of distribution: Node.stop/0, other environment, Node.start/2.
     with :ok <- Native.load(),
-         {:ok, settings} <- Settings.read() do
+         {:ok, %{port_rule: rule, base_port: base} = settings} <- Settings.read() do
       :persistent_term.put(@settings_key, settings)
-      :ok = Native.port_settings(settings.port_rule, settings.base_port)
+      :ok = Native.port_settings(rule, base)
       _ = :persistent_term.erase(@registered_key)
       :ignore
     else
@@ -249,8 +249,8 @@ defmodule Caravan.Epmd do
   end
 
   defp by_settings(text) do
-    with {:ok, settings} <- settings() do
-      case Native.port(text, settings.port_rule, settings.base_port) do
+    with {:ok, %{port_rule: rule, base_port: base}} <- settings() do
+      case Native.port(text, rule, base) do
         port when is_integer(port) -> port
         reason -> {:error, reason}
       end
@@ -258,8 +258,10 @@ defmodule Caravan.Epmd do
   end
 
   defp listen_port(name_port) do
-    {:ok, settings} = settings()
-    if settings.listen_port == nil, do: name_port, else: settings.listen_port
+    case settings() do
+      {:ok, %{listen_port: nil}} -> name_port
+      {:ok, %{listen_port: port}} -> port
+    end
   end
 
   # Those that distribution was started with; before any start, those it would be started with.

@@ -118,6 +118,14 @@ defmodule Caravan.Epmd.PeersTest do
       assert list(node) == []
     end
 
+    test "outlive a reload of the module that holds the library", %{node: node} do
+      :ok = put(node, :one, [{"a@h.test", 1, []}])
+      assert PeerNode.call(node, :c, :l, [Native]) == {:module, Native}
+      assert list(node) == [{"a@h.test", 1, []}]
+      :ok = put(node, :one, [{"b@h.test", nil, []}])
+      assert list(node) == [{"b@h.test", nil, []}]
+    end
+
     test "make no atom", %{node: node} do
       count = fn -> PeerNode.call(node, :erlang, :system_info, [:atom_count]) end
       :ok = put(node, :one, names(10))

@@ -1,0 +1,85 @@
+defmodule Caravan.Hosts.DeadAddressesTest do
+  @moduledoc "Ten nodes that start at the same moment, without and with ten addresses that drop all packets."
+  use ExUnit.Case, async: true
+
+  alias Caravan.Test.Host
+  alias Caravan.Test.Hosts
+  alias Caravan.Test.Netns
+  alias Caravan.Test.NodeEvents
+  alias Caravan.Test.PeerNode
+
+  @moduletag timeout: 120_000
+  @moduletag Netns.tag()
+
+  @live Enum.to_list(1..10)
+  @dead Enum.to_list(101..110)
+
+  # What one dead address costs that somebody waits for, had better not hide in here.
+  @noise 300
+
+  setup_all do
+    {:ok, hosts: Hosts.start!(length(@live), more: [dead: @dead])}
+  end
+
+  test "ten dead addresses delay nobody", %{hosts: hosts} do
+    :ok = Netns.set(hosts.net, [{:silent, for(n <- @dead, do: {10, 77, 0, n})}])
+    refute reachable?(hosts.nodes[1], 101)
+
+    # The best of a few, taken in turns: the machine is busy with other tests.
+    times =
+      for _round <- 1..3, {what, records} <- [without: @live, with: @dead ++ @live] do
+        {what, join(hosts, records)}
+      end
+
+    [without, with_dead] =
+      for what <- [:without, :with], do: times |> Keyword.get_values(what) |> Enum.min()
+
+    ratio = Float.round(with_dead / without, 2)
+
+    IO.puts(
+      "\nten live nodes joined in #{without} ms, with ten dead addresses in #{with_dead} ms: #{ratio} times"
+    )
+
+    assert with_dead <= 1.2 * without + @noise
+  end
+
+  # Milliseconds from the start to the last link of the mesh.
+  defp join(hosts, numbers) do
+    :ok = Hosts.put_records(hosts, for(n <- numbers, do: "app 1 A #{Hosts.ip(:inet, n)}"))
+
+    start =
+      Hosts.discover(hosts.nodes,
+        query: "app.caravan.test",
+        type: :a,
+        node_sname: "app",
+        nameservers: [Hosts.dns(hosts)]
+      )
+
+    Host.await(fn -> Hosts.mesh?(hosts.nodes) end, "the mesh of ten", 30_000)
+    others = length(@live) - 1
+
+    times =
+      for {_n, node} <- hosts.nodes,
+          do: PeerNode.call(node, NodeEvents, :complete_at, [others]) - start
+
+    part(hosts.nodes)
+    Enum.max(times)
+  end
+
+  defp part(nodes) do
+    :ok = Hosts.stop_discovery(nodes)
+
+    alone? = fn {_n, node} ->
+      for other <- Hosts.peers(node), do: PeerNode.call(node, :erlang, :disconnect_node, [other])
+      Hosts.peers(node) == []
+    end
+
+    Host.await(fn -> Enum.all?(nodes, alone?) end, "all alone again")
+    for {_n, node} <- nodes, do: :ok = PeerNode.call(node, NodeEvents, :clear, [])
+  end
+
+  defp reachable?(node, n) do
+    arguments = [~c"#{Hosts.ip(:inet, n)}", 4370, [], 300]
+    PeerNode.call(node, :gen_tcp, :connect, arguments) != {:error, :timeout}
+  end
+end

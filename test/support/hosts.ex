@@ -1,0 +1,150 @@
+defmodule Caravan.Test.Hosts do
+  @moduledoc """
+  Nodes on hosts of their own (`Caravan.Test.Netns`), and a knot on another.
+
+      hosts = Hosts.start!(3)
+      Hosts.put_records(hosts, ["app 1 A 10.77.0.1"])
+      Hosts.discover(hosts.nodes, query: "app.caravan.test", type: :a, node_sname: "app", nameservers: [Hosts.dns(hosts)])
+      Host.await(fn -> Hosts.mesh?(hosts.nodes) end, "the mesh")
+
+  Host `n` (1, 2, …) has the address 10.77.0.n or fd77::n, and the node `app@` that address. The knot's host
+  is `:dns`.
+  """
+
+  import ExUnit.Callbacks, only: [start_supervised!: 1]
+
+  alias Caravan.Test.Host
+  alias Caravan.Test.Knot
+  alias Caravan.Test.Netns
+  alias Caravan.Test.NodeEvents
+  alias Caravan.Test.PeerNode
+
+  @enforce_keys [:net, :dns, :family, :nodes]
+  defstruct [:net, :dns, :family, :nodes]
+
+  @type t :: %__MODULE__{
+          net: pid,
+          dns: PeerNode.t(),
+          family: :inet | :inet6,
+          nodes: %{pos_integer => PeerNode.t()}
+        }
+
+  @zone "caravan.test"
+  @prefix %{inet: "10.77.0.", inet6: "fd77::"}
+  @length %{inet: 24, inet6: 64}
+
+  # On a node. Its name is free when this is done.
+  @stop """
+  if pid = Process.whereis(:discovery) do
+    ref = Process.monitor(pid)
+    Process.exit(pid, :kill)
+    receive do {:DOWN, ^ref, _, _, _} -> :ok end
+  end
+  """
+
+  # On a node: discovery starts at the same moment everywhere, in place of one before.
+  @discover """
+  #{@stop}
+  spawn(fn ->
+    Process.register(self(), :discovery)
+    Process.sleep(max(0, start_at - System.os_time(:millisecond)))
+    {:ok, _} = Caravan.Cluster.DnsStrategy.start_link(options)
+    Process.sleep(:infinity)
+  end)
+  """
+
+  @doc """
+  Starts them. Options: `family` (`:inet` or `:inet6`); `more`, other hosts and their addresses; `name`, a
+  function from the number of a node to its name; `args`, one from it to VM arguments.
+  """
+  @spec start!(pos_integer, keyword) :: t
+  def start!(count, opts \\ []) do
+    family = Keyword.get(opts, :family, :inet)
+    name = Keyword.get(opts, :name, &"app@#{ip(family, &1)}")
+    args = Keyword.get(opts, :args, fn _n -> [] end)
+
+    hosts = for n <- 1..count, into: %{dns: [cidr(family, 250)]}, do: {n, [cidr(family, n)]}
+
+    more =
+      for {host, ns} <- Keyword.get(opts, :more, []), do: {host, Enum.map(ns, &cidr(family, &1))}
+
+    net = start_supervised!({Netns, hosts: Map.merge(hosts, Map.new(more))})
+
+    dns = PeerNode.start!(epmd: false, wrapper: Netns.wrapper(net, :dns))
+    knot = [zone: @zone, ip: parse(ip(family, 250)), port: 53]
+    {:ok, _pid} = PeerNode.call(dns, GenServer, :start, [Knot, knot, [name: :knot]])
+
+    nodes = for n <- 1..count, into: %{}, do: {n, node!(net, n, name.(n), family, args.(n))}
+    %__MODULE__{net: net, dns: dns, family: family, nodes: nodes}
+  end
+
+  @doc "The address of host `n`, as text."
+  @spec ip(:inet | :inet6, pos_integer) :: String.t()
+  def ip(family, n), do: parse(@prefix[family] <> to_string(n)) |> :inet.ntoa() |> to_string()
+
+  @doc "The knot, as `nameservers` are written."
+  @spec dns(t) :: String.t()
+  def dns(%__MODULE__{dns: dns}), do: PeerNode.call(dns, Knot, :address, [:knot])
+
+  @doc "Replaces the records of #{@zone}."
+  @spec put_records(t, [String.t()]) :: :ok
+  def put_records(%__MODULE__{dns: dns}, records),
+    do: PeerNode.call(dns, Knot, :put_records, [:knot, records])
+
+  @doc """
+  From now on the nodes discover each other with these options, and not with those before. They start
+  at the same moment, which is returned in milliseconds of `System.os_time/1`, when each has heard of DNS.
+  """
+  @spec discover(%{pos_integer => PeerNode.t()}, keyword) :: integer
+  def discover(nodes, options) do
+    start_at = System.os_time(:millisecond) + 50 + 20 * map_size(nodes)
+
+    for {_n, node} <- nodes,
+        do: PeerNode.eval(node, @discover, options: options, start_at: start_at)
+
+    for {_n, node} <- nodes,
+        do: Host.await(fn -> heard?(node, start_at) end, "#{node.name} to hear of DNS")
+
+    start_at
+  end
+
+  @doc "Ends discovery; connections stay as they are."
+  @spec stop_discovery(%{pos_integer => PeerNode.t()}) :: :ok
+  def stop_discovery(nodes) do
+    for {_n, node} <- nodes, do: PeerNode.eval(node, @stop)
+    :ok
+  end
+
+  @doc "The nodes that a node is connected to."
+  @spec peers(PeerNode.t()) :: [node]
+  def peers(node), do: PeerNode.call(node, :erlang, :nodes, [])
+
+  @doc "Each of these nodes sees the others of them, and nobody else."
+  @spec mesh?(%{pos_integer => PeerNode.t()}) :: boolean
+  def mesh?(nodes) do
+    names = Enum.sort(for {_n, node} <- nodes, do: node.name)
+    Enum.all?(nodes, fn {_n, node} -> Enum.sort([node.name | peers(node)]) == names end)
+  end
+
+  defp heard?(node, start_at) do
+    System.os_time(:millisecond) > start_at and
+      PeerNode.call(node, Caravan.Cluster, :await, [:caravan, [timeout: 10_000]]) == :ok
+  end
+
+  defp node!(net, n, name, family, args) do
+    proto = if family == :inet6, do: ~w(-proto_dist inet6_tcp), else: []
+    node = PeerNode.start!(name: name, wrapper: Netns.wrapper(net, n), args: proto ++ args)
+    {:ok, _} = PeerNode.call(node, :application, :ensure_all_started, [:logger])
+    # What they log would stand among the results of the tests.
+    :ok = PeerNode.call(node, :logger, :set_primary_config, [:level, :none])
+    :ok = PeerNode.call(node, NodeEvents, :start, [])
+    node
+  end
+
+  defp cidr(family, n), do: "#{ip(family, n)}/#{@length[family]}"
+
+  defp parse(text) do
+    {:ok, ip} = text |> String.to_charlist() |> :inet.parse_address()
+    ip
+  end
+end
