@@ -1,10 +1,9 @@
 //! What holds for any input. Each function is one fuzz target (`fuzz_targets`) and one property test
-//! (`../tests/fuzz_bodies.rs`); it panics when it finds something.
+//! (`../src/fuzz_bodies.rs`); it panics when it finds something.
 
-use std::net::SocketAddr;
 use std::num::NonZeroU16;
 
-use caravan_core::dns::{Kind, Protocol, Question, nameserver};
+use caravan_core::dns::{Kind, Protocol, Question, nameserver, network, read_any};
 use caravan_core::port::{PortError, Rule, port};
 
 /// Two octets of base port, one of rule, then the node name.
@@ -52,25 +51,37 @@ pub fn check_port(data: &[u8]) {
 
 /// The strings of the options of `Caravan.Dns`, and the names it looks up.
 pub fn check_config(data: &[u8]) {
-    if let Ok(question) = Question::new(data, Kind::Srv) {
-        drop(question);
+    if Question::new(data, Kind::Srv).is_ok() {
         assert!(data.len() <= 254);
-        assert!(
-            data.iter()
-                .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(b))
-        );
+        let is_allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
+        assert!(data.iter().all(is_allowed));
         assert!(!data.windows(2).any(|pair| pair == b".."));
-        assert!(data.split(|b| *b == b'.').all(|label| label.len() <= 63));
+        assert!(
+            data.split(|byte| *byte == b'.')
+                .all(|label| label.len() <= 63)
+        );
     }
     let Ok(text) = std::str::from_utf8(data) else {
         return;
     };
-    if let Ok(server) = nameserver(text) {
-        assert_ne!(server.address.port(), 0);
-        if server.protocol == Protocol::Udp {
-            assert_eq!(nameserver(&server.to_string()), Ok(server), "read back");
-        }
-    } else {
-        assert!(text.parse::<SocketAddr>().is_err() || text.ends_with(":0"));
+    if let Ok(found) = nameserver(text) {
+        let address = found.address;
+        assert_ne!(address.port(), 0);
+        let written = match &found.protocol {
+            Protocol::Udp => address.to_string(),
+            Protocol::Tcp => format!("tcp://{address}"),
+            Protocol::Tls { name } => format!("tls://{address}#{name}"),
+            Protocol::Https { name, path } => format!("https://{address}{path}#{name}"),
+        };
+        assert_eq!(nameserver(&written), Ok(found), "read back");
     }
+    if let Ok(found) = network(text) {
+        assert_eq!(network(&found.to_string()), Ok(found), "read back");
+        assert!(found.contains(&found.network()));
+    }
+}
+
+/// A DNS message: what a nameserver sends.
+pub fn check_answer(data: &[u8]) {
+    read_any(data);
 }

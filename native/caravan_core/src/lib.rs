@@ -8,3 +8,9 @@
 pub mod dns;
 pub mod peers;
 pub mod port;
+
+// The bodies of the fuzz targets, which name this crate as any other crate does, run as its tests too.
+#[cfg(test)]
+extern crate self as caravan_core;
+#[cfg(test)]
+mod fuzz_bodies;

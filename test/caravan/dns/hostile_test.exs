@@ -153,7 +153,7 @@ defmodule Caravan.Dns.HostileTest do
     end
 
     test "nobody listens", context do
-      {:ok, udp} = :gen_udp.open(0, [:binary, ip: @ip, active: false])
+      {:ok, udp} = :gen_udp.open(0, [:binary, ip: @ip, active: false, recbuf: 1_048_576])
       {:ok, port} = :inet.port(udp)
       spawn_link(fn -> always_truncated(udp) end)
       check_address(context, "127.0.0.1:#{port}", :truncated, @long)

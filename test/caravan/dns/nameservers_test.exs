@@ -29,7 +29,7 @@ defmodule Caravan.Dns.NameserversTest do
   # In a process that waits less than the lookup may take.
   defp lookup_soon(name, options) do
     {:ok, ref} = Dns.lookup_async(name, :a, options)
-    assert_receive {^ref, result}, 20_000
+    assert_receive {^ref, result}, 10_000
     result
   end
 

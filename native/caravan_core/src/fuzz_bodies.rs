@@ -1,8 +1,5 @@
 //! The fuzz targets' bodies as property tests, and on the seeds that they start from.
 
-// What they find is a panic.
-#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
-
 #[path = "../fuzz/bodies.rs"]
 mod bodies;
 
@@ -75,4 +72,5 @@ macro_rules! targets {
 targets! {
     port: bodies::check_port,
     config: bodies::check_config,
+    answer: bodies::check_answer,
 }
