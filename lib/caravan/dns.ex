@@ -31,14 +31,14 @@ defmodule Caravan.Dns do
       default: false,
       type: "boolean",
       doc:
-        "for `:srv`: also the addresses of the targets, as they come with the answer, else asked for in parallel"
+        "for `:srv`: also the addresses of the targets, as they come with the answer, else asked for in parallel, in 9/10 of the timeout"
     ],
     allow: [
       check: &__MODULE__.check_networks/1,
       default: [],
       type: "list of networks, 64 at most",
       doc:
-        "addresses outside of them are dropped, and counted: `\"10.0.0.0/8\"`, `\"fd00::/8\"`; none: all are allowed"
+        "addresses outside of them are dropped, and counted: `\"10.0.0.0/8\"`, `\"fd00::/8\"`, `\"10.1.2.3\"`; none: all are allowed"
     ],
     dnssec: [
       check: &__MODULE__.check_boolean/1,
@@ -52,7 +52,7 @@ defmodule Caravan.Dns do
       default: nil,
       type: "path",
       doc:
-        "of a file with DNSKEY records, for zones that the root does not lead to; `nil`: the root's keys"
+        "of a file with DNSKEY records (all of a zone's), for zones that the root does not lead to; `nil`: the root's keys"
     ],
     ca_file: [
       check: &__MODULE__.check_path/1,

@@ -8,6 +8,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::{self, ThreadId};
 
 use caravan_core::dns::{
     Answer, Kind, LookupError, Outcome, Question, Resolvers, Settings, Started, Ticket, Waiter,
@@ -89,6 +90,7 @@ struct Reply {
     name: Vec<u8>,
     kind: Kind,
     _place: Option<Place>,
+    made_on: ThreadId,
 }
 
 impl Reply {
@@ -117,6 +119,10 @@ impl Waiter for Reply {
 
 impl Drop for Reply {
     fn drop(&mut self) {
+        // A panic of the NIF itself, which returns the fault.
+        if self.made_on == thread::current().id() {
+            return;
+        }
         let fault = Err(LookupError::Internal);
         self.settle_with(|env| lookup_terms::result(env, &self.name, self.kind, fault));
     }
@@ -184,9 +190,15 @@ fn start<'a>(
         name: name.to_vec(),
         kind,
         _place: place,
+        made_on: thread::current().id(),
     };
     let mut place = Some(Place::take()?);
-    let mut waiter = || Box::new(reply(place.take())) as Box<dyn Waiter>;
+    let mut waiter = || {
+        let waiter = Box::new(reply(place.take())) as Box<dyn Waiter>;
+        #[cfg(feature = "panics")]
+        assert_ne!(name.as_slice(), b"panic-in-nif.invalid");
+        waiter
+    };
     match resolvers()?.start(question, Arc::new(settings), &mut waiter) {
         // Nobody can cancel it before this returns.
         Started::UnderWay(ticket) => *lookup.ticket.lock() = Some(ticket),

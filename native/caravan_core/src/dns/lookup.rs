@@ -156,13 +156,14 @@ impl Upstream {
                 Err(LookupError::NxDomain) => {}
                 Err(LookupError::NoRecords) => nothing = LookupError::NoRecords,
                 Err(error) => return Err(error),
-                Ok((reply, mut records, mut ttl, secure)) => {
+                Ok((reply, mut records, mut ttl, mut secure)) => {
                     let dropped = match &mut records {
                         Records::Services(services) if settings.addresses => {
                             let adding =
                                 self.add_addresses(services, &reply.additionals, settings, plan);
                             let added = Box::pin(adding).await?;
                             ttl = ttl.min(added.ttl);
+                            secure = secure && added.secure;
                             added.dropped
                         }
                         _ => 0,
@@ -330,9 +331,15 @@ impl Upstream {
         if self.validators.is_empty() {
             for (record, ip) in answer::addresses_of(additionals) {
                 let hosted = known.entry(answer::host(&record.name)).or_default();
-                hosted.add(Records::Addresses(vec![ip]), record.ttl);
+                hosted.add(Records::Addresses(vec![ip]), record.ttl, false);
             }
         }
+        // They may all be silent, and the services are an answer without them.
+        let rest = plan.deadline - settings.timeout / 10;
+        let plan = Plan {
+            deadline: rest,
+            ..plan
+        };
         let targets = services.iter().map(|service| service.target.clone());
         let missing: HashSet<_> = targets
             .filter(|target| !known.contains_key(target))
@@ -351,12 +358,14 @@ impl Upstream {
         let mut added = Added {
             dropped: 0,
             ttl: u32::MAX,
+            secure: true,
         };
         for service in services {
             if let Some(hosted) = known.get(&service.target) {
                 service.addresses.clone_from(&hosted.ips);
                 added.dropped += answer::keep_allowed(&mut service.addresses, &settings.allow);
                 added.ttl = added.ttl.min(hosted.ttl);
+                added.secure = added.secure && hosted.secure;
             }
         }
         Ok(added)
@@ -373,16 +382,16 @@ impl Upstream {
             let name = name.clone();
             async move {
                 if let Some(answer) = self.hosts_entry(&name, kind) {
-                    return Ok((answer.records, answer.ttl));
+                    return Ok((answer.records, answer.ttl, answer.secure));
                 }
-                let (_, records, ttl, _) = self.follow(name, kind, plan).await?;
-                Ok((records, ttl))
+                let (_, records, ttl, secure) = self.follow(name, kind, plan).await?;
+                Ok((records, ttl, secure))
             }
         };
         let (v4, v6) = join(of(Kind::A), of(Kind::Aaaa)).await;
         for answered in [v4, v6] {
             match answered {
-                Ok((records, ttl)) => hosted.add(records, ttl),
+                Ok((records, ttl, secure)) => hosted.add(records, ttl, secure),
                 Err(LookupError::Bogus) => return Err(LookupError::Bogus),
                 Err(_) => {}
             }
@@ -395,6 +404,7 @@ impl Upstream {
 struct Hosted {
     ips: Vec<IpAddr>,
     ttl: u32,
+    secure: bool,
 }
 
 impl Default for Hosted {
@@ -402,15 +412,17 @@ impl Default for Hosted {
         Self {
             ips: Vec::new(),
             ttl: u32::MAX,
+            secure: true,
         }
     }
 }
 
 impl Hosted {
-    fn add(&mut self, records: Records, ttl: u32) {
+    fn add(&mut self, records: Records, ttl: u32, secure: bool) {
         if let Records::Addresses(ips) = records {
             self.ips.extend(ips);
             self.ttl = self.ttl.min(ttl);
+            self.secure = self.secure && secure;
         }
     }
 }
@@ -419,6 +431,7 @@ impl Hosted {
 struct Added {
     dropped: usize,
     ttl: u32,
+    secure: bool,
 }
 
 fn trusted(file: &Path) -> Result<TrustAnchors, LookupError> {

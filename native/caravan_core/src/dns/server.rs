@@ -74,7 +74,7 @@ impl Server {
         let response = self.stream.ask(request).await;
         match response {
             Ok(response) if response.truncation => Err(NetError::Truncated),
-            Err(NetError::Timeout | NetError::Busy) | Ok(_) => response,
+            Err(NetError::Timeout) | Ok(_) => response,
             // UDP works and had a part of the answer; TCP gives none.
             Err(_) if self.udp.is_some() => {
                 self.large.lock().remove(&question);

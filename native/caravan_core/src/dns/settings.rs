@@ -164,9 +164,11 @@ pub fn nameserver(text: &str) -> Result<Nameserver, BadNameserver> {
     Ok(Nameserver { address, protocol })
 }
 
-/// Reads a network in CIDR notation.
+/// Reads a network in CIDR notation, or a single address.
 pub fn network(text: &str) -> Result<IpNet, BadNetwork> {
-    text.parse().map_err(|_| BadNetwork)
+    text.parse()
+        .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
+        .map_err(|_| BadNetwork)
 }
 
 fn address(text: &str, port: u16) -> Result<SocketAddr, BadNameserver> {
@@ -301,12 +303,12 @@ mod tests {
     }
 
     #[test]
-    fn networks_are_read() {
+    fn networks_are_read_and_single_addresses_too() {
         let ten = network("10.0.0.0/8").expect("a network");
         assert!(ten.contains(&IpAddr::from([10, 255, 0, 1])));
         assert!(!ten.contains(&IpAddr::from([11, 0, 0, 1])));
-        assert!(network("fd00::/8").is_ok());
-        for text in ["", "10.0.0.0/33", "10.0.0.1", "10.0/8", "all"] {
+        assert_eq!(network("fd00::1"), network("fd00::1/128"));
+        for text in ["", "10.0.0.0/33", "10.0/8", "all"] {
             assert_eq!(network(text), Err(BadNetwork), "{text}");
         }
     }

@@ -71,7 +71,10 @@ impl Stream {
             }
         }
         let (exchange, number) = self.connected().await?;
-        self.ask_over(exchange, number, request.clone()).await
+        match self.ask_over(exchange, number, request.clone()).await {
+            Err(NetError::Busy) => Err(NetError::NoConnections),
+            outcome => outcome,
+        }
     }
 
     async fn ask_over(
