@@ -11,27 +11,47 @@ defmodule Caravan.DnsTest do
 
   setup context do
     server = start_supervised!({DnsServer, Map.to_list(Map.take(context, [:ip]))})
-    %{server: server, options: [nameservers: [DnsServer.address(server)], timeout: 5_000]}
+    %{server: server, options: [nameservers: [DnsServer.address(server)], cache: false]}
   end
 
   defp service(port, target), do: %Service{priority: 0, weight: 0, port: port, target: target}
 
   describe "an answer" do
-    test "of SRV records keeps their order and says how long it holds", context do
+    test "of SRV records keeps their order and says how long it holds and where it came from",
+         context do
       records = [{1, 2, 4001, "Node2.Test"}, {3, 4, 4002, "node1.test"}]
       DnsServer.put(context.server, "_app._tcp.test", :srv, {records, ttl: 17})
+      assert {:ok, %Answer{} = answer} = Dns.lookup("_app._tcp.test", :srv, context.options)
+      assert answer.time >= 0
 
-      assert Dns.lookup("_app._tcp.test", :srv, context.options) ==
-               {:ok,
-                %Answer{
-                  name: "_app._tcp.test",
-                  type: :srv,
-                  records: [
-                    %Service{priority: 1, weight: 2, port: 4001, target: "node2.test"},
-                    %Service{priority: 3, weight: 4, port: 4002, target: "node1.test"}
-                  ],
-                  ttl: 17
-                }}
+      assert %{answer | time: 0} ==
+               %Answer{
+                 name: "_app._tcp.test",
+                 type: :srv,
+                 records: [
+                   %Service{
+                     priority: 1,
+                     weight: 2,
+                     port: 4001,
+                     target: "node2.test",
+                     addresses: []
+                   },
+                   %Service{
+                     priority: 3,
+                     weight: 4,
+                     port: 4002,
+                     target: "node1.test",
+                     addresses: []
+                   }
+                 ],
+                 ttl: 17,
+                 nameserver: DnsServer.address(context.server),
+                 transport: :udp,
+                 time: 0,
+                 cached: false,
+                 dropped: 0,
+                 secure: false
+               }
     end
 
     test "of A and AAAA records holds addresses as :inet has them", context do
@@ -66,45 +86,6 @@ defmodule Caravan.DnsTest do
     end
 
     @tag ip: {0, 0, 0, 0, 0, 0, 0, 1}
-    test "comes from a nameserver with an IPv6 address", context do
-      DnsServer.put(context.server, "app.test", :a, [{127, 0, 0, 1}])
-      assert %{records: [_]} = Dns.lookup!("app.test", :a, context.options)
-    end
-
-    test "comes from the second nameserver when the first is dead", context do
-      DnsServer.put(context.server, "app.test", :a, [{127, 0, 0, 1}])
-      options = [nameservers: ["127.0.0.1:1" | context.options[:nameservers]], timeout: 2_000]
-      assert %{records: [_]} = Dns.lookup!("app.test", :a, options)
-    end
-
-    for reply <- [:servfail, :refused, :formerr, :notimp] do
-      test "comes from the third nameserver when the first says #{reply}, the second nothing",
-           context do
-        first = start_supervised!({DnsServer, []}, id: :first)
-        second = start_supervised!({DnsServer, []}, id: :second)
-        DnsServer.put_default(first, unquote(reply))
-        DnsServer.put_default(second, :silent)
-        DnsServer.put(context.server, "app.test", :a, [{127, 0, 0, 1}])
-        addresses = for server <- [first, second, context.server], do: DnsServer.address(server)
-
-        assert %{records: [_]} =
-                 Dns.lookup!("app.test", :a, nameservers: addresses, timeout: 3_000)
-      end
-    end
-
-    test "comes from the first nameserver even when the second is faster", context do
-      second = start_supervised!({DnsServer, []}, id: :second)
-      DnsServer.put_default(second, :nxdomain)
-      DnsServer.put(context.server, "app.test", :a, {:delay, 50, [{127, 0, 0, 1}]})
-      addresses = for server <- [context.server, second], do: DnsServer.address(server)
-      assert %{records: [_]} = Dns.lookup!("app.test", :a, nameservers: addresses)
-      assert DnsServer.queries(second) == []
-    end
-
-    test "comes at the second attempt when the first was lost", context do
-      DnsServer.put(context.server, "app.test", :a, {:sequence, [:silent, [{127, 0, 0, 1}]]})
-      assert %{records: [_]} = Dns.lookup!("app.test", :a, context.options)
-    end
   end
 
   describe "an error" do
@@ -122,19 +103,9 @@ defmodule Caravan.DnsTest do
       end
     end
 
-    for reply <- [:silent, :wrong_id, :garbage, :cut, :wrong_question] do
-      test "for #{reply} comes by the deadline", context do
-        DnsServer.put_default(context.server, unquote(reply))
-        options = Keyword.put(context.options, :timeout, 300)
-        {time, reason} = :timer.tc(fn -> reason("app.test", :srv, options) end)
-        assert reason in [:timeout, :bad_response, :connection]
-        assert time < 2_000_000
-      end
-    end
-
-    test "for an answer cut over TCP too tells so", context do
-      DnsServer.put_default(context.server, :truncated)
-      assert reason("app.test", :srv, context.options) in [:truncated, :connection, :timeout]
+    test "for no answer comes at the deadline", context do
+      DnsServer.put_default(context.server, :silent)
+      assert reason("app.test", :srv, Keyword.put(context.options, :timeout, 100)) == :timeout
     end
 
     test "for a name that cannot be asked for comes before anything is sent", context do
@@ -165,6 +136,19 @@ defmodule Caravan.DnsTest do
             {[nameservers: ["ns.test"]], ~r/expected :nameservers .* got: \["ns.test"\]/},
             {[nameservers: ["127.0.0.1:0"]], ~r/expected :nameservers/},
             {[nameservers: List.duplicate("::1", 17)], ~r/up to 16/},
+            {[nameservers: ["udp://127.0.0.1"]], ~r/expected :nameservers/},
+            {[nameservers: ["tcp://127.0.0.1#dns.test"]], ~r/expected :nameservers/},
+            {[nameservers: ["tls://dns.test"]], ~r/expected :nameservers/},
+            {[nameservers: ["tls://127.0.0.1#dns test"]], ~r/expected :nameservers/},
+            {[nameservers: ["https://127.0.0.1/a b"]], ~r/expected :nameservers/},
+            {[addresses: 1], ~r/expected :addresses to be .* got: 1/},
+            {[dnssec: "yes"], ~r/expected :dnssec to be .* got: "yes"/},
+            {[randomize_case: nil], ~r/expected :randomize_case/},
+            {[cache: :on], ~r/expected :cache/},
+            {[max_ttl: -1], ~r/expected :max_ttl .* got: -1/},
+            {[min_ttl: 1.5], ~r/expected :min_ttl .* got: 1.5/},
+            {[allow: "10.0.0.0/8"], ~r/expected :allow/},
+            {[allow: List.duplicate("10.0.0.0/8", 65)], ~r/expected :allow .* 64/},
             {[retries: 1], ~r/unknown option :retries .* expected one of: :nameservers/},
             {:none, ~r/expected options as a keyword list, got: :none/}
           ] do
@@ -236,20 +220,6 @@ defmodule Caravan.DnsTest do
       end)
 
     assert Enum.all?(answers, &match?({:ok, _}, &1))
-  end
-
-  test "more lookups at once than the limit are busy, and only those", context do
-    DnsServer.put_default(context.server, :silent)
-    options = Keyword.put(context.options, :timeout, 1_000)
-    started = for _ <- 1..1_030, do: Dns.lookup_async("app.test", :a, options)
-
-    # A lookup that an earlier test left behind may hold its place for a moment more.
-    assert Enum.count(started, &match?({:ok, _}, &1)) in 1_000..1_024
-    assert {:error, %Error{reason: :busy}} = List.last(started)
-
-    for {:ok, ref} <- started, do: assert_receive({^ref, {:error, _}}, 5_000)
-    DnsServer.put(context.server, "app.test", :a, [{127, 0, 0, 1}])
-    assert {:ok, _} = Dns.lookup("app.test", :a, context.options)
   end
 
   test "an answer makes no atom", context do

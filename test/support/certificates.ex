@@ -17,7 +17,7 @@ defmodule Caravan.Test.Certificates do
   @doc """
   Makes a server's certificate, signed by an authority of the same `dir`, and returns the paths of
   the certificate and of its key. `names`: `["DNS:dns.test", "IP:127.0.0.1"]`. Options: `days`, how
-  long it holds; 0: it is expired.
+  long it holds; -1: it has expired.
   """
   @spec server!(Path.t(), String.t(), String.t(), [String.t()], keyword) :: {Path.t(), Path.t()}
   def server!(dir, authority, name, names, opts \\ []) do

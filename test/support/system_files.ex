@@ -28,6 +28,26 @@ defmodule Caravan.Test.SystemFiles do
   # The directory and not the files is mounted: a file that is a mount cannot be replaced by another.
   @enter ~S(mount --bind "$0" /etc && ip link set lo up && exec "$@")
 
+  @doc """
+  For `@moduletag`: skips the tests where no such namespaces can be made, and prints why.
+
+  Root can make them, and any user where the system lets users have namespaces.
+  """
+  @spec tag() :: [{:skip, String.t()}]
+  def tag do
+    [command | args] = unshare() ++ ["sh", "-c", @enter, "/etc", "true"]
+
+    case System.cmd(command, args, stderr_to_stdout: true) do
+      {_, 0} ->
+        []
+
+      {output, _status} ->
+        reason = "no namespace with an /etc of its own can be made: #{String.trim(output)}"
+        IO.puts("The tests of the system's resolver configuration are skipped: #{reason}")
+        [skip: reason]
+    end
+  end
+
   @doc "Starts one. Options: `resolv_conf` and `hosts`, the texts of the files; nil: there is none."
   @spec start!(keyword) :: t
   def start!(opts) do

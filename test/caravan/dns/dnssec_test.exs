@@ -187,6 +187,15 @@ defmodule Caravan.Dns.DnssecTest do
       end
     end
 
+    test "that were changed count from the next lookup on", context do
+      path = Path.join(context.dir, "changing")
+      options = Keyword.put(context.options, :trust_anchors, path)
+      File.cp!(context.zone_keys, path)
+      assert reason("app.plain.test", :a, options) == :bogus
+      File.cp!(context.options[:trust_anchors], path)
+      assert %{secure: false} = Dns.lookup!("app.plain.test", :a, options)
+    end
+
     test "that are no path say what was expected", %{options: options} do
       assert_raise ArgumentError, ~r/expected :trust_anchors to be .* got: 1/, fn ->
         Dns.lookup("app.test", :a, Keyword.put(options, :trust_anchors, 1))

@@ -7,6 +7,8 @@ defmodule Caravan.Dns.SystemTest do
   alias Caravan.Dns.Error
   alias Caravan.Test.SystemFiles
 
+  @moduletag SystemFiles.tag()
+
   @one {10, 0, 0, 1}
   @two {10, 0, 0, 2}
   @three {10, 0, 0, 3}

@@ -24,7 +24,7 @@ defmodule Caravan.Dns.TlsTest do
     other = Certificates.authority!(dir, "other")
     named = Certificates.server!(dir, "good", "named", ["DNS:dns.test", "IP:127.0.0.1"])
     nameless = Certificates.server!(dir, "good", "nameless", ["DNS:dns.test"])
-    expired = Certificates.server!(dir, "good", "expired", ["DNS:dns.test"], days: 0)
+    expired = Certificates.server!(dir, "good", "expired", ["DNS:dns.test"], days: -1)
 
     records =
       ["app.test. 5 IN A 127.0.0.1"] ++
@@ -156,6 +156,18 @@ defmodule Caravan.Dns.TlsTest do
 
       for bad <- [Path.join(context.dir, "missing.pem"), context.dir, nonsense],
           do: assert(reason([address], ca_file: bad) == :bad_file)
+    end
+
+    test "that was changed counts from the next lookup on", context do
+      path = Path.join(context.dir, "changing.pem")
+      address = Unbound.tls_address(context.servers.named) <> "#dns.test"
+      File.cp!(context.other_ca, path)
+      assert reason([address], ca_file: path) == :tls
+      File.cp!(context.ca_file, path)
+      options = [nameservers: [address], ca_file: path, cache: false]
+      assert %{records: [@ip]} = Dns.lookup!("app.test", :a, options)
+      File.cp!(context.other_ca, path)
+      assert reason([address], ca_file: path) == :tls
     end
 
     test "that is no path says what was expected" do

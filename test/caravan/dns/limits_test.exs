@@ -1,0 +1,109 @@
+defmodule Caravan.Dns.LimitsTest do
+  # Not async: it counts what this VM holds.
+  use ExUnit.Case
+
+  alias Caravan.Dns
+  alias Caravan.Dns.Error
+  alias Caravan.Test.DnsServer
+  alias Caravan.Test.Eventually
+  alias Caravan.Test.Host
+  alias Caravan.Test.OsResources
+
+  @ip {127, 0, 0, 1}
+
+  setup do
+    OsResources.warm_up()
+    server = start_supervised!(DnsServer)
+    DnsServer.put_default(server, [@ip])
+    %{server: server, options: [nameservers: [DnsServer.address(server)], cache: false]}
+  end
+
+  test "1,024 lookups are under way; one more is busy, until one has ended", %{
+    server: server,
+    options: options
+  } do
+    assert OsResources.now().lookups == 0
+    DnsServer.put_default(server, :silent)
+    options = [timeout: 2_000] ++ options
+    started = for n <- 1..1_024, do: Dns.lookup_async("app#{rem(n, 512)}.test", :a, options)
+    assert Enum.all?(started, &match?({:ok, _}, &1))
+    # Those that ask the same are one.
+    assert %{lookups: 1_024, tasks: 512} = OsResources.held()
+    assert {:error, %Error{reason: :busy}} = Dns.lookup_async("app.test", :a, options)
+    assert {:error, %Error{reason: :busy}} = Dns.lookup("app.test", :a, options)
+
+    [{:ok, first} | others] = started
+    assert Dns.cancel(first)
+    Host.await(fn -> OsResources.held().lookups < 1_024 end, "the place of the cancelled one")
+    assert {:ok, last} = Dns.lookup_async("app.test", :a, options)
+
+    for {:ok, ref} <- [{:ok, last} | others],
+        do: assert_receive({^ref, {:error, %Error{reason: :timeout}}}, 10_000)
+
+    DnsServer.put_default(server, [@ip])
+    assert {:ok, _} = Dns.lookup("app.test", :a, options)
+  end
+
+  test "a place is free again when its lookup is cancelled, or its process has died", %{
+    server: server,
+    options: options
+  } do
+    before = OsResources.now()
+    DnsServer.put_default(server, :silent)
+    options = [timeout: 60_000] ++ options
+
+    {pid, monitor} =
+      spawn_monitor(fn ->
+        for n <- 1..512, do: {:ok, _} = Dns.lookup_async("app#{n}.test", :a, options)
+        Process.sleep(:infinity)
+      end)
+
+    mine = for n <- 1..512, do: Dns.lookup_async("app#{n}.test", :a, options)
+    Host.await(fn -> OsResources.held().lookups == 1_024 end, "all to be under way")
+    Process.exit(pid, :kill)
+    assert_receive {:DOWN, ^monitor, _, _, :killed}
+
+    Host.await(
+      fn -> match?(%{lookups: 512, tasks: 512}, OsResources.held()) end,
+      "those of the dead to end"
+    )
+
+    for {:ok, ref} <- mine, do: assert(Dns.cancel(ref))
+    OsResources.await_no_more(%{before | atoms: OsResources.now().atoms})
+  end
+
+  test "sockets and connections of 32 configurations are kept", %{server: server} do
+    address = DnsServer.address(server)
+    before = OsResources.now()
+
+    for scheme <- ["", "tcp://"] do
+      for n <- 1..100,
+          do:
+            Dns.lookup!("app.test", :a,
+              nameservers: [scheme <> address, "127.0.0.2:#{n}"],
+              cache: false
+            )
+
+      # The server, in this VM, has the other end of each connection.
+      kept = if scheme == "", do: 32, else: 64
+      no_more = fn -> OsResources.held().sockets - before.sockets <= kept end
+      assert Eventually.true?(no_more), inspect({before, OsResources.held()})
+      Dns.flush()
+    end
+
+    OsResources.await_no_more(%{before | atoms: OsResources.now().atoms})
+  end
+
+  test "128 UDP sockets are kept", %{server: server, options: options} do
+    before = OsResources.now()
+    DnsServer.subscribe(server)
+    DnsServer.put_default(server, {:delay, 500, [@ip]})
+    refs = for n <- 1..600, do: Dns.lookup_async("app#{n}.test", :a, [timeout: 30_000] ++ options)
+    for {:ok, ref} <- refs, do: assert_receive({^ref, {:ok, _}}, 30_000)
+
+    assert Eventually.true?(fn -> OsResources.held().sockets - before.sockets <= 128 end),
+           inspect(OsResources.held())
+
+    OsResources.await_no_more(%{before | atoms: OsResources.now().atoms})
+  end
+end
