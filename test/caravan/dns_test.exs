@@ -84,8 +84,6 @@ defmodule Caravan.DnsTest do
       DnsServer.put(context.server, "none.test", :srv, [{0, 0, 0, "."}])
       assert reason("none.test", :srv, context.options) == :no_records
     end
-
-    @tag ip: {0, 0, 0, 0, 0, 0, 0, 1}
   end
 
   describe "an error" do

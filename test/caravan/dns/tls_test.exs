@@ -24,7 +24,7 @@ defmodule Caravan.Dns.TlsTest do
     other = Certificates.authority!(dir, "other")
     named = Certificates.server!(dir, "good", "named", ["DNS:dns.test", "IP:127.0.0.1"])
     nameless = Certificates.server!(dir, "good", "nameless", ["DNS:dns.test"])
-    expired = Certificates.server!(dir, "good", "expired", ["DNS:dns.test"], days: -1)
+    expired = Certificates.server!(dir, "good", "expired", ["DNS:dns.test"], days: 0)
 
     records =
       ["app.test. 5 IN A 127.0.0.1"] ++
