@@ -1,0 +1,203 @@
+//! Lookups over real sockets, however they end. What they give is tested in Elixir; here it is that
+//! nothing leaks (`.ci/leaks`).
+
+// What fails here fails a test.
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+use std::time::Duration;
+
+use caravan_core::dns::{
+    Kind, LookupError, Outcome, Question, Resolvers, Settings, Source, Started, Ttl, Waiter,
+    nameserver,
+};
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::oneshot;
+
+const ENOUGH: Duration = Duration::from_secs(20);
+
+/// Answers `many.…` with a cut answer over UDP and 300 records over TCP, `silent.…` never, `bad.…` with
+/// an answer that ends in its record, all else with one record.
+fn serve() -> SocketAddr {
+    let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let address = tcp.local_addr().expect("its address");
+    let udp = UdpSocket::bind(address).expect("the same port for UDP");
+    thread::spawn(move || {
+        let mut query = [0; 1_500];
+        while let Ok((length, client)) = udp.recv_from(&mut query) {
+            let answer = match &query[13..length] {
+                [b's', ..] => continue,
+                [b'm', ..] => answer(&query[..length], 0, 0x02),
+                [b'b', ..] => answer(&query[..length], 1, 0)[..length - 5].to_vec(),
+                _ => answer(&query[..length], 1, 0),
+            };
+            let _ = udp.send_to(&answer, client);
+        }
+    });
+    thread::spawn(move || {
+        for stream in tcp.incoming() {
+            let mut stream = stream.expect("a connection");
+            thread::spawn(move || {
+                let mut length = [0; 2];
+                while stream.read_exact(&mut length).is_ok() {
+                    let mut query = vec![0; u16::from_be_bytes(length).into()];
+                    stream.read_exact(&mut query).expect("a query");
+                    let answer = answer(&query, 300, 0);
+                    let length = u16::try_from(answer.len()).expect("a short answer");
+                    let _ = stream.write_all(&[&length.to_be_bytes(), &answer[..]].concat());
+                }
+            });
+        }
+    });
+    address
+}
+
+/// So many A records, with flags beside that of a response.
+fn answer(query: &[u8], records: u16, flags: u8) -> Vec<u8> {
+    let name = query[12..].iter().position(|octet| *octet == 0);
+    let question = &query[12..12 + name.expect("a name") + 5];
+    let header = [
+        &query[..2],
+        &[0x81 | flags, 0x80, 0, 1],
+        &records.to_be_bytes(),
+        &[0; 4],
+    ];
+    let record = [0xC0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 127, 0, 0, 1];
+    [&header.concat(), question, &record.repeat(records.into())].concat()
+}
+
+struct Reply(Sender<Result<usize, LookupError>>);
+
+impl Waiter for Reply {
+    fn deliver(self: Box<Self>, outcome: &Outcome) {
+        let outcome = outcome.as_ref().map(|answer| answer.records.len());
+        let _ = self.0.send(outcome.map_err(|error| *error));
+    }
+}
+
+/// As the NIF has it: one thread that runs nothing else.
+struct Client {
+    resolvers: Arc<Resolvers>,
+    settings: Arc<Settings>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Client {
+    fn new(server: &str, cache: Option<Ttl>) -> Self {
+        let runtime: Runtime = Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let resolvers = Resolvers::new(runtime.handle().clone());
+        let (stop, stopped) = oneshot::channel();
+        let thread = thread::spawn(move || {
+            let _ = runtime.block_on(stopped);
+        });
+        let settings = Settings {
+            source: Source {
+                nameservers: vec![nameserver(server).expect("a nameserver")],
+                ..Source::default()
+            },
+            timeout: Duration::from_millis(500),
+            attempts: None,
+            addresses: false,
+            allow: Vec::new(),
+            cache,
+        };
+        Self {
+            resolvers,
+            settings: Arc::new(settings),
+            stop: Some(stop),
+            thread: Some(thread),
+        }
+    }
+
+    fn start(&self, name: &str) -> (Started, Receiver<Result<usize, LookupError>>) {
+        let (sender, receiver) = channel();
+        let question = Question::new(name.as_bytes(), Kind::A).expect("a question");
+        let settings = Arc::clone(&self.settings);
+        let started = self
+            .resolvers
+            .start(question, settings, || Box::new(Reply(sender)));
+        (started, receiver)
+    }
+
+    fn outcome(&self, name: &str) -> Result<usize, LookupError> {
+        let (started, receiver) = self.start(name);
+        match started {
+            Started::Cached(answer, _ttl) => Ok(answer.records.len()),
+            Started::UnderWay(_ticket) => receiver.recv_timeout(ENOUGH).expect("an outcome"),
+        }
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            thread.join().expect("the runtime's thread");
+        }
+    }
+}
+
+#[test]
+fn answers_errors_and_silence() {
+    let client = Client::new(&serve().to_string(), None);
+    for _ in 0..3 {
+        assert_eq!(client.outcome("one.test"), Ok(1));
+        assert_eq!(client.outcome("many.test"), Ok(300));
+        assert_eq!(client.outcome("bad.test"), Err(LookupError::BadResponse));
+    }
+    assert_eq!(client.outcome("silent.test"), Err(LookupError::Timeout));
+}
+
+#[test]
+fn answers_over_tcp() {
+    let client = Client::new(&format!("tcp://{}", serve()), None);
+    for _ in 0..3 {
+        assert_eq!(client.outcome("one.test"), Ok(300));
+    }
+}
+
+#[test]
+fn kept_answers() {
+    let ttl = Ttl { min: 0, max: 60 };
+    let client = Client::new(&serve().to_string(), Some(ttl));
+    assert_eq!(client.outcome("one.test"), Ok(1));
+    assert!(matches!(client.start("one.test").0, Started::Cached(..)));
+    client.resolvers.flush();
+    assert_eq!(client.outcome("one.test"), Ok(1));
+}
+
+#[test]
+fn cancelled_and_shared_lookups() {
+    let client = Client::new(&serve().to_string(), None);
+    let (Started::UnderWay(first), cancelled) = client.start("silent.test") else {
+        panic!("nothing is kept");
+    };
+    let (Started::UnderWay(_), shared) = client.start("silent.test") else {
+        panic!("nothing is kept");
+    };
+    assert_eq!(client.resolvers.under_way(), 1);
+    first.cancel();
+    assert!(
+        cancelled.recv_timeout(ENOUGH).is_err(),
+        "its waiter is gone"
+    );
+    assert_eq!(shared.recv_timeout(ENOUGH), Ok(Err(LookupError::Timeout)));
+
+    let (Started::UnderWay(last), cancelled) = client.start("silent.test") else {
+        panic!("nothing is kept");
+    };
+    last.cancel();
+    assert!(
+        cancelled.recv_timeout(ENOUGH).is_err(),
+        "its waiter is gone"
+    );
+    assert_eq!(client.resolvers.under_way(), 0);
+}
