@@ -1,7 +1,7 @@
 defmodule Caravan.Test.FakeNetwork do
   @moduledoc """
-  The connect and list_nodes functions of a topology, without distribution: who is connected stands
-  in an agent, and each connect is told to the process that started it.
+  The connect, disconnect and list_nodes functions of a topology, without distribution: who is connected
+  stands in an agent, and each connect and disconnect is told to the process that started it.
   """
 
   use Agent
@@ -16,7 +16,11 @@ defmodule Caravan.Test.FakeNetwork do
   @doc "Options of a strategy that lives in this network."
   @spec options(pid) :: keyword
   def options(network),
-    do: [connect: {__MODULE__, :connect, [network]}, list_nodes: {__MODULE__, :list, [network]}]
+    do: [
+      connect: {__MODULE__, :connect, [network]},
+      disconnect: {__MODULE__, :disconnect, [network]},
+      list_nodes: {__MODULE__, :list, [network]}
+    ]
 
   @doc "What connecting `node` does from now on; every node connects at first."
   @spec behave(pid, node, behaviour) :: :ok
@@ -43,5 +47,12 @@ defmodule Caravan.Test.FakeNetwork do
       {:returns, term} -> term
       :raises -> raise "the connect function raised"
     end
+  end
+
+  @spec disconnect(pid, node) :: true
+  def disconnect(network, node) do
+    %{owner: owner} = Agent.get(network, & &1)
+    send(owner, {:disconnect, node})
+    drop(network, node) == :ok
   end
 end

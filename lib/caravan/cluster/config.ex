@@ -14,6 +14,15 @@ defmodule Caravan.Cluster.Config do
 
   @dns_schema Dns.schema()
 
+  # What the resolver takes under the same names.
+  @dns_options [:allow, :dnssec, :trust_anchors, :ca_file, :randomize_case]
+
+  # OTP's (`t:logger.level/0`), and the one that turns it off.
+  @levels [:debug, :info, :notice, :warning, :error, :critical, :alert, :emergency, :none]
+
+  # The default of :min_interval, unless half of :poll_interval is less.
+  @min_interval 1_000
+
   @schema [
     query: [
       check: &__MODULE__.check_query/1,
@@ -45,17 +54,70 @@ defmodule Caravan.Cluster.Config do
       doc:
         "how a record becomes a node name; `{name}`, and for SRV `{port}`, `{host}`, `{host_label}` " <>
           "(the host up to its first dot), for A and AAAA `{ip}`. `nil`: " <>
-          "`\"{name}-{port}@{host}\"` for SRV, `\"{name}@{ip}\"` for A and AAAA"
+          "`\"{name}-{port}@{host}\"` for SRV (`\"{name}@{host}\"` with `ports: :srv`), " <>
+          "`\"{name}@{ip}\"` for A and AAAA"
+    ],
+    ports: [
+      check: &__MODULE__.check_ports/1,
+      default: :name,
+      type: "`:name` or `:srv`",
+      doc:
+        "where the port of a node comes from: its name, by the port rule of `Caravan.Epmd`, or its SRV record"
     ],
     poll_interval: [
       check: 100..3_600_000,
       default: 5_000,
       type: "milliseconds, 100 to 3,600,000",
-      doc: "from the start of one round of lookups to the start of the next"
+      doc: "the longest time from one answer to the next lookup"
+    ],
+    min_interval: [
+      check: &__MODULE__.check_min_interval/1,
+      default: nil,
+      type: "milliseconds, 50 to 3,600,000",
+      doc:
+        "the shortest, but after the first answer; between the two, its TTL counts. `nil`: 1,000, or half of " <>
+          "`:poll_interval` if that is less"
+    ],
+    keep: [
+      check: 0..86_400_000,
+      default: 300_000,
+      type: "milliseconds, 0 to 86,400,000",
+      doc: "how long a name stays a member after the last answer that had it"
+    ],
+    prune: [
+      check: &__MODULE__.check_prune/1,
+      default: nil,
+      type: "`[after: 1..1_000]`",
+      doc:
+        "disconnect a node that is no member any more and was missing from so many answers of every " <>
+          "query in a row; `nil`: nobody is ever disconnected"
+    ],
+    max_nodes: [
+      check: 1..16_384,
+      default: 1_024,
+      type: "1 to 16,384",
+      doc: "names at a time; more are left out, those known longest stay"
+    ],
+    max_new_names: [
+      check: 1..1_000_000,
+      default: 10_000,
+      type: "1 to 1,000,000",
+      doc: "names within 24 hours that may become new atoms"
     ],
     nameservers: @dns_schema[:nameservers],
     lookup_timeout: @dns_schema[:timeout],
     lookup_attempts: @dns_schema[:attempts],
+    lookup_cache: [
+      check: @dns_schema[:cache][:check],
+      default: false,
+      type: "boolean",
+      doc: "whether lookups may be answered from the cache of `Caravan.Dns`"
+    ],
+    allow: @dns_schema[:allow],
+    dnssec: @dns_schema[:dnssec],
+    trust_anchors: @dns_schema[:trust_anchors],
+    ca_file: @dns_schema[:ca_file],
+    randomize_case: @dns_schema[:randomize_case],
     connect_timeout: [
       check: 100..60_000,
       default: 5_000,
@@ -64,9 +126,10 @@ defmodule Caravan.Cluster.Config do
     ],
     max_connects: [
       check: 1..1_024,
-      default: 32,
+      default: 128,
       type: "1 to 1,024",
-      doc: "connects under way at once"
+      doc:
+        "connects at once; one that got no reply for a tenth of a second does not count any more"
     ],
     dns_client: [
       check: &__MODULE__.check_client/1,
@@ -78,7 +141,14 @@ defmodule Caravan.Cluster.Config do
       check: &__MODULE__.check_topology/1,
       default: :caravan,
       type: "atom",
-      doc: "the name in log lines; under libcluster, the topology's own"
+      doc: "the name in log lines and events; under libcluster, the topology's own"
+    ],
+    log_level: [
+      check: &__MODULE__.check_level/1,
+      default: :info,
+      type: "a level of `Logger`, or `:none`",
+      doc:
+        "the lowest level of the lines it logs: changes are `:info`, what is wrong is `:warning`"
     ],
     connect: [
       check: &__MODULE__.check_mfa/1,
@@ -90,7 +160,7 @@ defmodule Caravan.Cluster.Config do
       check: &__MODULE__.check_mfa/1,
       default: {:erlang, :disconnect_node, []},
       type: "`{module, function, arguments}`",
-      doc: "as libcluster has it; Caravan disconnects nobody, so it is not called"
+      doc: "disconnects a node, which comes after the arguments; called for `:prune` only"
     ],
     list_nodes: [
       check: &__MODULE__.check_mfa/1,
@@ -112,14 +182,27 @@ defmodule Caravan.Cluster.Config do
           sources: [source],
           templates: %{Dns.type() => NodeName.template()},
           basename: String.t() | nil,
+          ports: :name | :srv,
           poll_interval: pos_integer,
+          min_interval: pos_integer,
+          keep: non_neg_integer,
+          prune: pos_integer | nil,
+          max_nodes: pos_integer,
+          max_new_names: pos_integer,
           nameservers: [String.t()],
           lookup_timeout: pos_integer,
-          lookup_attempts: pos_integer,
+          lookup_attempts: pos_integer | nil,
+          lookup_cache: boolean,
+          allow: [String.t()],
+          dnssec: boolean,
+          trust_anchors: Path.t() | nil,
+          ca_file: Path.t() | nil,
+          randomize_case: boolean,
           connect_timeout: pos_integer,
           max_connects: pos_integer,
           dns_client: module | nil,
           topology: atom,
+          log_level: Logger.level() | :none,
           connect: mfa_tuple,
           disconnect: mfa_tuple,
           list_nodes: mfa_tuple
@@ -152,7 +235,12 @@ defmodule Caravan.Cluster.Config do
       refuse!(options, :type, ":srv where :dns_client is given", derived.type)
     end
 
-    templates = Map.new(derived.type, &{&1, template!(&1, derived, options)})
+    if rest.ports == :srv and :srv not in derived.type do
+      refuse!(options, :ports, ":name where :type has no :srv", :srv)
+    end
+
+    rest = %{rest | min_interval: min_interval!(rest, options)}
+    templates = Map.new(derived.type, &{&1, template!(&1, derived, rest.ports, options)})
 
     struct!(
       __MODULE__,
@@ -168,20 +256,34 @@ defmodule Caravan.Cluster.Config do
   @spec docs() :: String.t()
   def docs, do: Options.docs(@schema)
 
-  @doc "The part of the options that `Caravan.Dns` takes."
-  @spec dns_options(t) :: [Dns.option()]
-  def dns_options(%__MODULE__{} = config) do
+  @doc "The part of the options that `Caravan.Dns` takes, for a lookup of this type."
+  @spec dns_options(t, Dns.type()) :: [Dns.option()]
+  def dns_options(%__MODULE__{} = config, type) do
+    same = config |> Map.take(@dns_options) |> Map.to_list()
+
     [
       nameservers: config.nameservers,
       timeout: config.lookup_timeout,
-      attempts: config.lookup_attempts
-    ]
+      attempts: config.lookup_attempts,
+      cache: config.lookup_cache,
+      addresses: type == :srv
+    ] ++ same
   end
 
   ## Options that depend on each other
 
-  defp template!(type, derived, options) do
-    text = derived.node_name || NodeName.default_template(type)
+  defp min_interval!(%{min_interval: nil, poll_interval: poll}, _options),
+    do: min(@min_interval, div(poll, 2))
+
+  defp min_interval!(%{min_interval: min, poll_interval: poll}, _options) when min <= poll,
+    do: min
+
+  defp min_interval!(%{min_interval: min, poll_interval: poll}, options) do
+    refuse!(options, :min_interval, "#{poll} at most, which is :poll_interval", min)
+  end
+
+  defp template!(type, derived, ports, options) do
+    text = derived.node_name || NodeName.default_template(type, ports)
 
     case NodeName.parse_template(text, type) do
       {:ok, template} -> template
@@ -261,6 +363,31 @@ defmodule Caravan.Cluster.Config do
   def check_template(nil), do: {:ok, nil}
   def check_template(text) when is_binary(text), do: {:ok, text}
   def check_template(_other), do: {:error, "a string such as \"{name}-{port}@{host}\""}
+
+  @doc false
+  @spec check_ports(term) :: Options.checked()
+  def check_ports(ports) when ports in [:name, :srv], do: {:ok, ports}
+  def check_ports(_other), do: {:error, ":name or :srv"}
+
+  @doc false
+  @spec check_min_interval(term) :: Options.checked()
+  def check_min_interval(nil), do: {:ok, nil}
+  def check_min_interval(min) when is_integer(min) and min in 50..3_600_000, do: {:ok, min}
+  def check_min_interval(_other), do: {:error, "an integer from 50 to 3600000"}
+
+  @doc false
+  @spec check_prune(term) :: Options.checked()
+  def check_prune(off) when off in [nil, false], do: {:ok, nil}
+  def check_prune(after: count) when is_integer(count) and count in 1..1_000, do: {:ok, count}
+
+  def check_prune(_other),
+    do: {:error, "[after: answers], with a number from 1 to 1000, such as [after: 3], or false"}
+
+  @doc false
+  @spec check_level(term) :: Options.checked()
+  def check_level(level) do
+    if level in @levels, do: {:ok, level}, else: {:error, "one of #{inspect(@levels)}"}
+  end
 
   @doc false
   @spec check_client(term) :: Options.checked()

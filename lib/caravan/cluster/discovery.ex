@@ -1,6 +1,6 @@
 defmodule Caravan.Cluster.Discovery do
-  # The lookups of one topology that are under way, at most one for each source. State of its owner,
-  # not a process: the owner hands its messages to handle/2.
+  # The lookups of one topology that are under way. State of its owner, not a process: the owner hands
+  # its messages to handle/2. Every lookup that starts has an outcome, whatever becomes of it.
   @moduledoc false
 
   alias Caravan.Cluster.Config
@@ -10,33 +10,47 @@ defmodule Caravan.Cluster.Discovery do
   alias Caravan.Dns.Answer
   alias Caravan.Dns.Error
   alias Caravan.Dns.Service
+  alias Caravan.Telemetry
 
-  defstruct pending: %{}
+  @enforce_keys [:config]
+  defstruct @enforce_keys ++ [pending: %{}]
 
   @opaque t :: %__MODULE__{
-            pending: %{reference => {Config.source(), timer :: reference | Job.t()}}
+            config: Config.t(),
+            pending: %{reference => {Config.source(), started :: integer, reference | Job.t()}}
           }
 
-  @typedoc "An error is a kind, to be compared, and a text."
-  @type result :: {:ok, [NodeName.dns_record()]} | {:error, {kind :: term, String.t()}}
+  @typedoc "An error is a kind, to be compared, and a text. The TTL is in milliseconds."
+  @type result ::
+          {:ok,
+           %{
+             records: [NodeName.dns_record()],
+             ttl: non_neg_integer | nil,
+             complete: boolean
+           }}
+          | {:error, {kind :: term, String.t()}}
 
   # The resolver answers by the lookup's own deadline; this is for the day it does not.
   @grace 1_000
 
-  @doc "Starts a lookup of every source that has none under way; returns those that failed at once."
-  @spec start(t, Config.t()) :: {[{Config.source(), result}], t}
-  def start(%__MODULE__{} = discovery, %Config{} = config) do
-    busy = for {source, _} <- Map.values(discovery.pending), do: source
+  @spec new(Config.t()) :: t
+  def new(%Config{} = config), do: %__MODULE__{config: config}
 
-    Enum.reduce(config.sources -- busy, {[], discovery}, fn source, {failed, discovery} ->
-      case start_one(source, config) do
-        {:ok, ref, timer} ->
-          {failed, put_in(discovery.pending[ref], {source, timer})}
+  @doc "Starts a lookup; an outcome that is there at once comes back."
+  @spec start(t, Config.source()) :: {:started, t} | {:done, result}
+  def start(%__MODULE__{config: config} = discovery, source) do
+    started = System.monotonic_time()
+    emit(:start, %{system_time: System.system_time()}, config, source, %{})
 
-        {:error, error} ->
-          {[{source, result({:error, error})} | failed], discovery}
-      end
-    end)
+    case start_one(source, config) do
+      {:ok, ref, timer} ->
+        {:started, put_in(discovery.pending[ref], {source, started, timer})}
+
+      {:error, error} ->
+        result = result({:error, error})
+        finished(result, config, source, started)
+        {:done, result}
+    end
   end
 
   @doc "The outcome of one lookup, if `message` tells of one."
@@ -46,13 +60,22 @@ defmodule Caravan.Cluster.Discovery do
       {nil, _pending} ->
         :unknown
 
-      {{source, timer}, pending} ->
-        {source, outcome(timer, message), %{discovery | pending: pending}}
+      {{source, started, timer}, pending} ->
+        result = outcome(timer, message)
+        finished(result, discovery.config, source, started)
+        {source, result, %{discovery | pending: pending}}
     end
   end
 
+  @doc "Ends all lookups; they have no outcome."
+  @spec stop(t) :: t
+  def stop(%__MODULE__{} = discovery) do
+    for {ref, {_source, _started, timer}} <- discovery.pending, do: give_up(ref, timer)
+    %{discovery | pending: %{}}
+  end
+
   defp start_one({query, type}, %Config{dns_client: nil} = config) do
-    with {:ok, ref} <- Dns.lookup_async(query, type, Config.dns_options(config)) do
+    with {:ok, ref} <- Dns.lookup_async(query, type, Config.dns_options(config, type)) do
       {:ok, ref, Process.send_after(self(), {__MODULE__, ref}, config.lookup_timeout + @grace)}
     end
   end
@@ -60,6 +83,14 @@ defmodule Caravan.Cluster.Discovery do
   defp start_one({query, _type}, %Config{dns_client: client} = config) do
     job = Job.start(fn -> client_result(client.get_nodes(query)) end, config.lookup_timeout)
     {:ok, job.ref, job}
+  end
+
+  defp give_up(_ref, %Job{} = job), do: Job.stop(job)
+
+  defp give_up(ref, timer) do
+    _ = Process.cancel_timer(timer)
+    _ = Dns.cancel(ref)
+    :ok
   end
 
   defp ref({ref, {:ok, %Answer{}}}), do: ref
@@ -75,7 +106,7 @@ defmodule Caravan.Cluster.Discovery do
   end
 
   defp outcome(_timer, {__MODULE__, ref}) do
-    Dns.cancel(ref)
+    _ = Dns.cancel(ref)
     {:error, {:silent, "the resolver did not reply"}}
   end
 
@@ -84,14 +115,21 @@ defmodule Caravan.Cluster.Discovery do
     result(result)
   end
 
-  defp result({:ok, %Answer{records: records}}), do: {:ok, records}
+  # Addresses that the option :allow took away may have been those of anybody; of a target, they take
+  # no record away.
+  defp result({:ok, %Answer{} = answer}) do
+    complete = answer.type == :srv or answer.dropped == 0
+    {:ok, %{records: answer.records, ttl: answer.ttl * 1_000, complete: complete}}
+  end
 
   defp result({:error, %Error{} = error}),
     do: {:error, {error.reason, Exception.message(error)}}
 
+  ## A dns_client
+
   defp client_result(nodes) do
-    if is_list(nodes) and Enum.all?(nodes, &client_node?/1),
-      do: {:ok, Enum.map(nodes, &client_record/1)},
+    if is_list(nodes) and not List.improper?(nodes) and Enum.all?(nodes, &client_node?/1),
+      do: {:ok, %{records: Enum.map(nodes, &client_record/1), ttl: nil, complete: true}},
       else:
         {:error, {:client_returned, "the dns_client returned #{inspect(nodes)}, #{expected()}"}}
   end
@@ -102,4 +140,29 @@ defmodule Caravan.Cluster.Discovery do
   defp client_node?(_other), do: false
 
   defp client_record({port, host}), do: %Service{priority: 0, weight: 0, port: port, target: host}
+
+  ## Telemetry
+
+  defp finished(result, config, source, started) do
+    duration = System.monotonic_time() - started
+
+    case result do
+      {:ok, answer} ->
+        records = length(answer.records)
+        emit(:stop, %{duration: duration, records: records}, config, source, %{result: :ok})
+
+      {:error, {kind, text}} when kind in [:client_failed, :silent] ->
+        error = %{kind: :error, reason: text, stacktrace: []}
+        emit(:exception, %{duration: duration}, config, source, error)
+
+      {:error, {kind, _text}} ->
+        error = %{result: {:error, kind}}
+        emit(:stop, %{duration: duration, records: 0}, config, source, error)
+    end
+  end
+
+  defp emit(what, measurements, config, {query, type}, metadata) do
+    metadata = Map.merge(metadata, %{topology: config.topology, query: query, type: type})
+    Telemetry.execute([:caravan, :dns, :lookup, what], measurements, metadata)
+  end
 end

@@ -29,31 +29,81 @@ defmodule Caravan.Cluster.DnsStrategy do
 
   ## What it does
 
-    * The first lookups start as soon as the process runs, then one round each `:poll_interval`. Each
-      answer is acted on when it arrives; a failed lookup is asked again in the next round.
-    * Names that are in DNS, not connected and not this node's own are connected, `:max_connects` at
-      once, each for `:connect_timeout` at most. A node that went down is tried again at once, and
-      then in every round for as long as it is in DNS.
-    * It disconnects nobody. A lookup that fails, or an answer that lacks a node, leaves connections as
-      they are; so does the end of this process.
-    * Records that make no valid node name are left out, with a line in the log. Names become atoms
-      only when they are about to be connected. At most
-      #{Caravan.Cluster.Membership.max_names()} names of a topology are used.
-    * One log line for a change (connected, lost, a new reason of failure), none for a round without
-      one.
+    * The first lookups start as soon as the process runs. The next comes when the TTL of the answer is
+      over, within `:min_interval` and `:poll_interval`; soon after a node went down; and while DNS
+      fails, after waits that double, up to six times `:poll_interval`. Each wait has a share of chance,
+      so that a fleet does not ask in step.
+    * The members are what all queries named within the last `:keep` milliseconds: servers that answer with
+      a random part of the records give the whole in the end. A lookup that fails, and an answer that is
+      empty or cut, take no name away.
+    * Members that are not connected are dialled, `:max_connects` at once, each for `:connect_timeout` at
+      most. A node that went down is dialled within half a second, then after waits that double, up to
+      `:poll_interval`; one that was never reached, up to a minute. A record that changes, or that
+      disappears for longer than `:keep` and returns, starts that anew.
+    * What SRV, A and AAAA records say of ports and addresses goes to `Caravan.Epmd.Peers`, where
+      `Caravan.Epmd` finds it without asking the host's resolver. With `ports: :srv`, names need carry no
+      port: all nodes learn it from the records.
+    * Nobody is disconnected, unless `:prune` says so. The end of this process leaves connections as they
+      are; started again, it goes on.
+    * Records that make no valid node name are left out, with a line in the log. A name becomes an atom
+      when it is about to be connected, at most `:max_new_names` within 24 hours, and none at all while
+      the VM's atom table is four fifths full.
+    * One log line for a change (connected, lost, a new reason of failure), none for a lookup without one.
+      `Caravan.Telemetry` lists the events.
+
+  `Caravan.Cluster` has what an application asks of it: `Caravan.Cluster.await/2`, `Caravan.Cluster.drain/1`.
+
+  ## Pruning
+
+  With `prune: [after: 3]`, a connected node is disconnected when no query has named it for `:keep`
+  milliseconds, and it was missing from three complete answers of *every* query in a row. A query that never
+  has an answer (AAAA records where there are none) therefore keeps everybody. At most half of the
+  connected nodes are dropped in one round, so a last one never is.
+
+  Think twice. OTP's `global` keeps clusters fully meshed (`prevent_overlapping_partitions`, on since OTP 25): a
+  node that is disconnected reports the loss to all others, and they drop the reporting or the reported
+  node, even a healthy one. So prune only where nodes really vanish without closing their connections,
+  and where DNS is right; a node that leaves on purpose uses `Caravan.Cluster.drain/1`. One that is alive
+  and has the records of the others dials them again, and is then left alone until it has been missing
+  anew.
   """
 
   use GenServer
 
-  require Logger
-
   alias Caravan.Cluster.Connector
+  alias Caravan.Cluster.Diagnosis
   alias Caravan.Cluster.Discovery
+  alias Caravan.Cluster.Drain
+  alias Caravan.Cluster.Job
+  alias Caravan.Cluster.Jobs
   alias Caravan.Cluster.Membership
-  alias Caravan.Cluster.NodeName
+  alias Caravan.Cluster.Records
+  alias Caravan.Cluster.Registration
+  alias Caravan.Cluster.Report
+  alias Caravan.Epmd.Peers
 
-  # A node that goes down often takes others with it; one round serves them all.
-  @nodedown_delay 200
+  # No new atoms once so much of the table is used.
+  @atom_share 0.8
+
+  # A list_nodes function of the user's own has so long.
+  @list_timeout 1_000
+
+  # Diagnoses at once; what fails beyond is reported without.
+  @max_diagnoses 8
+
+  # How long after a failed try to be alone a drained node tries again.
+  @drain_again 500
+
+  defstruct [
+    :config,
+    :key,
+    :membership,
+    :discovery,
+    :jobs,
+    :tick,
+    waiters: [],
+    told: MapSet.new()
+  ]
 
   @typedoc "The options in the table above, or libcluster's list of one `Cluster.Strategy.State`."
   @type options :: keyword | [struct]
@@ -81,12 +131,14 @@ defmodule Caravan.Cluster.DnsStrategy do
 
   @impl true
   def init(%Config{} = config) do
-    state = %{
+    seed = :erlang.phash2({node(), make_ref(), System.system_time()}, 1_000_000_000)
+
+    state = %__MODULE__{
       config: config,
-      discovery: %Discovery{},
-      membership: %Membership{},
-      connector: Connector.new(config),
-      poll: nil
+      key: Registration.register(config.topology),
+      membership: Membership.new(config, Atom.to_string(node()), seed, now()),
+      discovery: Discovery.new(config),
+      jobs: %Jobs{}
     }
 
     {:ok, state, {:continue, :start}}
@@ -94,26 +146,72 @@ defmodule Caravan.Cluster.DnsStrategy do
 
   @impl true
   def handle_continue(:start, state) do
+    _ = Caravan.Telemetry.load()
     advise(state)
     :ok = :net_kernel.monitor_nodes(true)
-    {:noreply, poll(state)}
+
+    # Before a crash it had left the cluster.
+    if Drain.drained?(state.key),
+      do: {:noreply, state |> stop_discovery() |> leave(nil)},
+      else: {:noreply, state |> observe() |> step(:tick)}
   end
 
   @impl true
-  def handle_info(:poll, state), do: {:noreply, poll(state)}
+  def handle_call({:await, nodes, timeout}, from, state) do
+    timer = Process.send_after(self(), {:await_timeout, from}, timeout)
+    {:noreply, answer_waiters(%{state | waiters: [{from, nodes, timer} | state.waiters]})}
+  end
 
-  def handle_info({:nodeup, _node}, state), do: {:noreply, observe(state)}
+  def handle_call(:drain, from, state) do
+    unless Drain.drained?(state.key) do
+      Drain.start(state.key)
+      connected = length(Membership.connected(state.membership))
+      Report.drained(state.config, :drain, connected)
+    end
 
-  # Also for a node that went down before its connection was observed.
-  def handle_info({:nodedown, node}, state) do
-    state = observe(state)
-    ours = MapSet.member?(Membership.names(state.membership), Atom.to_string(node))
-    {:noreply, if(ours, do: hasten(state, @nodedown_delay), else: state)}
+    {:noreply, state |> stop_discovery() |> leave(from)}
+  end
+
+  def handle_call(:resume, _from, state) do
+    if Drain.drained?(state.key) do
+      state = %{state | jobs: Jobs.stop(state.jobs, &match?({:leave, _from}, &1))}
+      Drain.resume(state.key)
+      Report.drained(state.config, :resume, length(Membership.connected(state.membership)))
+      {:reply, :ok, step(state, :resume)}
+    else
+      {:reply, :ok, state}
+    end
+  end
+
+  # A peer's strategy drains.
+  def handle_call({:left, node}, _from, state) when is_atom(node),
+    do: {:reply, :ok, step(state, {:left, Atom.to_string(node)})}
+
+  def handle_call(_unexpected, _from, state), do: {:reply, {:error, :unknown_call}, state}
+
+  @impl true
+  def handle_cast(_unexpected, state), do: {:noreply, state}
+
+  @impl true
+  def handle_info(:tick, state), do: {:noreply, %{state | tick: nil} |> observe() |> step(:tick)}
+
+  # A node that comes and goes at once is seen, too.
+  def handle_info({:nodeup, node}, state) when is_atom(node),
+    do: {:noreply, state |> observe([node]) |> guard()}
+
+  def handle_info({:nodedown, _node}, state), do: {:noreply, observe(state)}
+
+  def handle_info(:guard, state), do: {:noreply, guard(state)}
+
+  def handle_info({:await_timeout, from}, state) do
+    {late, waiters} = Enum.split_with(state.waiters, &match?({^from, _nodes, _timer}, &1))
+    for {from, _nodes, _timer} <- late, do: GenServer.reply(from, {:error, :timeout})
+    {:noreply, %{state | waiters: waiters}}
   end
 
   def handle_info(message, state) do
     with :unknown <- handle_lookup(message, state),
-         :unknown <- handle_connect(message, state) do
+         :unknown <- handle_job(message, state) do
       # Late messages of jobs that were given up, and whatever else comes.
       {:noreply, state}
     else
@@ -121,57 +219,141 @@ defmodule Caravan.Cluster.DnsStrategy do
     end
   end
 
-  ## A round
+  @impl true
+  def code_change(_version, state, _extra), do: {:ok, upgrade(state)}
 
-  # The nodes of the last answers are connected before any new answer is there: a node that dropped
-  # comes back even while DNS is away.
-  defp poll(state) do
-    {failed, discovery} = Discovery.start(state.discovery, state.config)
-    state = connect(%{state | discovery: discovery})
-
-    failed
-    |> Enum.reduce(state, fn {source, result}, state -> looked_up(state, source, result) end)
-    |> schedule(state.config.poll_interval)
+  # Fields that a struct of ours has in this version and had not in the last get their defaults.
+  defp upgrade(%module{} = struct) do
+    if String.starts_with?(Atom.to_string(module), "Elixir.Caravan."),
+      do: struct(module, upgrade(Map.from_struct(struct))),
+      else: struct
   end
 
-  defp schedule(state, delay) do
-    _ = if state.poll, do: Process.cancel_timer(state.poll)
-    %{state | poll: Process.send_after(self(), :poll, delay)}
+  defp upgrade(map) when is_map(map),
+    do: Map.new(map, fn {key, value} -> {key, upgrade(value)} end)
+
+  # Not Enum.map/2: the state of a random generator is an improper list.
+  defp upgrade([head | tail]), do: [upgrade(head) | upgrade(tail)]
+
+  defp upgrade(tuple) when is_tuple(tuple),
+    do: tuple |> Tuple.to_list() |> upgrade() |> List.to_tuple()
+
+  defp upgrade(term), do: term
+
+  ## Events and actions
+
+  defp step(state, event) do
+    {actions, membership} = Membership.handle(state.membership, event, env())
+
+    actions
+    |> Enum.reduce(%{state | membership: membership}, &act/2)
+    |> set_tick()
+    |> answer_waiters()
   end
 
-  # A timer that has run out is no longer there to read: its round is about to start.
-  defp hasten(state, delay) do
-    left = Process.read_timer(state.poll)
-    if left && left > delay, do: schedule(state, delay), else: state
+  defp env do
+    used = :erlang.system_info(:atom_count)
+
+    %{
+      now: now(),
+      atom?: &atom?/1,
+      atom_room: used < @atom_share * :erlang.system_info(:atom_limit)
+    }
   end
 
-  # The live list of nodes decides, not what a connect returned: a peer may have been faster, or have
-  # been connected before DNS named it.
-  defp observe(state) do
-    case connected(state.config) do
-      {:ok, connected} ->
-        {joined, lost, membership} = Membership.observe(state.membership, connected)
-        Enum.each(joined, &log(state, :info, "connected to #{&1}"))
-        Enum.each(lost, &log(state, :warning, "lost #{&1}"))
-        tell_once(%{state | membership: membership}, :list_nodes, false)
-
-      {:error, reason} ->
-        text = "list_nodes #{inspect(state.config.list_nodes)} failed: #{inspect(reason)}"
-        tell_once(state, :list_nodes, true, :error, text)
+  defp act({:lookup, source}, state) do
+    case Discovery.start(state.discovery, source) do
+      {:started, discovery} -> %{state | discovery: discovery}
+      {:done, result} -> looked_up(state, source, result)
     end
   end
 
-  defp connected(%Config{list_nodes: {module, function, arguments}}) do
-    {:ok, Enum.map(apply(module, function, arguments), &Atom.to_string/1)}
-  catch
-    _class, reason -> {:error, reason}
+  defp act({:connect, name}, state) do
+    connect = Connector.connect(state.config, name)
+
+    %{
+      state
+      | jobs: Jobs.start(state.jobs, {:connect, name}, connect, state.config.connect_timeout)
+    }
   end
 
-  defp connect(state) do
-    state = observe(state)
-    own = Atom.to_string(node())
-    names = Membership.to_connect(state.membership, own, Connector.names(state.connector))
-    %{state | connector: Connector.connect(state.connector, names)}
+  defp act({:disconnect, name}, state) do
+    disconnect = Connector.disconnect(state.config, name)
+    tag = {:disconnect, name}
+    %{state | jobs: Jobs.start(state.jobs, tag, disconnect, state.config.connect_timeout)}
+  end
+
+  defp act({:publish, entries}, state) do
+    full = Peers.put(state.key, entries) == {:error, :full}
+
+    tell_once(
+      state,
+      :table_full,
+      full,
+      "the table of addresses is full: those of this topology are not in it (see Caravan.Epmd.Peers)"
+    )
+  end
+
+  defp act({:report, {:connect_failed, name, kind}}, state), do: connect_failed(state, name, kind)
+
+  defp act({:report, report}, state) do
+    counts = %{
+      connected: length(Membership.connected(state.membership)),
+      members: length(Membership.members(state.membership))
+    }
+
+    :ok = Report.report(state.config, report, counts)
+    state
+  end
+
+  defp set_tick(%{tick: tick} = state) do
+    case {Membership.wake(state.membership, now()), tick} do
+      {at, {at, _timer}} -> state
+      {at, _other} -> set_tick(%{state | tick: cancel(tick)}, at)
+    end
+  end
+
+  defp set_tick(state, :never), do: state
+
+  defp set_tick(state, at) do
+    timer = Process.send_after(self(), :tick, max(0, at - now()))
+    %{state | tick: {at, timer}}
+  end
+
+  defp cancel(nil), do: nil
+
+  defp cancel({_at, timer}) do
+    _ = Process.cancel_timer(timer)
+    nil
+  end
+
+  ## Who is connected
+
+  # The live list of nodes decides, not what a connect returned: a peer may have been faster, or have
+  # been connected before DNS named it.
+  defp observe(state, up \\ []) do
+    # Functions of the user's own have a truth of their own.
+    up = if state.config.list_nodes == {:erlang, :nodes, [:connected]}, do: up, else: []
+
+    case connected(state.config) do
+      {:ok, connected} ->
+        names = Enum.map(up ++ connected, &Atom.to_string/1)
+        state |> tell_once(:list_nodes, false, "") |> step({:nodes, names})
+
+      {:error, reason} ->
+        text = "list_nodes #{inspect(state.config.list_nodes)} failed: #{inspect(reason)}"
+        tell_once(state, :list_nodes, true, text)
+    end
+  end
+
+  defp connected(%Config{list_nodes: {:erlang, :nodes, [type]}}), do: {:ok, :erlang.nodes(type)}
+
+  defp connected(%Config{list_nodes: {module, function, arguments}}) do
+    with {:ok, nodes} <- Job.run(fn -> apply(module, function, arguments) end, @list_timeout) do
+      if is_list(nodes) and not List.improper?(nodes) and Enum.all?(nodes, &is_atom/1),
+        do: {:ok, nodes},
+        else: {:error, {:returned, nodes}}
+    end
   end
 
   ## Lookups
@@ -186,81 +368,162 @@ defmodule Caravan.Cluster.DnsStrategy do
     end
   end
 
-  defp looked_up(state, {query, type} = source, {:ok, records}) do
-    {names, refusals} = names(records, type, state.config)
-    {recovered, membership} = Membership.answered(state.membership, source, names)
-    if recovered, do: log(state, :info, "DNS answers again for #{inspect(query)}")
+  defp looked_up(state, {query, type} = source, {:ok, answer}) do
+    {names, refusals} = Records.names(answer.records, type, state.config)
 
-    crowded = "DNS names more than #{Membership.max_names()} nodes; the rest is left out"
+    # Where :allow counts, a record may be left out for want of an address that is there next time.
+    complete = answer.complete and (state.config.allow == [] or refusals == [])
+    answer = %{names: names, ttl: answer.ttl, complete: complete}
 
-    %{state | membership: membership}
-    |> tell_once({:left_out, source}, refusals != [], :warning, left_out(query, refusals))
-    |> tell_once(:crowded, Membership.crowded?(membership), :warning, crowded)
-    |> connect()
+    state
+    |> tell_once({:left_out, source}, refusals != [], left_out(query, refusals))
+    |> observe()
+    |> step({:answer, source, answer})
   end
 
-  defp looked_up(state, source, {:error, {kind, text}}) do
-    {news, membership} = Membership.lookup_failed(state.membership, source, kind)
-    if news, do: log(state, :warning, text)
-    %{state | membership: membership}
-  end
-
-  defp names(records, type, config) do
-    records
-    |> Enum.map(&NodeName.build(config.templates[type], config.basename, &1))
-    |> Enum.split_with(&match?({:ok, _name}, &1))
-    |> then(fn {names, refusals} -> {Keyword.values(names), Keyword.values(refusals)} end)
-  end
+  defp looked_up(state, source, {:error, error}), do: step(state, {:lookup_failed, source, error})
 
   defp left_out(_query, []), do: ""
 
   defp left_out(query, [reason | _] = refusals),
     do: "#{length(refusals)} records of #{inspect(query)} are left out: #{reason}"
 
-  ## Connects
+  ## Jobs
 
-  defp handle_connect(message, state) do
-    case Connector.handle(state.connector, message) do
-      {name, result, connector} -> connect_done(%{state | connector: connector}, name, result)
+  defp handle_job(message, state) do
+    case Jobs.handle(state.jobs, message) do
+      {tag, outcome, duration, jobs} -> done(tag, outcome, duration, %{state | jobs: jobs})
       :unknown -> :unknown
     end
   end
 
-  defp connect_done(state, _name, :ok), do: observe(state)
+  defp done({:connect, name}, outcome, duration, state) do
+    result = Connector.result(outcome)
+    :ok = Report.connected(state.config, name, result, duration)
 
-  defp connect_done(state, name, {:error, reason}) do
-    state = observe(state)
+    state
+    |> observe()
+    |> step({:connect_done, name, result})
+  end
 
-    if MapSet.member?(state.membership.connected, name) do
-      state
+  defp done({:disconnect, name}, outcome, duration, state) do
+    :ok = Report.disconnected(state.config, name, Connector.result(outcome), duration)
+    observe(state)
+  end
+
+  defp done({:diagnose, name, reason}, outcome, duration, state) do
+    # It may have come up meanwhile, which is the better news.
+    cond do
+      name in Membership.connected(state.membership) -> :ok
+      match?({:ok, _finding}, outcome) -> diagnosed(state, name, outcome, duration)
+      true -> Report.connect_failed(state.config, name, Report.describe(reason))
+    end
+
+    state
+  end
+
+  defp done({:leave, from}, outcome, _duration, state) do
+    reply = left(outcome, state.config)
+    _ = if from, do: GenServer.reply(from, reply)
+
+    # Not at once, what does not succeed.
+    _ = Process.send_after(self(), :guard, @drain_again)
+    observe(state)
+  end
+
+  defp left({:ok, :ok}, _config), do: :ok
+  defp left({:error, :timeout}, _config), do: {:error, :timeout}
+
+  defp left({:error, reason}, config) do
+    Report.log(config, :error, "leaving the cluster failed: #{inspect(reason)}")
+    {:error, :failed}
+  end
+
+  defp diagnosed(state, name, {:ok, finding}, duration),
+    do: Report.diagnosed(state.config, name, finding, duration)
+
+  defp connect_failed(state, name, reason) do
+    busy = Jobs.count(state.jobs, &match?({:diagnose, _name, _reason}, &1))
+
+    if reason in [:unreachable, :timeout] and busy < @max_diagnoses and
+         Diagnosis.possible?(state.config) do
+      diagnose = fn -> Diagnosis.find(name) end
+      tag = {:diagnose, name, reason}
+      %{state | jobs: Jobs.start(state.jobs, tag, diagnose, Diagnosis.deadline())}
     else
-      {news, membership} = Membership.connect_failed(state.membership, name, kind(reason))
-      if news, do: log(state, :warning, "cannot connect to #{name}: #{describe(reason)}")
-      %{state | membership: membership}
+      :ok = Report.connect_failed(state.config, name, Report.describe(reason))
+      state
     end
   end
 
-  # Without what differs from time to time: references, processes.
-  defp kind({kind, _details}), do: kind
-  defp kind(kind), do: kind
+  ## Leaving and waiting
 
-  defp describe(:unreachable),
-    do: "not reachable, or it refused us (another cookie, another name)"
+  defp stop_discovery(state) do
+    # The members are told of while they are still known.
+    state = step(state, :drain)
+    :ok = Peers.delete(state.key)
 
-  defp describe(:not_distributed), do: "this node is not alive"
-  defp describe(:timeout), do: "no connection in time"
-  defp describe({:crashed, reason}), do: "the connect function failed: #{inspect(reason)}"
-  defp describe({:returned, other}), do: "the connect function returned #{inspect(other)}"
+    %{
+      state
+      | discovery: Discovery.stop(state.discovery),
+        jobs: Jobs.stop(state.jobs, &(elem(&1, 0) != :leave))
+    }
+  end
+
+  defp leave(state, from) do
+    %{key: key, membership: membership} = state
+    known = Enum.uniq(Membership.members(membership) ++ Membership.connected(membership))
+    tag = {:leave, from}
+
+    %{
+      state
+      | jobs: Jobs.start(state.jobs, tag, fn -> Drain.leave(key, known) end, Drain.deadline())
+    }
+  end
+
+  # While drained, whoever gets in has to leave.
+  defp guard(state) do
+    key = state.key
+    leaving = Jobs.count(state.jobs, &match?({:leave, _from}, &1)) > 0
+
+    if not leaving and Drain.drained?(key) and Drain.intruded?() do
+      stay_out = fn -> Drain.stay_out(key, []) end
+      %{state | jobs: Jobs.start(state.jobs, {:leave, nil}, stay_out, Drain.deadline())}
+    else
+      state
+    end
+  end
+
+  defp answer_waiters(%{waiters: []} = state), do: state
+
+  defp answer_waiters(state) do
+    connected = length(Membership.connected(state.membership))
+    heard = Membership.heard?(state.membership)
+
+    {ready, waiters} =
+      Enum.split_with(state.waiters, fn {_from, nodes, _timer} ->
+        if nodes == 0, do: heard, else: connected >= nodes
+      end)
+
+    for {from, _nodes, timer} <- ready do
+      _ = Process.cancel_timer(timer)
+      GenServer.reply(from, :ok)
+    end
+
+    %{state | waiters: waiters}
+  end
 
   ## What an operator reads
 
   # Where names carry no port, OTP's own epmd serves as well.
-  defp advise(%{config: config} = state) do
-    needs_epmd = Enum.any?(config.templates, fn {_type, template} -> :port in template end)
+  defp advise(%{config: config}) do
+    needs_epmd =
+      config.ports == :srv or
+        Enum.any?(config.templates, fn {_type, template} -> :port in template end)
 
     case Caravan.check() do
       {:error, {reason, advice}} when reason == :not_alive or needs_epmd ->
-        log(state, :warning, advice)
+        Report.log(config, :warning, advice)
 
       _ ->
         :ok
@@ -268,13 +531,19 @@ defmodule Caravan.Cluster.DnsStrategy do
   end
 
   # One line when it begins to hold, none while it does.
-  defp tell_once(state, what, holds, level \\ :debug, text \\ "") do
-    {news, membership} = Membership.stands(state.membership, what, holds)
-    if news, do: log(state, level, text)
-    %{state | membership: membership}
+  defp tell_once(state, what, true, text) do
+    unless what in state.told, do: Report.log(state.config, :warning, text)
+    %{state | told: MapSet.put(state.told, what)}
   end
 
-  defp log(state, level, text) do
-    Logger.log(level, "[caravan:#{state.config.topology}] #{text}")
+  defp tell_once(state, what, false, _text), do: %{state | told: MapSet.delete(state.told, what)}
+
+  defp now, do: System.monotonic_time(:millisecond)
+
+  defp atom?(name) do
+    _ = String.to_existing_atom(name)
+    true
+  rescue
+    ArgumentError -> false
   end
 end

@@ -1,118 +1,218 @@
 defmodule Caravan.Cluster.Membership do
-  # What DNS said, and what follows from it. Pure: no process, no I/O, no atoms.
+  # What a topology knows, and what follows from it. Pure: no process, no I/O, no atoms, no clock of its
+  # own. Events go in, actions come out; the owner carries them out and says what came of them.
+  #
+  # What always holds, and test/caravan/cluster/membership_property_test.exs checks:
+  #
+  #   * nobody is disconnected but on the evidence that membership/prune.ex asks for;
+  #   * a lookup that failed, and an answer that is empty or cut, change no name;
+  #   * this node is never dialled, and nobody is dialled who is connected or being dialled;
+  #   * a name that somebody still gives is dialled again and again until it is connected;
+  #   * there are at most :max_nodes names, and at most :max_new_names of a day are dialled;
+  #   * the next lookup of every source has its time; after a :tick that lies ahead.
   @moduledoc false
 
-  alias Caravan.Cluster.Config
+  import Caravan.Cluster.Membership.State, except: [new: 4, connected: 1, members: 1]
 
-  defstruct answers: %{}, failures: %{}, connected: MapSet.new(), standing: MapSet.new()
+  alias Caravan.Cluster.Config
+  alias Caravan.Cluster.Membership.Dial
+  alias Caravan.Cluster.Membership.Names
+  alias Caravan.Cluster.Membership.Peer
+  alias Caravan.Cluster.Membership.Schedule
+  alias Caravan.Cluster.Membership.Source
+  alias Caravan.Cluster.Membership.State
+
+  @type t :: State.t()
 
   @typedoc """
-    * `:answers`: the names of the last successful lookup of each source;
-    * `:failures`: how often the connects of a name failed in a row, and the kinds told of;
-    * `:connected`: the nodes of this topology that were connected when last seen;
-    * `:standing`: what was told and still holds.
+  What a source said. `:ttl` in milliseconds, `nil` where there is none; `:complete`: a name that is
+  not in it is not there.
   """
-  @type t :: %__MODULE__{
-          answers: %{Config.source() => MapSet.t(String.t())},
-          failures: %{String.t() => {times :: pos_integer, kinds :: [term]}},
-          connected: MapSet.t(String.t()),
-          standing: MapSet.t(term)
+  @type answer :: %{
+          names: %{String.t() => {[:inet.port_number()], [:inet.ip_address()]}},
+          ttl: non_neg_integer | nil,
+          complete: boolean
         }
 
-  @doc "Most names of one topology; those that sort last are left out."
-  @max_names 1_024
-  @spec max_names() :: pos_integer
-  def max_names, do: @max_names
+  @type event ::
+          {:answer, Config.source(), answer}
+          | {:lookup_failed, Config.source(), {kind :: term, text :: String.t()}}
+          # All nodes that are connected now.
+          | {:nodes, Enumerable.t()}
+          | {:connect_done, String.t(), :ok | {:error, kind :: term}}
+          # The node said that it leaves.
+          | {:left, String.t()}
+          | :drain
+          | :resume
+          | :tick
 
-  @doc """
-  Takes a successful lookup in. True: the source had failed before.
+  @typedoc """
+  What cannot be known here: the time, in milliseconds of a clock that never goes back; whether a name
+  is an atom already; whether the VM has room for more atoms.
   """
-  @spec answered(t, Config.source(), [String.t()]) :: {recovered :: boolean, t}
-  def answered(%__MODULE__{} = membership, source, names) do
-    answers = Map.put(membership.answers, source, MapSet.new(names))
-    failed = MapSet.filter(membership.standing, &match?({:lookup_failed, ^source, _kind}, &1))
-    standing = MapSet.difference(membership.standing, failed)
-    membership = forget_failures(%{membership | answers: answers, standing: standing})
-    {MapSet.size(failed) > 0, membership}
+  @type env :: %{now: integer, atom?: (String.t() -> boolean), atom_room: boolean}
+
+  @spec new(Config.t(), self :: String.t(), seed :: integer, now :: integer) :: t
+  defdelegate new(config, self, seed, now), to: State
+
+  @doc "Takes an event in; the actions are in the order in which they are to be carried out."
+  @spec handle(t, event, env) :: {[State.action()], t}
+  def handle(%State{} = state, event, env) do
+    state = state |> take_in(event, env) |> plan(env)
+    {Enum.reverse(state.out), %{state | out: []}}
   end
 
-  @doc """
-  Takes a failed lookup in: the names that the source gave before stay. True: this is news, a kind of
-  failure that the source has not had since its last answer.
-  """
-  @spec lookup_failed(t, Config.source(), kind :: term) :: {news :: boolean, t}
-  def lookup_failed(%__MODULE__{} = membership, source, kind),
-    do: stands(membership, {:lookup_failed, source, kind}, true)
+  @doc "When to send the next `:tick`."
+  @spec wake(t, now :: integer) :: integer | :never
+  def wake(%State{drained: true}, _now), do: :never
 
-  @doc "Takes in whether something holds. True: it did not before, so it is news."
-  @spec stands(t, what :: term, boolean) :: {news :: boolean, t}
-  def stands(%__MODULE__{standing: standing} = membership, what, true),
-    do: {what not in standing, %{membership | standing: MapSet.put(standing, what)}}
-
-  def stands(%__MODULE__{standing: standing} = membership, what, false),
-    do: {false, %{membership | standing: MapSet.delete(standing, what)}}
-
-  @doc "The names of all sources, 1,024 at most."
-  @spec names(t) :: MapSet.t(String.t())
-  def names(%__MODULE__{} = membership) do
-    membership |> all_names() |> Enum.sort() |> Enum.take(@max_names) |> MapSet.new()
+  def wake(%State{} = state, now) do
+    lookups = for {_name, source} <- state.sources, do: source.next_at
+    Enum.min(lookups ++ Dial.next(state, now))
   end
 
-  @doc "Whether DNS gives more names than the limit."
-  @spec crowded?(t) :: boolean
-  def crowded?(%__MODULE__{} = membership), do: MapSet.size(all_names(membership)) > @max_names
+  @doc "Whether every source has spoken since the start, if only to say that there is nothing."
+  @spec heard?(t) :: boolean
+  def heard?(%State{sources: sources}), do: Enum.all?(sources, fn {_, s} -> s.heard end)
 
-  @doc """
-  Compares with the nodes that are connected now: which nodes of the topology joined since the last
-  time, whoever connected them, and which were lost.
-  """
-  @spec observe(t, connected :: [String.t()]) :: {joined :: [String.t()], lost :: [String.t()], t}
-  def observe(%__MODULE__{} = membership, connected) do
-    ours = MapSet.union(names(membership), membership.connected)
-    now = MapSet.intersection(ours, MapSet.new(connected))
-    joined = now |> MapSet.difference(membership.connected) |> MapSet.to_list()
-    lost = membership.connected |> MapSet.difference(now) |> MapSet.to_list()
-    failures = Map.drop(membership.failures, joined)
-    {joined, lost, %{membership | connected: now, failures: failures}}
+  @doc "The nodes of the topology that are connected."
+  @spec connected(t) :: [String.t()]
+  defdelegate connected(state), to: State
+
+  @doc "The names that DNS gives, or gave not long ago; without this node."
+  @spec members(t) :: [String.t()]
+  defdelegate members(state), to: State
+
+  ## Events
+
+  defp take_in(state, {:answer, name, answer}, %{now: now} = env) do
+    {random, state} = random(state)
+    source = source(state, name)
+
+    state
+    |> put_source(name, Source.answered(source, answer.ttl, now, state.limits, random))
+    |> report_if(source.told != [], {:recovered, name})
+    |> Names.answered(name, answer, now)
+    # Nodes of new names may be connected already.
+    |> then(&take_in(&1, {:nodes, &1.live}, env))
   end
 
-  @doc """
-  The names to connect: those of DNS that are not this node, were not connected when last observed,
-  and are not being connected. Those that failed least come first, so that dead addresses wait for the
-  others and not the others for them.
-  """
-  @spec to_connect(t, self :: String.t(), busy :: MapSet.t(String.t())) :: [String.t()]
-  def to_connect(%__MODULE__{} = membership, self, busy) do
-    membership
-    |> names()
-    |> MapSet.delete(self)
-    |> MapSet.difference(membership.connected)
-    |> MapSet.difference(busy)
-    |> Enum.sort_by(&failed_times(membership, &1))
+  defp take_in(state, {:lookup_failed, name, {kind, text}}, %{now: now}) do
+    {random, state} = random(state)
+    nodes = length(connected(state))
+    {news, source} = Source.failed(source(state, name), kind, nodes, now, state.limits, random)
+    state |> put_source(name, source) |> report_if(news, {:lookup_failed, name, text})
   end
 
-  @doc """
-  Takes a failed connect in. True: this is news, a kind of failure not told of yet. Once is no news: of
-  two nodes that connect each other at the same moment, one is refused.
-  """
-  @spec connect_failed(t, String.t(), kind :: term) :: {news :: boolean, t}
-  def connect_failed(%__MODULE__{} = membership, name, kind) do
-    {times, kinds} = Map.get(membership.failures, name, {0, []})
-    news = times > 0 and kind not in kinds
-    kinds = if news, do: [kind | kinds], else: kinds
-    {news, put_in(membership.failures[name], {times + 1, kinds})}
+  defp take_in(state, {:nodes, names}, %{now: now}) do
+    live = MapSet.new(names)
+    joined = for {name, peer} <- state.peers, not Peer.up?(peer), name in live, do: name
+    lost = for {name, peer} <- state.peers, Peer.up?(peer), name not in live, do: name
+
+    %{state | live: live}
+    |> come_back(joined, now)
+    |> update_peers(joined, &Peer.joined(&1, now))
+    |> report_if(joined != [], {:joined, joined})
+    |> report_if(lost != [], {:lost, lost})
+    |> lose(lost, now)
   end
 
-  defp failed_times(membership, name) do
-    {times, _kinds} = Map.get(membership.failures, name, {0, []})
-    times
+  # A peer may have been faster than our own connect, which then failed.
+  defp take_in(state, {:connect_done, name, result}, %{now: now}) do
+    state = %{state | connecting: Map.delete(state.connecting, name)}
+    peer = state.peers[name]
+    if peer && not Peer.up?(peer), do: failed(state, peer, result, now), else: state
   end
 
-  defp forget_failures(membership) do
-    %{membership | failures: Map.take(membership.failures, MapSet.to_list(all_names(membership)))}
+  defp take_in(state, {:left, name}, _env) do
+    if is_map_key(state.peers, name),
+      do: update_peers(state, [name], &%{&1 | left: true}),
+      else: state
   end
 
-  defp all_names(membership) do
-    membership.answers |> Map.values() |> Enum.reduce(MapSet.new(), &MapSet.union/2)
+  defp take_in(state, :drain, _env), do: %{state | drained: true, connecting: %{}}
+
+  defp take_in(%{drained: false} = state, :resume, _env), do: state
+
+  defp take_in(state, :resume, %{now: now}) do
+    sources =
+      for {name, source} <- state.sources,
+          do: {name, %Source{source | pending: false, next_at: now}}
+
+    %{state | drained: false, sources: sources}
+    |> update_peers(Map.keys(state.peers), &Peer.retry(&1, now))
+  end
+
+  defp take_in(state, :tick, _env), do: state
+
+  ## Connections
+
+  # One that was lost is back: the network may be, so the others need not wait for their turn.
+  defp come_back(state, joined, now) do
+    if Enum.any?(joined, &state.peers[&1].was_up) do
+      waiting = for {name, peer} <- state.peers, not Peer.up?(peer), not peer.left, do: name
+      update_peers(state, waiting, &Peer.retry(&1, now))
+    else
+      state
+    end
+  end
+
+  defp lose(state, [], _now), do: state
+
+  defp lose(state, lost, now) do
+    nodes = length(connected(state))
+
+    lost
+    |> Enum.reduce(state, fn name, state ->
+      {random, state} = random(state)
+      update_peers(state, [name], &Peer.lost(&1, now, Dial.longest(state), random))
+    end)
+    |> Names.forget()
+    |> hasten(nodes, now)
+  end
+
+  # Its record may have moved.
+  defp hasten(state, nodes, now) do
+    Enum.reduce(state.sources, state, fn {name, source}, state ->
+      {random, state} = random(state)
+      wait = Schedule.after_nodedown(nodes, state.limits, random)
+      put_source(state, name, Source.hasten(source, wait, now, state.limits))
+    end)
+  end
+
+  defp failed(state, peer, result, now) do
+    {random, state} = random(state)
+    kind = kind(result)
+    peer = Peer.failed(peer, now, Dial.longest(state), random)
+    {news, peer} = Peer.tell(peer, kind)
+
+    %{state | peers: Map.put(state.peers, peer.name, peer)}
+    |> report_if(news, {:connect_failed, peer.name, kind})
+  end
+
+  # A connect function may claim a success that nobody can see.
+  defp kind(:ok), do: :not_listed
+  defp kind({:error, kind}), do: kind
+
+  ## What is due
+
+  defp plan(%{drained: true} = state, _env), do: state
+  defp plan(state, env), do: state |> look_up(env.now) |> Dial.dial(env)
+
+  defp look_up(state, now) do
+    Enum.reduce(state.sources, state, fn {name, source}, state ->
+      cond do
+        source.next_at > now ->
+          state
+
+        source.pending ->
+          put_source(state, name, Source.postpone(source, now, state.limits))
+
+        true ->
+          state
+          |> put_source(name, Source.asked(source, now, state.limits))
+          |> act({:lookup, name})
+      end
+    end)
   end
 end

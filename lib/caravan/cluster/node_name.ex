@@ -21,9 +21,14 @@ defmodule Caravan.Cluster.NodeName do
     aaaa: [name: "{name}", ip: "{ip}"]
   }
 
-  @spec default_template(Dns.type()) :: String.t()
-  def default_template(:srv), do: "{name}-{port}@{host}"
-  def default_template(type) when type in [:a, :aaaa], do: "{name}@{ip}"
+  @spec default_template(Dns.type(), ports :: :name | :srv) :: String.t()
+  def default_template(:srv, :name), do: "{name}-{port}@{host}"
+  def default_template(:srv, :srv), do: "{name}@{host}"
+  def default_template(type, _ports) when type in [:a, :aaaa], do: "{name}@{ip}"
+
+  @doc "Whether the host of the names comes from the records, and with it its addresses."
+  @spec host_from_record?(template) :: boolean
+  def host_from_record?(template), do: Enum.any?(template, &(&1 in [:host, :host_label, :ip]))
 
   @spec parse_template(String.t(), Dns.type()) ::
           {:ok, template} | {:error, expected :: String.t()}

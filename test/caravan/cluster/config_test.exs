@@ -17,12 +17,25 @@ defmodule Caravan.Cluster.ConfigTest do
              sources: [{"app.test", :srv}],
              templates: %{srv: [:name, "-", :port, "@", :host]},
              basename: "app",
+             ports: :name,
              poll_interval: 5_000,
+             min_interval: 1_000,
+             keep: 300_000,
+             prune: nil,
+             max_nodes: 1_024,
+             max_new_names: 10_000,
+             lookup_cache: false,
+             log_level: :info,
              nameservers: [],
              lookup_timeout: 5_000,
-             lookup_attempts: 2,
+             lookup_attempts: nil,
+             allow: [],
+             dnssec: false,
+             trust_anchors: nil,
+             ca_file: nil,
+             randomize_case: false,
              connect_timeout: 5_000,
-             max_connects: 32,
+             max_connects: 128,
              dns_client: nil,
              topology: :caravan,
              connect: {:net_kernel, :connect_node, []},
@@ -48,6 +61,44 @@ defmodule Caravan.Cluster.ConfigTest do
   test "a template without {name} needs no basename" do
     config = Config.new!(query: "app.test", node_name: "{host_label}@{host}")
     assert config.templates == %{srv: [:host_label, "@", :host]}
+  end
+
+  test "the resolver gets its options" do
+    config =
+      Config.new!(
+        @required ++
+          [nameservers: ["10.0.0.2"], lookup_timeout: 7, allow: ["10.0.0.0/8"], dnssec: true]
+      )
+
+    assert Enum.sort(Config.dns_options(config, :srv)) == [
+             addresses: true,
+             allow: ["10.0.0.0/8"],
+             attempts: nil,
+             ca_file: nil,
+             cache: false,
+             dnssec: true,
+             nameservers: ["10.0.0.2"],
+             randomize_case: false,
+             timeout: 7,
+             trust_anchors: nil
+           ]
+
+    assert Config.dns_options(config, :a)[:addresses] == false
+  end
+
+  test "with the ports of SRV records, names need carry none" do
+    config = Config.new!(@required ++ [ports: :srv, type: [:srv, :a]])
+    assert config.templates == %{srv: [:name, "@", :host], a: [:name, "@", :ip]}
+  end
+
+  test "the shortest interval is no longer than half of the longest, unless given" do
+    assert Config.new!(@required ++ [poll_interval: 500]).min_interval == 250
+    assert Config.new!(@required ++ [poll_interval: 500, min_interval: 500]).min_interval == 500
+  end
+
+  test "pruning is on with a number, and off" do
+    assert Config.new!(@required ++ [prune: [after: 3]]).prune == 3
+    assert Config.new!(@required ++ [prune: false]).prune == nil
   end
 
   test "libcluster's state gives topology and functions" do
@@ -109,6 +160,24 @@ defmodule Caravan.Cluster.ConfigTest do
           {"an interval of zero", @required ++ [poll_interval: 0], ~r/expected :poll_interval/},
           {"a huge interval", @required ++ [poll_interval: 3_600_001], ~r/:poll_interval/},
           {"a fractional interval", @required ++ [poll_interval: 5.0], ~r/got: 5.0/},
+          {"pruning without a number", @required ++ [prune: true],
+           ~r/expected :prune to be \[after: answers\].* got: true/},
+          {"pruning after nothing", @required ++ [prune: [after: 0]], ~r/expected :prune/},
+          {"pruning with more than that", @required ++ [prune: [after: 1, max: 2]], ~r/:prune/},
+          {"no nodes at all", @required ++ [max_nodes: 0],
+           ~r/expected :max_nodes to be an integer from 1 to 16384, got: 0/},
+          {"no new names", @required ++ [max_new_names: 0], ~r/expected :max_new_names/},
+          {"a negative time to keep", @required ++ [keep: -1], ~r/expected :keep .* got: -1/},
+          {"a shortest interval over the longest", @required ++ [min_interval: 5_001],
+           ~r/expected :min_interval to be 5000 at most, which is :poll_interval, got: 5001/},
+          {"a shortest interval of zero", @required ++ [min_interval: 0],
+           ~r/expected :min_interval/},
+          {"ports from elsewhere", @required ++ [ports: :dns], ~r/expected :ports .* got: :dns/},
+          {"SRV ports without SRV", @required ++ [type: :a, ports: :srv],
+           ~r/expected :ports to be :name where :type has no :srv, got: :srv/},
+          {"a level that is none", @required ++ [log_level: :loud],
+           ~r/expected :log_level .* got: :loud/},
+          {"a cache that is neither", @required ++ [lookup_cache: 1], ~r/expected :lookup_cache/},
           {"a connect that is no MFA", @required ++ [connect: {Fake, :connect, 1}],
            ~r/expected :connect to be {module, function, arguments}, got: {Fake, :connect, 1}/},
           {"no connects at all", @required ++ [max_connects: 0], ~r/expected :max_connects/},

@@ -282,7 +282,282 @@ defmodule Caravan.Cluster.DnsStrategyTest do
     end
   end
 
+  describe "names without end" do
+    @tag timeout: 180_000
+    test "make no more atoms than the budget, in a thousand polls of a thousand", context do
+      defmodule Inventor do
+        @behaviour Caravan.DnsClient
+        @impl true
+        def get_nodes(_name) do
+          {counter, owner} = :persistent_term.get(__MODULE__)
+          poll = :atomics.add_get(counter, 1, 1)
+          if poll == 1_000, do: send(owner, :thousand)
+          for n <- 1..1_000, do: {4_001, "p#{poll}n#{n}.test"}
+        end
+      end
+
+      :persistent_term.put(Inventor, {:atomics.new(1, []), self()})
+      before = :erlang.system_info(:atom_count)
+
+      # Ten queries, so that the thousand is there the sooner.
+      options = [
+        query: for(n <- 1..10, do: "q#{n}.test"),
+        dns_client: Inventor,
+        max_new_names: 200,
+        keep: 0,
+        max_connects: 1_024
+      ]
+
+      log =
+        capture_log(fn ->
+          start(context, options)
+          assert_receive :thousand, 150_000
+          assert length(FakeNetwork.list(context.network)) <= 200
+        end)
+
+      # The test itself, its log lines and its neighbours make some as well.
+      assert :erlang.system_info(:atom_count) - before < 200 + 200
+      assert [_, _] = String.split(log, "more than 200 new names within a day (:max_new_names)")
+    end
+  end
+
+  describe "ports and addresses" do
+    test "of SRV records stand in the table of Caravan.Epmd, for as long as the name is known",
+         context do
+      DnsServer.put(context.server, @query, :srv, [srv(25_001, "n1.test"), srv(25_002, "n2.test")])
+
+      start(context, ports: :srv, topology: :ports)
+      assert_receive {:connect, :"app@n1.test"}, 5_000
+      assert_receive {:connect, :"app@n2.test"}, 5_000
+
+      assert [{"app@n1.test", 25_001, _}, {"app@n2.test", 25_002, _}] =
+               for(
+                 {name, _, _} = entry <- Caravan.Epmd.Peers.list(),
+                 name =~ ~r/n[12].test/,
+                 do: entry
+               )
+
+      # It runs inside net_kernel.
+      assert {:port, 25_002, _} = Caravan.Epmd.port_please(~c"app", ~c"n2.test")
+      Caravan.Epmd.Peers.delete(:"Caravan.Cluster.DnsStrategy:ports")
+    end
+
+    test "a name with two ports is told of once, and has the lowest", context do
+      DnsServer.put(context.server, @query, :srv, [srv(25_002, "n.test"), srv(25_001, "n.test")])
+
+      log =
+        capture_log(fn ->
+          start(context, ports: :srv, topology: :conflict)
+          assert_receive {:connect, :"app@n.test"}, 5_000
+          await_round()
+        end)
+
+      assert [_, _] = String.split(log, "SRV records give app@n.test more than one port")
+      assert {:port, 25_001, _} = Caravan.Epmd.port_please(~c"app", ~c"n.test")
+      Caravan.Epmd.Peers.delete(:"Caravan.Cluster.DnsStrategy:conflict")
+    end
+  end
+
+  describe "pruning" do
+    test "drops whom DNS has not named for a while, never more than half, and says so", context do
+      nodes = for n <- 1..4, do: srv(n)
+      DnsServer.put(context.server, @query, :srv, {:sequence, [nodes, [srv(1)]]})
+      # DNS names nobody new, so that nothing is dialled after the drop.
+      log =
+        capture_log(fn ->
+          start(context, prune: [after: 3], keep: 100)
+          assert_receive {:disconnect, :"app-2@node.test"}, 5_000
+          assert_receive {:disconnect, :"app-3@node.test"}, 5_000
+          await_round()
+        end)
+
+      assert log =~ "disconnecting app-2@node.test, app-3@node.test: gone from DNS"
+      assert log =~ "1 more connected nodes are gone from DNS"
+    end
+
+    test "is off by default", context do
+      DnsServer.put(context.server, @query, :srv, {:sequence, [[srv(1), srv(2)], [srv(1)]]})
+      start(context, keep: 0)
+      assert_receive {:connect, :"app-2@node.test"}, 5_000
+      for _ <- 1..5, do: await_round()
+      refute_received {:disconnect, _}
+      assert length(FakeNetwork.list(context.network)) == 2
+    end
+  end
+
+  describe "events" do
+    @events [
+      [:caravan, :dns, :lookup, :start],
+      [:caravan, :dns, :lookup, :stop],
+      [:caravan, :dns, :lookup, :exception],
+      [:caravan, :node, :connect, :stop],
+      [:caravan, :node, :up],
+      [:caravan, :node, :down],
+      [:caravan, :node, :prune],
+      [:caravan, :membership, :change],
+      [:caravan, :membership, :limit],
+      [:libcluster, :connect_node, :ok],
+      [:libcluster, :connect_node, :error],
+      [:libcluster, :disconnect_node, :ok]
+    ]
+
+    setup do
+      test = self()
+
+      :telemetry.attach_many(
+        test,
+        @events,
+        fn event, measurements, metadata, _ ->
+          send(test, {:event, event, measurements, metadata})
+        end,
+        nil
+      )
+
+      on_exit(fn -> :telemetry.detach(test) end)
+    end
+
+    test "of a lookup, a connect, a change and a loss", context do
+      DnsServer.put(context.server, @query, :srv, {:sequence, [:servfail, [srv(1), srv(2)]]})
+      FakeNetwork.behave(context.network, :"app-2@node.test", :unreachable)
+      strategy = start(context, topology: :events, lookup_attempts: 1)
+
+      assert_receive {:event, [:caravan, :dns, :lookup, :start], %{system_time: _},
+                      %{topology: :events, query: @query, type: :srv}},
+                     5_000
+
+      assert_receive {:event, [:caravan, :dns, :lookup, :stop], %{duration: _, records: 0},
+                      %{result: {:error, :servfail}}},
+                     5_000
+
+      assert_receive {:event, [:caravan, :dns, :lookup, :stop], %{records: 2}, %{result: :ok}},
+                     5_000
+
+      assert_receive {:event, [:caravan, :membership, :change],
+                      %{members: 2, added: 2, removed: 0},
+                      %{topology: :events, added: ["app-1@node.test", "app-2@node.test"]}},
+                     5_000
+
+      assert_receive {:event, [:caravan, :node, :connect, :stop], %{duration: _},
+                      %{node: :"app-1@node.test", result: :ok}},
+                     5_000
+
+      assert_receive {:event, [:libcluster, :connect_node, :ok], %{duration: _},
+                      %{node: :"app-1@node.test", topology: :events}},
+                     5_000
+
+      assert_receive {:event, [:libcluster, :connect_node, :error], empty,
+                      %{node: :"app-2@node.test", topology: :events, reason: :unreachable}},
+                     5_000
+
+      assert empty == %{}
+
+      assert_receive {:event, [:caravan, :node, :up], %{connected: 1},
+                      %{node: :"app-1@node.test"}},
+                     5_000
+
+      FakeNetwork.drop(context.network, :"app-1@node.test")
+      send(strategy, {:nodedown, :"app-1@node.test"})
+
+      assert_receive {:event, [:caravan, :node, :down], %{connected: 0},
+                      %{node: :"app-1@node.test"}},
+                     5_000
+    end
+
+    test "of a dns_client that raises", context do
+      defmodule RaisingClient do
+        @behaviour Caravan.DnsClient
+        @impl true
+        def get_nodes(_name), do: raise("no")
+      end
+
+      start(context, dns_client: RaisingClient)
+
+      assert_receive {:event, [:caravan, :dns, :lookup, :exception], %{duration: _},
+                      %{query: @query, kind: :error, reason: reason}},
+                     5_000
+
+      assert reason =~ "no"
+    end
+
+    test "of a drop, and of a limit", context do
+      nodes = for n <- 1..2, do: srv(n)
+      DnsServer.put(context.server, @query, :srv, {:sequence, [nodes, [srv(1), srv(3)]]})
+      start(context, prune: [after: 1], keep: 0, max_new_names: 1, node_sname: "limited")
+
+      assert_receive {:event, [:caravan, :membership, :limit], %{left_out: 1},
+                      %{limit: :max_new_names}},
+                     5_000
+
+      assert_receive {:event, [:caravan, :node, :prune], %{spared: 0},
+                      %{node: :"limited-2@node.test"}},
+                     5_000
+
+      assert_receive {:event, [:libcluster, :disconnect_node, :ok], %{duration: _},
+                      %{node: :"limited-2@node.test"}},
+                     5_000
+    end
+  end
+
+  describe "log_level" do
+    test "keeps lines of lower levels out", context do
+      DnsServer.put(context.server, @query, :srv, {:sequence, [:servfail, [srv(1)]]})
+
+      log =
+        capture_log(fn ->
+          start(context, log_level: :warning, lookup_attempts: 1)
+          assert_receive {:connect, _}, 5_000
+          await_round()
+        end)
+
+      assert log =~ "(:servfail)"
+      refute log =~ "connected to"
+      refute log =~ "answers again"
+    end
+
+    test "none logs nothing", context do
+      DnsServer.put(context.server, @query, :srv, :servfail)
+
+      log =
+        capture_log(fn ->
+          start(context, log_level: :none)
+          await_round()
+        end)
+
+      refute log =~ "[caravan:"
+    end
+  end
+
   describe "as a process" do
+    test "a new version of the code keeps what it knows", context do
+      DnsServer.put(context.server, @query, :srv, [srv(1)])
+      strategy = start(context)
+      assert_receive {:connect, _}, 5_000
+      Host.await(fn -> FakeNetwork.list(context.network) != [] end, "a connect")
+
+      :sys.suspend(strategy)
+      # As of a version that had less to remember.
+      :sys.replace_state(strategy, fn state ->
+        state |> Map.delete(:told) |> update_in([Access.key(:membership)], &Map.delete(&1, :live))
+      end)
+
+      :ok = :sys.change_code(strategy, DnsStrategy, "1", [])
+      :sys.resume(strategy)
+      assert %{told: _, membership: %{live: _}} = :sys.get_state(strategy)
+      await_round()
+      refute_received {:connect, _}
+    end
+
+    test "restarted after a crash, it goes on and disconnects nobody", context do
+      DnsServer.put(context.server, @query, :srv, [srv(1)])
+      strategy = start(context)
+      assert_receive {:connect, _}, 5_000
+      Host.await(fn -> FakeNetwork.list(context.network) != [] end, "a connect")
+      Process.exit(strategy, :kill)
+      await_round()
+      assert FakeNetwork.list(context.network) == [:"app-1@node.test"]
+      refute_received {:disconnect, _}
+    end
+
     test "it is a libcluster strategy", context do
       {config, functions} =
         Keyword.split(options(context), [:query, :node_sname, :nameservers, :poll_interval])
@@ -337,11 +612,16 @@ defmodule Caravan.Cluster.DnsStrategyTest do
             {make_ref(), {:ok, 1}},
             {:DOWN, make_ref(), :process, self(), :x},
             {:nodeup, :a@b},
+            {:nodeup, "rubbish"},
+            {:await_timeout, :nobody},
+            :guard,
             {:nodedown, :a@b}
           ] do
         send(strategy, message)
       end
 
+      assert GenServer.call(strategy, :rubbish) == {:error, :unknown_call}
+      GenServer.cast(strategy, :rubbish)
       await_round()
       assert Process.alive?(strategy)
     end

@@ -1,101 +1,400 @@
 defmodule Caravan.Cluster.MembershipTest do
   use ExUnit.Case, async: true
 
+  alias Caravan.Cluster.Config
   alias Caravan.Cluster.Membership
 
   @srv {"app.test", :srv}
-  @other {"other.test", :srv}
-  @nobody MapSet.new()
 
-  defp answered(membership \\ %Membership{}, source \\ @srv, names) do
-    {_recovered, membership} = Membership.answered(membership, source, names)
-    membership
+  defp membership(options \\ []) do
+    config =
+      Config.new!(
+        Keyword.merge([query: "app.test", node_sname: "app", poll_interval: 10_000], options)
+      )
+
+    Membership.new(config, "me@h", 1, 0)
   end
 
-  defp observed(membership, connected) do
-    {_joined, _lost, membership} = Membership.observe(membership, connected)
-    membership
+  defp env(now, options),
+    do: Map.merge(%{now: now, atom?: fn _ -> false end, atom_room: true}, Map.new(options))
+
+  defp handle({_actions, membership}, event, now, options),
+    do: Membership.handle(membership, event, env(now, options))
+
+  defp handle(membership, event, now, options),
+    do: Membership.handle(membership, event, env(now, options))
+
+  defp handle(state, event, now), do: handle(state, event, now, [])
+
+  defp answer(names, source \\ @srv, options \\ []) do
+    names =
+      Map.new(names, fn
+        {name, ports, addresses} -> {name, {ports, addresses}}
+        name -> {name, {[], []}}
+      end)
+
+    {:answer, source, Map.merge(%{names: names, ttl: nil, complete: true}, Map.new(options))}
   end
 
-  test "the union of all sources is connected" do
-    membership = answered(["a@h", "b@h"]) |> answered(@other, ["b@h", "c@h"])
+  defp dialled({actions, _membership}), do: Enum.sort(for {:connect, name} <- actions, do: name)
+  defp reports({actions, _membership}), do: for({:report, report} <- actions, do: report)
+  defp actions({actions, _membership}), do: actions
 
-    assert Enum.sort(Membership.to_connect(membership, "me@h", @nobody)) ==
-             ["a@h", "b@h", "c@h"]
+  # The names dialled when time goes on to `until`, with the times.
+  defp dials(state, until, alive \\ fn _ -> false end, found \\ [])
+
+  defp dials({_actions, membership}, until, alive, found) do
+    case Membership.wake(membership, 0) do
+      wake when is_integer(wake) and wake <= until ->
+        state = handle(membership, :tick, wake)
+
+        {found, state} =
+          Enum.reduce(dialled(state), {found, state}, fn name, {found, state} ->
+            {[{wake, name} | found],
+             handle(state, {:connect_done, name, {:error, :unreachable}}, wake)}
+          end)
+
+        state =
+          for({:lookup, source} <- actions(state), do: source)
+          |> Enum.reduce(state, &handle(&2, {:lookup_failed, &1, {:timeout, "no"}}, wake))
+
+        dials(state, until, alive, found)
+
+      _later ->
+        Enum.reverse(found)
+    end
   end
 
-  test "this node, connected nodes and those being connected are left out" do
-    membership = answered(["me@h", "a@h", "b@h", "c@h"]) |> observed(["a@h"])
-    assert Membership.to_connect(membership, "me@h", MapSet.new(["b@h"])) == ["c@h"]
+  describe "connecting" do
+    test "the union of all sources, without this node" do
+      other = {"other.test", :srv}
+      state = membership(query: ["app.test", "other.test"]) |> handle(:tick, 0)
+      state = handle(state, answer(["me@h", "a@h"]), 1)
+      assert dialled(state) == ["a@h"]
+      assert state |> handle(answer(["a@h", "b@h"], other), 2) |> dialled() == ["b@h"]
+    end
+
+    test "not who is connected already, in or out of DNS before" do
+      state = membership() |> handle({:nodes, ["a@h"]}, 0) |> handle(answer(["a@h", "b@h"]), 1)
+      assert dialled(state) == ["b@h"]
+      assert {:joined, ["a@h"]} in reports(state)
+    end
+
+    test "a failed connect again and again, doubling to a minute" do
+      state = membership() |> handle(answer(["a@h"]), 0)
+      state = handle(state, {:connect_done, "a@h", {:error, :unreachable}}, 0)
+      times = state |> dials(600_000) |> Enum.map(&elem(&1, 0))
+      waits = Enum.zip_with(tl(times), times, &(&1 - &2))
+      assert hd(times) in 250..500
+      assert Enum.max(waits) <= 60_000
+      assert Enum.sum(Enum.take(waits, -4)) > 120_000
+    end
+
+    test "a node that was connected at least at every poll" do
+      state =
+        membership()
+        |> handle(answer(["a@h"]), 0)
+        |> handle({:nodes, ["a@h"]}, 1)
+        |> handle({:connect_done, "a@h", :ok}, 1)
+        |> handle({:nodes, []}, 100_000)
+
+      times = state |> dials(400_000) |> Enum.map(&elem(&1, 0))
+      assert hd(times) in 100_001..100_500
+      waits = Enum.zip_with(tl(times), times, &(&1 - &2))
+      assert Enum.max(waits) <= 10_000
+    end
+
+    test "a node that comes and goes waits longer each time" do
+      state = membership() |> handle(answer(["a@h"]), 0)
+
+      waits =
+        Enum.reduce(1..6, {[], state, 10}, fn _, {waits, state, now} ->
+          state =
+            state |> handle({:nodes, ["a@h"]}, now) |> handle({:connect_done, "a@h", :ok}, now)
+
+          {_, membership} = state = handle(state, {:nodes, []}, now + 10)
+          {[membership.peers["a@h"].retry_at - now - 10 | waits], state, now + 100}
+        end)
+        |> elem(0)
+        |> Enum.reverse()
+
+      assert hd(waits) <= 500
+      assert Enum.at(waits, 5) in 5_000..10_000
+    end
+
+    test "those that failed least first" do
+      state = membership(max_connects: 1) |> handle(answer(["a@h"]), 0)
+      state = handle(state, {:connect_done, "a@h", {:error, :timeout}}, 0)
+      # By the time that a@h is due again, so is the newcomer.
+      state = handle(state, answer(["a@h", "z@h"]), 1_000)
+      assert dialled(state) == ["z@h"]
+    end
+
+    test "no more at once than :max_connects, of those that are young" do
+      names = for n <- 1..5, do: "n#{n}@h"
+      {_, membership} = state = membership(max_connects: 2) |> handle(answer(names), 0)
+      assert length(dialled(state)) == 2
+      assert Membership.wake(membership, 0) == 100
+      state = handle(state, :tick, 100)
+      assert length(dialled(state)) == 2
+      assert state |> handle(:tick, 200) |> dialled() |> length() == 1
+    end
+
+    test "one that claims success and is not there is a failure" do
+      state = membership() |> handle(answer(["a@h"]), 0)
+      state = handle(state, {:connect_done, "a@h", :ok}, 0)
+      assert dialled(state) == []
+      state = state |> handle(:tick, 500) |> handle({:connect_done, "a@h", :ok}, 500)
+      assert {:connect_failed, "a@h", :not_listed} in reports(state)
+    end
+
+    test "a failure is told of when it comes again, once for each kind" do
+      failed = fn state, kind -> handle(state, {:connect_done, "a@h", {:error, kind}}, 0) end
+      state = membership() |> handle(answer(["a@h"]), 0) |> failed.(:timeout)
+      assert reports(state) == []
+      state = failed.(state, :unreachable)
+      assert reports(state) == [{:connect_failed, "a@h", :unreachable}]
+      state = failed.(state, :timeout)
+      assert reports(state) == [{:connect_failed, "a@h", :timeout}]
+      assert state |> failed.(:unreachable) |> reports() == []
+    end
+
+    test "at once when the record has moved" do
+      state = membership(ports: :srv) |> handle(answer([{"a@h", [1], []}]), 0)
+
+      state =
+        Enum.reduce(1..8, state, fn _, state ->
+          handle(state, {:connect_done, "a@h", {:error, :unreachable}}, 0)
+        end)
+
+      assert state |> handle(answer([{"a@h", [1], []}]), 300) |> dialled() == []
+      assert state |> handle(answer([{"a@h", [2], []}]), 300) |> dialled() == ["a@h"]
+    end
+
+    test "at once when the record disappeared and returns" do
+      state = membership(keep: 0) |> handle(answer(["a@h", "b@h"]), 0)
+
+      state =
+        Enum.reduce(1..8, state, fn _, state ->
+          handle(state, {:connect_done, "a@h", {:error, :unreachable}}, 0)
+        end)
+
+      state = handle(state, answer(["b@h"]), 1)
+      assert state |> handle(answer(["a@h", "b@h"]), 2) |> dialled() == ["a@h"]
+    end
+
+    test "all others at once when one that was lost is back" do
+      state = membership() |> handle(answer(["a@h", "b@h"]), 0) |> handle({:nodes, ["b@h"]}, 1)
+
+      state =
+        Enum.reduce(1..8, state, fn _, state ->
+          handle(state, {:connect_done, "a@h", {:error, :unreachable}}, 0)
+        end)
+
+      state = handle(state, {:nodes, []}, 10_000)
+      assert state |> handle({:nodes, ["b@h"]}, 10_001) |> dialled() == ["a@h"]
+    end
+
+    test "not soon one that said it leaves" do
+      state =
+        membership()
+        |> handle(answer(["a@h"]), 0)
+        |> handle({:nodes, ["a@h"]}, 1)
+        |> handle({:connect_done, "a@h", :ok}, 1)
+        |> handle({:left, "a@h"}, 100_000)
+        |> handle({:nodes, []}, 100_001)
+
+      assert [{time, "a@h"} | _] = dials(state, 400_000)
+      assert time > 100_001 + 30_000 - 1
+    end
   end
 
-  test "a node that dropped is connected again without a new answer" do
-    membership = answered(["a@h"]) |> observed(["a@h"])
-    assert Membership.to_connect(membership, "me@h", @nobody) == []
-    assert membership |> observed([]) |> Membership.to_connect("me@h", @nobody) == ["a@h"]
+  describe "members" do
+    test "a failed lookup and an empty answer take nobody away, however long" do
+      state = membership(keep: 0) |> handle(answer(["a@h"]), 0)
+
+      state =
+        Enum.reduce(1..100, state, fn n, state ->
+          state
+          |> handle({:lookup_failed, @srv, {:timeout, "no"}}, n * 100_000)
+          |> handle(answer([]), n * 100_000)
+        end)
+
+      assert state |> elem(1) |> Membership.members() == ["a@h"]
+    end
+
+    test "a name stays for :keep after the last answer that had it" do
+      state = membership(keep: 60_000) |> handle(answer(["a@h", "b@h"]), 0)
+      state = handle(state, answer(["b@h"]), 59_999)
+      assert reports(state) == []
+      state = handle(state, answer(["b@h"]), 60_000)
+      assert {:members, [], ["a@h"]} in reports(state)
+    end
+
+    test "one query that fails keeps what it named, whatever the others say" do
+      other = {"other.test", :srv}
+
+      state =
+        membership(query: ["app.test", "other.test"], keep: 0)
+        |> handle(answer(["a@h"], other), 0)
+        |> handle(answer(["b@h"]), 100_000)
+        |> handle({:lookup_failed, other, {:servfail, "no"}}, 200_000)
+        |> handle(answer(["b@h"]), 300_000)
+
+      assert Enum.sort(Membership.members(elem(state, 1))) == ["a@h", "b@h"]
+    end
+
+    test "more than :max_nodes are left out, those known longest stay" do
+      state = membership(max_nodes: 2) |> handle(answer(["y@h", "z@h"]), 0)
+      state = handle(state, answer(["a@h", "b@h", "c@h"]), 1)
+      assert {:limit, :max_nodes, 3} in reports(state)
+      assert Enum.sort(Membership.members(elem(state, 1))) == ["y@h", "z@h"]
+      assert state |> handle(answer(["a@h", "b@h", "c@h"]), 2) |> reports() == []
+    end
   end
 
-  test "a failed lookup keeps the names of the last answer" do
-    {news, membership} = Membership.lookup_failed(answered(["a@h"]), @srv, "timeout")
-    assert news
-    assert Membership.to_connect(membership, "me@h", @nobody) == ["a@h"]
+  describe "the table of addresses" do
+    test "is told what changes, and nothing else" do
+      ip = {10, 0, 0, 1}
+      state = membership(ports: :srv) |> handle(answer([{"a@h", [7], [ip]}]), 0)
+      assert {:publish, [{"a@h", 7, [^ip]}]} = List.keyfind(actions(state), :publish, 0)
+      state = handle(state, answer([{"a@h", [7], [ip]}]), 1)
+      refute List.keyfind(actions(state), :publish, 0)
+      state = handle(state, answer([{"a@h", [8], [ip]}]), 2)
+      assert {:publish, [{"a@h", 8, [^ip]}]} = List.keyfind(actions(state), :publish, 0)
+    end
+
+    test "gets the lowest port of several, with one warning" do
+      state = membership(ports: :srv) |> handle(answer([{"a@h", [7, 9], []}]), 0)
+      assert {:publish, [{"a@h", 7, []}]} in actions(state)
+      assert {:port_conflict, "a@h"} in reports(state)
+      assert state |> handle(answer([{"a@h", [7, 9], []}]), 1) |> reports() == []
+    end
+
+    test "gets the addresses of all sources" do
+      state =
+        membership(query: "app.test", type: [:a, :aaaa])
+        |> handle(answer([{"a@h", [], [{10, 0, 0, 1}]}], {"app.test", :a}), 0)
+        |> handle(answer([{"a@h", [], [{0, 0, 0, 0, 0, 0, 0, 1}]}], {"app.test", :aaaa}), 1)
+
+      assert {:publish, [{"a@h", nil, [{10, 0, 0, 1}, {0, 0, 0, 0, 0, 0, 0, 1}]}]} in actions(
+               state
+             )
+    end
   end
 
-  test "a failure is news once, and so is the recovery" do
-    {true, membership} = Membership.lookup_failed(%Membership{}, @srv, "timeout")
-    {false, membership} = Membership.lookup_failed(membership, @srv, "timeout")
-    {true, membership} = Membership.lookup_failed(membership, @srv, "nxdomain")
-    {true, membership} = Membership.answered(membership, @srv, [])
-    assert {false, _} = Membership.answered(membership, @srv, [])
+  describe "asking" do
+    test "each source by itself: one that fails backs off, the other does not" do
+      bad = {"bad.test", :srv}
+      {_, membership} = state = membership(query: ["app.test", "bad.test"]) |> handle(:tick, 0)
+      assert actions(state) == [{:lookup, @srv}, {:lookup, bad}]
+      assert Membership.wake(membership, 0) > 0
+
+      state =
+        Enum.reduce(1..10, state, fn n, state ->
+          handle(state, {:lookup_failed, bad, {:timeout, "no"}}, n)
+        end)
+
+      {_, membership} = handle(state, answer(["a@h"], @srv, ttl: 0), 10)
+      [{@srv, good}, {^bad, failing}] = membership.sources
+      assert good.next_at <= 10 + 10_000
+      assert failing.next_at in 30_010..60_010
+    end
+
+    test "soon after a node went down" do
+      state = membership(min_interval: 1_000) |> handle(:tick, 0) |> handle(answer(["a@h"]), 1)
+      state = state |> handle({:nodes, ["a@h"]}, 1) |> handle({:nodes, []}, 1_500)
+      {_, membership} = state
+      [{@srv, source}] = membership.sources
+      assert source.next_at in 1_501..1_700
+    end
+
+    test "a kind of failure is told of once, and so is the end of it" do
+      failed = &handle(&1, {:lookup_failed, @srv, {&2, "text of #{&2}"}}, 0)
+      state = membership() |> handle(:tick, 0) |> failed.(:timeout)
+      assert reports(state) == [{:lookup_failed, @srv, "text of timeout"}]
+      assert state |> failed.(:timeout) |> reports() == []
+      state = failed.(state, :servfail)
+      assert reports(state) == [{:lookup_failed, @srv, "text of servfail"}]
+      state = handle(state, answer(["a@h"]), 1)
+      assert {:recovered, @srv} in reports(state)
+      refute {:recovered, @srv} in (state |> handle(answer(["a@h"]), 2) |> reports())
+    end
   end
 
-  test "a failed connect is news when it comes again, once for each kind" do
-    membership = answered(["a@h"])
-    {false, membership} = Membership.connect_failed(membership, "a@h", :timeout)
-    {true, membership} = Membership.connect_failed(membership, "a@h", :unreachable)
-    {true, membership} = Membership.connect_failed(membership, "a@h", :timeout)
-    {false, membership} = Membership.connect_failed(membership, "a@h", :unreachable)
-    assert {false, _} = Membership.connect_failed(membership, "a@h", :timeout)
+  describe "pruning" do
+    defp pruning(options \\ []) do
+      nodes = for n <- 1..4, do: "n#{n}@h"
+
+      membership(Keyword.merge([prune: [after: 2], keep: 0], options))
+      |> handle(answer(nodes), 0)
+      |> handle({:nodes, nodes}, 1)
+    end
+
+    defp dropped(state), do: for({:disconnect, name} <- actions(state), do: name)
+
+    test "after so many complete answers, and no more than half" do
+      state = pruning() |> handle(answer(["n1@h"]), 10)
+      assert dropped(state) == []
+      state = handle(state, answer(["n1@h"]), 20)
+      assert dropped(state) == ["n2@h", "n3@h"]
+      assert {:pruned, ["n2@h", "n3@h"], 1} in reports(state)
+    end
+
+    test "never without the option" do
+      state = pruning(prune: nil)
+      state = Enum.reduce(1..50, state, &handle(&2, answer(["n1@h"]), &1 * 1_000))
+      assert dropped(state) == []
+    end
+
+    test "neither errors nor incomplete nor empty answers count" do
+      state =
+        pruning()
+        |> handle(answer(["n1@h"]), 10)
+        |> handle({:lookup_failed, @srv, {:truncated, "cut"}}, 20)
+        |> handle(answer(["n1@h"], @srv, complete: false), 30)
+        |> handle(answer([]), 40)
+
+      assert dropped(state) == []
+    end
+
+    test "one answer that names it begins the count anew" do
+      state =
+        pruning()
+        |> handle(answer(["n1@h"]), 10)
+        |> handle(answer(for(n <- 1..4, do: "n#{n}@h")), 20)
+        |> handle(answer(["n1@h"]), 30)
+
+      assert dropped(state) == []
+    end
   end
 
-  test "names that failed least come first" do
-    {_, membership} = Membership.connect_failed(answered(["a@h", "b@h", "c@h"]), "a@h", :timeout)
-    {_, membership} = Membership.connect_failed(membership, "a@h", :timeout)
-    {_, membership} = Membership.connect_failed(membership, "b@h", :timeout)
-    assert Membership.to_connect(membership, "me@h", @nobody) == ["c@h", "b@h", "a@h"]
+  describe "limits of atoms" do
+    test "a name that is one already costs nothing" do
+      names = for n <- 1..5, do: "n#{n}@h"
+      known = fn name -> name in ["n1@h", "n2@h"] end
+      state = membership(max_new_names: 1) |> handle(answer(names), 0, atom?: known)
+      assert length(dialled(state)) == 3
+      assert {:limit, :max_new_names, 2} in reports(state)
+    end
+
+    test "a full table makes none, and is told of once" do
+      state = membership() |> handle(answer(["a@h", "b@h"]), 0, atom_room: false)
+      assert dialled(state) == []
+      assert [_] = for({:limit, :atom_table, _} = report <- reports(state), do: report)
+      state = handle(state, answer(["a@h", "b@h"]), 100, atom_room: false)
+      assert reports(state) == []
+      assert state |> handle(:tick, 60_000) |> dialled() == ["a@h", "b@h"]
+    end
   end
 
-  test "what stands is news when it begins" do
-    {true, membership} = Membership.stands(%Membership{}, :crowded, true)
-    {false, membership} = Membership.stands(membership, :crowded, true)
-    {false, membership} = Membership.stands(membership, :crowded, false)
-    assert {true, _} = Membership.stands(membership, :crowded, true)
-  end
-
-  test "failures are forgotten with a connection, and with the name" do
-    {false, membership} = Membership.connect_failed(answered(["a@h"]), "a@h", :timeout)
-    joined = membership |> observed(["a@h"]) |> observed([])
-    assert {false, _} = Membership.connect_failed(joined, "a@h", :timeout)
-
-    gone = membership |> answered([]) |> answered(["a@h"])
-    assert {false, _} = Membership.connect_failed(gone, "a@h", :timeout)
-  end
-
-  test "who joined and who was lost is told once, and strangers are not told of" do
-    membership = answered(["a@h", "b@h"])
-    {["a@h"], [], membership} = Membership.observe(membership, ["a@h", "stranger@h"])
-    {[], [], membership} = Membership.observe(membership, ["a@h"])
-    {["b@h"], ["a@h"], membership} = Membership.observe(membership, ["b@h"])
-    # No longer in DNS, yet still connected: nobody is lost by that.
-    {[], [], membership} = membership |> answered([]) |> Membership.observe(["b@h"])
-    assert {[], ["b@h"], _membership} = Membership.observe(membership, [])
-  end
-
-  test "no more names than the limit are used" do
-    limit = Membership.max_names()
-    names = for n <- 1..(limit + 1), do: "n#{n}@h"
-    assert Membership.crowded?(answered(names))
-    refute Membership.crowded?(answered(tl(names)))
-    assert length(Membership.to_connect(answered(names), "me@h", @nobody)) == limit
+  test "drained, it does nothing and has nothing to wake for, until resumed" do
+    {_, membership} = state = membership() |> handle(answer(["a@h"]), 0) |> handle(:drain, 1)
+    assert Membership.wake(membership, 1) == :never
+    state = handle(state, {:nodes, []}, 100_000)
+    assert actions(state) == []
+    state = handle(state, :resume, 100_001)
+    assert {:lookup, @srv} in actions(state)
+    assert dialled(state) == ["a@h"]
   end
 end

@@ -13,7 +13,7 @@ defmodule Caravan.Cluster.NodeNameTest do
 
   test "SRV records fill port, host and the host's first label" do
     record = service(4001, "node1.example.com")
-    default = NodeName.default_template(:srv)
+    default = NodeName.default_template(:srv, :name)
 
     assert build(default, :srv, record) == {:ok, "app-4001@node1.example.com"}
     assert build("{name}@{host}", :srv, record) == {:ok, "app@node1.example.com"}
@@ -23,9 +23,9 @@ defmodule Caravan.Cluster.NodeNameTest do
   end
 
   test "addresses of both families fill ip" do
-    assert build(NodeName.default_template(:a), :a, {10, 0, 0, 7}) == {:ok, "app@10.0.0.7"}
+    assert build(NodeName.default_template(:a, :name), :a, {10, 0, 0, 7}) == {:ok, "app@10.0.0.7"}
 
-    assert build(NodeName.default_template(:aaaa), :aaaa, {0xFDAA, 0, 1, 0, 0, 0, 0, 2}) ==
+    assert build(NodeName.default_template(:aaaa, :name), :aaaa, {0xFDAA, 0, 1, 0, 0, 0, 0, 2}) ==
              {:ok, "app@fdaa:0:1::2"}
   end
 

@@ -1,0 +1,148 @@
+# What bench/join.exs and bench/mesh.exs share: VMs on Caravan.Epmd, and what runs inside them.
+
+for file <- ["daemon", "knot"], do: Code.require_file("../test/support/#{file}.ex", __DIR__)
+
+defmodule Bench.Nodes do
+  # Below the ports that Linux gives to outgoing connections.
+  @first_port 20_000
+
+  @doc "Starts a VM for each number, on a port and under a name of its own."
+  def start(numbers, args \\ []) do
+    numbers
+    |> Task.async_stream(&start_one(&1, args), max_concurrency: 2, timeout: 60_000)
+    |> Enum.map(fn {:ok, node} -> node end)
+  end
+
+  def stop(nodes), do: Enum.each(nodes, &:peer.stop(&1.peer))
+
+  def port(number), do: @first_port + number
+  def name(number), do: :"app-#{port(number)}@127.0.0.1"
+
+  @doc "The names as a template makes them of SRV records."
+  def records(numbers, priority \\ 0),
+    do: for(n <- numbers, do: "_app._tcp 60 SRV #{priority} 0 #{port(n)} host")
+
+  @doc "A zone with these nodes, on one host."
+  def zone(records), do: ["host 60 A 127.0.0.1" | records]
+
+  def options(knot, timeouts \\ []) do
+    [
+      query: "_app._tcp.bench.test",
+      node_sname: "app",
+      node_name: "{name}-{port}@127.0.0.1",
+      nameservers: [Caravan.Test.Knot.address(knot)],
+      log_level: :none
+    ] ++ timeouts
+  end
+
+  @doc "Calls a function of `Bench.Node` on the VM."
+  def call(node, function, args, timeout \\ 120_000),
+    do: :peer.call(node.peer, Bench.Node, function, args, timeout)
+
+  def call_all(nodes, function, args) do
+    nodes
+    |> Enum.map(&Task.async(fn -> call(&1, function, args) end))
+    |> Task.await_many(:infinity)
+  end
+
+  @doc "Brings all back to where nobody is connected."
+  def reset(nodes) do
+    call_all(nodes, :stop, [])
+    leave(nodes)
+  end
+
+  defp leave(nodes) do
+    if nodes |> call_all(:leave, []) |> Enum.sum() > 0 do
+      Process.sleep(200)
+      leave(nodes)
+    end
+  end
+
+  @doc "The middle value."
+  def median(values), do: values |> Enum.sort() |> Enum.at(div(length(values), 2))
+
+  defp start_one(number, args) do
+    paths = for app <- [:elixir, :logger, :caravan], do: ["-pa", Application.app_dir(app, "ebin")]
+    epmd = ~w(-epmd_module Elixir.Caravan.Epmd -start_epmd false)
+    quiet = ~w(-setcookie bench -kernel logger_level critical)
+    arguments = ["-name", Atom.to_string(name(number))] ++ List.flatten(paths) ++ epmd ++ quiet
+
+    {:ok, peer, name} =
+      :peer.start(%{
+        connection: :standard_io,
+        args: Enum.map(arguments ++ args, &String.to_charlist/1),
+        wait_boot: 60_000
+      })
+
+    # This file is not on the code path of the VM: what compiling it gave was kept for it.
+    {module, binary, file} = :persistent_term.get(Bench.Node)
+    {:module, _} = :peer.call(peer, :code, :load_binary, [module, file, binary])
+    {:ok, _} = :peer.call(peer, :application, :ensure_all_started, [:logger])
+    # As a release does at boot.
+    for app <- [:kernel, :stdlib, :elixir, :logger, :caravan] do
+      {:ok, modules} = :application.get_key(app, :modules)
+      :ok = :peer.call(peer, :code, :ensure_modules_loaded, [modules], 60_000)
+    end
+
+    %{peer: peer, name: name}
+  end
+end
+
+{:module, module, binary, _} =
+  defmodule Bench.Node do
+    @doc "Connects to others by the strategy; the time at which so many are there, in microseconds."
+    def discover(options, count), do: run(fn -> {:ok, _} = start(options) end, count)
+
+    @doc "The same to given names, with no discovery at all."
+    def connect(names, count) do
+      connect = fn -> for name <- names, do: spawn(fn -> Node.connect(name) end) end
+      run(connect, count)
+    end
+
+    @doc "Waits until so many are connected to this one."
+    def await(count) do
+      if length(Node.list()) < count do
+        Process.sleep(1)
+        await(count)
+      else
+        System.os_time(:microsecond)
+      end
+    end
+
+    @doc "Ends the strategy, so that nobody is dialled any more."
+    def stop do
+      if pid = Process.whereis(:bench_strategy), do: Process.exit(pid, :kill)
+      :ok
+    end
+
+    @doc "Leaves all nodes; how many there were."
+    def leave do
+      nodes = Node.list()
+      _ = :global.disconnect()
+      for node <- Node.list(), do: Node.disconnect(node)
+      length(nodes)
+    end
+
+    defp run(fun, count) do
+      started = System.os_time(:microsecond)
+      fun.()
+      %{started: started, done: await(count)}
+    end
+
+    defp start(options) do
+      test = self()
+
+      spawn(fn ->
+        Process.register(self(), :bench_strategy)
+        {:ok, _} = started = Caravan.Cluster.DnsStrategy.start_link(options)
+        send(test, started)
+        Process.sleep(:infinity)
+      end)
+
+      receive do
+        {:ok, _} = started -> started
+      end
+    end
+  end
+
+:persistent_term.put(Bench.Node, {module, binary, ~c"bench/nodes.ex"})

@@ -1,0 +1,99 @@
+defmodule Caravan.Cluster.Diagnosis do
+  # Why a node cannot be connected, as far as that can be known from outside: net_kernel only says that
+  # it cannot. Takes the way of a connect again, up to the handshake; slow, so to be run as a job.
+  @moduledoc false
+
+  alias Caravan.Cluster.Config
+
+  @type finding ::
+          {:unresolvable, host :: String.t()}
+          | {:no_port, term}
+          | {:refused | :no_reply | :accepted, where :: String.t()}
+          | {:network, where :: String.t(), :inet.posix()}
+
+  # Shorter than any deadline of distribution: whoever has not accepted by then is not there.
+  @reply 2_000
+
+  @deadline 10_000
+
+  # Those that end in net_kernel, and so in Caravan.Epmd. Of others nothing is known.
+  @net_kernel [
+    {:net_kernel, :connect_node, []},
+    {:net_kernel, :hidden_connect_node, []},
+    {Node, :connect, []}
+  ]
+
+  @doc "Milliseconds that it takes at most: the resolver of the host may be slow."
+  @spec deadline() :: pos_integer
+  def deadline, do: @deadline
+
+  @doc "Whether connects of this topology can be looked into."
+  @spec possible?(Config.t()) :: boolean
+  def possible?(%Config{connect: connect}) do
+    connect in @net_kernel and Node.alive?() and :net_kernel.epmd_module() == Caravan.Epmd
+  end
+
+  @spec find(String.t()) :: finding
+  def find(node) do
+    [name, host] = node |> String.split("@", parts: 2) |> Enum.map(&String.to_charlist/1)
+    family = family()
+
+    with {:port, _port, _version} <- Caravan.Epmd.port_please(name, host),
+         {:ok, ip, port, _version} <- Caravan.Epmd.address_please(name, host, family) do
+      dial(ip, port, family)
+    else
+      :noport -> {:no_port, node}
+      {:error, _reason} -> {:unresolvable, List.to_string(host)}
+    end
+  end
+
+  @doc "For the log."
+  @spec text(finding) :: String.t()
+  def text({:unresolvable, host}),
+    do: "its host #{host} does not resolve; see what `getent ahosts #{host}` says here"
+
+  def text({:no_port, node}),
+    do: "its port is not known; see Caravan.Epmd.dist_port(#{inspect(node)})"
+
+  def text({:refused, where}),
+    do: "nothing listens on #{where}: the node is down, or has another port"
+
+  def text({:no_reply, where}),
+    do: "#{where} does not reply: the host is down, or a firewall drops what we send"
+
+  def text({:accepted, where}),
+    do:
+      "#{where} accepts, but the handshake fails: another cookie, another name than this, TLS on one " <>
+        "side only, or a node that hangs"
+
+  def text({:network, where, reason}), do: "#{where}: #{:inet.format_error(reason)}"
+
+  defp dial(ip, port, family) do
+    where = where(ip, port)
+
+    case :gen_tcp.connect(ip, port, [family, active: false], @reply) do
+      {:ok, socket} ->
+        :ok = :gen_tcp.close(socket)
+        {:accepted, where}
+
+      {:error, :econnrefused} ->
+        {:refused, where}
+
+      {:error, timeout} when timeout in [:timeout, :etimedout] ->
+        {:no_reply, where}
+
+      {:error, reason} ->
+        {:network, where, reason}
+    end
+  end
+
+  defp where(ip, port) when tuple_size(ip) == 8, do: "[#{:inet.ntoa(ip)}]:#{port}"
+  defp where(ip, port), do: "#{:inet.ntoa(ip)}:#{port}"
+
+  defp family do
+    case :init.get_argument(:proto_dist) do
+      {:ok, [[~c"inet6" ++ _] | _]} -> :inet6
+      _ -> :inet
+    end
+  end
+end

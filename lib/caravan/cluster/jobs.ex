@@ -1,0 +1,43 @@
+defmodule Caravan.Cluster.Jobs do
+  # The jobs of one owner, each with a tag that says what it is for. State of its owner, not a process:
+  # the owner hands its messages to handle/2.
+  @moduledoc false
+
+  alias Caravan.Cluster.Job
+
+  defstruct running: %{}
+
+  @type tag :: term
+  @opaque t :: %__MODULE__{running: %{reference => {tag, Job.t(), started :: integer}}}
+
+  @spec start(t, tag, (() -> term), timeout :: pos_integer) :: t
+  def start(%__MODULE__{} = jobs, tag, fun, timeout) do
+    job = Job.start(fun, timeout)
+    put_in(jobs.running[job.ref], {tag, job, System.monotonic_time()})
+  end
+
+  @doc "The outcome of one job, if `message` tells of one, and how long it took, in native units."
+  @spec handle(t, message :: term) :: {tag, Job.outcome(), duration :: integer, t} | :unknown
+  def handle(%__MODULE__{} = jobs, message) do
+    case Map.pop(jobs.running, Job.ref(message)) do
+      {nil, _running} ->
+        :unknown
+
+      {{tag, job, started}, running} ->
+        duration = System.monotonic_time() - started
+        {tag, Job.outcome(job, message), duration, %{jobs | running: running}}
+    end
+  end
+
+  @spec count(t, (tag -> boolean)) :: non_neg_integer
+  def count(%__MODULE__{} = jobs, which),
+    do: Enum.count(jobs.running, fn {_ref, {tag, _job, _started}} -> which.(tag) end)
+
+  @doc "Ends the jobs that `which` holds for; they have no outcome."
+  @spec stop(t, (tag -> boolean)) :: t
+  def stop(%__MODULE__{} = jobs, which) do
+    stopped = for {ref, {tag, job, _started}} <- jobs.running, which.(tag), do: {ref, job}
+    Enum.each(stopped, fn {_ref, job} -> Job.stop(job) end)
+    %{jobs | running: Map.drop(jobs.running, Enum.map(stopped, &elem(&1, 0)))}
+  end
+end

@@ -1,0 +1,128 @@
+defmodule Caravan.Cluster.Membership.Names do
+  # From answers to names: who is a member, and what the table of addresses is told. Pure.
+  @moduledoc false
+
+  import Caravan.Cluster.Membership.State
+
+  alias Caravan.Cluster.Config
+  alias Caravan.Cluster.Membership
+  alias Caravan.Cluster.Membership.Peer
+  alias Caravan.Cluster.Membership.Prune
+  alias Caravan.Cluster.Membership.State
+
+  @doc "Takes an answer in."
+  @spec answered(State.t(), Config.source(), Membership.answer(), now :: integer) :: State.t()
+  def answered(%State{} = state, source, answer, now) do
+    before = MapSet.new(members(state))
+
+    state
+    |> remember(source, Map.delete(answer.names, state.self), now)
+    |> miss(source, answer, now)
+    |> bound()
+    |> report_members(before)
+    |> publish()
+    |> prune(source, answer)
+  end
+
+  @doc "Whoever is connected stays known: it may be lost, or dropped."
+  @spec forget(State.t()) :: State.t()
+  def forget(state) do
+    %{state | peers: Map.filter(state.peers, fn {_, p} -> Peer.member?(p) or Peer.up?(p) end)}
+  end
+
+  defp remember(state, source, names, now) do
+    peers =
+      Enum.reduce(names, state.peers, fn {name, {ports, addresses}}, peers ->
+        peer = Map.get_lazy(peers, name, fn -> Peer.new(name, now) end)
+        Map.put(peers, name, Peer.named(peer, source, ports, addresses, now))
+      end)
+
+    %{state | peers: peers}
+  end
+
+  defp miss(state, source, answer, now) do
+    if evidence?(answer) do
+      missing = for {name, _} <- state.peers, not is_map_key(answer.names, name), do: name
+
+      state
+      |> update_peers(missing, &Peer.missed(&1, source, state.limits.keep, now))
+      |> forget()
+    else
+      state
+    end
+  end
+
+  # An empty answer says nothing about anybody.
+  defp evidence?(answer), do: answer.complete and answer.names != %{}
+
+  # Connected nodes before those that were, those before names that are only names, and among these the
+  # ones known longest: made-up names push nobody out.
+  defp bound(%{limits: %{max_nodes: most}} = state) when map_size(state.peers) <= most,
+    do: over(state, {:limit, :max_nodes})
+
+  defp bound(%{limits: %{max_nodes: most}} = state) do
+    {kept, left_out} = state.peers |> Map.values() |> Enum.sort_by(&rank/1) |> Enum.split(most)
+
+    %{state | peers: Map.new(kept, &{&1.name, &1})}
+    |> stands({:limit, :max_nodes}, {:limit, :max_nodes, length(left_out)})
+  end
+
+  defp rank(peer), do: {not Peer.up?(peer), not peer.was_up, peer.known_since, peer.name}
+
+  defp report_members(state, before) do
+    now = MapSet.new(members(state))
+    added = now |> MapSet.difference(before) |> Enum.sort()
+    removed = before |> MapSet.difference(now) |> Enum.sort()
+    report_if(state, added != [] or removed != [], {:members, added, removed})
+  end
+
+  defp publish(state) do
+    sources = source_names(state)
+    peers = for {_name, peer} <- state.peers, Peer.member?(peer), do: peer
+
+    {entries, state} =
+      peers
+      |> Enum.sort_by(& &1.name)
+      |> Enum.map_reduce(state, fn peer, state ->
+        {entry, conflict} = Peer.entry(peer, sources)
+        {entry, conflict(state, {:port_conflict, peer.name}, conflict)}
+      end)
+
+    if entries == state.published,
+      do: state,
+      else: act(%{state | published: entries}, {:publish, entries})
+  end
+
+  defp conflict(state, conflict, true), do: stands(state, conflict, conflict)
+  defp conflict(state, conflict, false), do: over(state, conflict)
+
+  ## Dropping
+
+  defp prune(%State{limits: %{prune: nil}} = state, _source, _answer), do: state
+
+  defp prune(%State{} = state, source, answer) do
+    if evidence?(answer),
+      do: drop(%{state | prune_after: MapSet.delete(state.prune_after, source)}),
+      else: state
+  end
+
+  # A round is over when every source has answered since the last one.
+  defp drop(state) do
+    if MapSet.size(state.prune_after) == 0,
+      do:
+        drop(
+          state,
+          Prune.select(Map.values(state.peers), source_names(state), state.limits.prune)
+        ),
+      else: state
+  end
+
+  defp drop(state, {[], 0}), do: over(state, :all_spared)
+  defp drop(state, {[], spared}), do: stands(state, :all_spared, {:pruned, [], spared})
+
+  defp drop(state, {dropped, spared}) do
+    state = act(state, {:report, {:pruned, dropped, spared}})
+    state = Enum.reduce(dropped, state, &act(&2, {:disconnect, &1}))
+    %{state | prune_after: MapSet.new(source_names(state))}
+  end
+end

@@ -1,0 +1,35 @@
+defmodule Caravan.Cluster.Membership.Prune do
+  # Whom to disconnect, if the option :prune allows it at all. Pure.
+  @moduledoc false
+
+  alias Caravan.Cluster.Config
+  alias Caravan.Cluster.Membership.Peer
+
+  @doc """
+  The connected nodes to drop, longest missing first, and how many more would be, were not half of the
+  connected ones the most of one round. A node is dropped only when
+
+    * no source has named it for the time of `:keep`, so that it is no member any more, and
+    * it was missing from `needed` complete answers in a row of *every* source.
+  """
+  @spec select([Peer.t()], [Config.source()], needed :: pos_integer) ::
+          {[String.t()], spared :: non_neg_integer}
+  def select(peers, sources, needed) do
+    connected = Enum.filter(peers, &Peer.up?/1)
+    most = div(length(connected), 2)
+
+    {dropped, spared} =
+      connected
+      |> Enum.filter(&gone?(&1, sources, needed))
+      |> Enum.sort_by(&{-absence(&1), &1.name})
+      |> Enum.split(most)
+
+    {Enum.map(dropped, & &1.name), length(spared)}
+  end
+
+  defp gone?(peer, sources, needed) do
+    not Peer.member?(peer) and Enum.all?(sources, &(Map.get(peer.absent, &1, 0) >= needed))
+  end
+
+  defp absence(peer), do: peer.absent |> Map.values() |> Enum.sum()
+end

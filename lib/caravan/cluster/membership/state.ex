@@ -1,0 +1,136 @@
+defmodule Caravan.Cluster.Membership.State do
+  # What Membership holds, and how it is changed. Pure.
+  @moduledoc false
+
+  alias Caravan.Cluster.Config
+  alias Caravan.Cluster.Membership.Budget
+  alias Caravan.Cluster.Membership.Peer
+  alias Caravan.Cluster.Membership.Source
+
+  @enforce_keys [:self, :limits, :sources, :budget, :rand]
+  defstruct @enforce_keys ++
+              [
+                peers: %{},
+                live: MapSet.new(),
+                connecting: %{},
+                published: [],
+                standing: MapSet.new(),
+                prune_after: MapSet.new(),
+                drained: false,
+                out: []
+              ]
+
+  @typedoc """
+    * `:self`: this node's name; `:limits`: the options that count here;
+    * `:sources`: in the order of the options;
+    * `:live`: all nodes that were connected when last seen, of this topology or not;
+    * `:connecting`: since when a name is being dialled;
+    * `:published`: what the table of addresses was told last;
+    * `:standing`: what was reported and still holds;
+    * `:prune_after`: the sources that have to answer before anybody may be dropped again;
+    * `:out`: the actions of the event at hand, latest first.
+  """
+  @type t :: %__MODULE__{
+          self: String.t(),
+          limits: limits,
+          sources: [{Config.source(), Source.t()}],
+          budget: Budget.t(),
+          rand: :rand.state(),
+          peers: %{String.t() => Peer.t()},
+          live: MapSet.t(String.t()),
+          connecting: %{String.t() => integer},
+          published: [entry],
+          standing: MapSet.t(term),
+          prune_after: MapSet.t(Config.source()),
+          drained: boolean,
+          out: [action]
+        }
+
+  @type limits :: %{
+          min_interval: pos_integer,
+          poll_interval: pos_integer,
+          keep: non_neg_integer,
+          prune: pos_integer | nil,
+          max_nodes: pos_integer,
+          max_connects: pos_integer
+        }
+
+  @typedoc "A node of the table of addresses; no port: the port rule."
+  @type entry :: {String.t(), :inet.port_number() | nil, [:inet.ip_address()]}
+
+  @type action ::
+          {:lookup, Config.source()}
+          | {:connect, String.t()}
+          | {:disconnect, String.t()}
+          | {:publish, [entry]}
+          | {:report, report}
+
+  @type report ::
+          {:joined | :lost, [String.t()]}
+          | {:members, added :: [String.t()], removed :: [String.t()]}
+          | {:lookup_failed, Config.source(), text :: String.t()}
+          | {:recovered, Config.source()}
+          | {:connect_failed, String.t(), kind :: term}
+          | {:limit, :max_nodes | :max_new_names | :atom_table, left_out :: pos_integer}
+          | {:pruned, [String.t()], spared :: non_neg_integer}
+          | {:port_conflict, String.t()}
+
+  @spec new(Config.t(), String.t(), integer, integer) :: t
+  def new(config, self, seed, now) do
+    %__MODULE__{
+      self: self,
+      limits:
+        Map.take(config, [:min_interval, :poll_interval, :keep, :prune, :max_nodes, :max_connects]),
+      sources: for(source <- config.sources, do: {source, %Source{next_at: now}}),
+      budget: Budget.new(config.max_new_names),
+      rand: :rand.seed_s(:exsss, seed)
+    }
+  end
+
+  @spec source(t, Config.source()) :: Source.t()
+  def source(state, name) do
+    {_name, source} = List.keyfind(state.sources, name, 0)
+    source
+  end
+
+  @spec source_names(t) :: [Config.source()]
+  def source_names(state), do: Enum.map(state.sources, &elem(&1, 0))
+
+  @spec put_source(t, Config.source(), Source.t()) :: t
+  def put_source(state, name, source),
+    do: %{state | sources: List.keyreplace(state.sources, name, 0, {name, source})}
+
+  @spec update_peers(t, [String.t()], (Peer.t() -> Peer.t())) :: t
+  def update_peers(state, names, fun),
+    do: %{state | peers: Enum.reduce(names, state.peers, &Map.update!(&2, &1, fun))}
+
+  @spec members(t) :: [String.t()]
+  def members(state), do: for({name, peer} <- state.peers, Peer.member?(peer), do: name)
+
+  @spec connected(t) :: [String.t()]
+  def connected(state), do: for({name, peer} <- state.peers, Peer.up?(peer), do: name)
+
+  @spec random(t) :: {float, t}
+  def random(state) do
+    {random, rand} = :rand.uniform_s(state.rand)
+    {random, %{state | rand: rand}}
+  end
+
+  @spec act(t, action) :: t
+  def act(%__MODULE__{} = state, action), do: %{state | out: [action | state.out]}
+
+  @spec report_if(t, boolean, report) :: t
+  def report_if(%__MODULE__{} = state, true, report), do: act(state, {:report, report})
+  def report_if(%__MODULE__{} = state, false, _report), do: state
+
+  @doc "Reports when something begins to hold, not while it does."
+  @spec stands(t, what :: term, report) :: t
+  def stands(%__MODULE__{} = state, what, report) do
+    news = what not in state.standing
+    report_if(%{state | standing: MapSet.put(state.standing, what)}, news, report)
+  end
+
+  @spec over(t, what :: term) :: t
+  def over(%__MODULE__{} = state, what),
+    do: %{state | standing: MapSet.delete(state.standing, what)}
+end

@@ -1,0 +1,189 @@
+defmodule Caravan.Cluster.Report do
+  # What an operator sees: log lines and telemetry events.
+  @moduledoc false
+
+  alias Caravan.Cluster.Config
+  alias Caravan.Cluster.Connector
+  alias Caravan.Cluster.Diagnosis
+  alias Caravan.Cluster.Membership.State
+  alias Caravan.Telemetry
+
+  require Logger
+
+  # A line that names more nodes than this counts the rest.
+  @named 10
+
+  @spec log(Config.t(), Logger.level(), String.t()) :: :ok
+  def log(%Config{log_level: lowest} = config, level, text) do
+    if lowest != :none and Logger.compare_levels(level, lowest) != :lt,
+      do: Logger.log(level, "[caravan:#{config.topology}] #{text}"),
+      else: :ok
+  end
+
+  @doc "What the membership has to tell. `connected`, `members`: how many there are now."
+  @spec report(Config.t(), State.report(), counts :: %{connected: integer, members: integer}) ::
+          :ok
+  def report(config, {:joined, names}, counts) do
+    for name <- names do
+      log(config, :info, "connected to #{name}")
+      emit(config, [:node, :up], Map.take(counts, [:connected]), %{node: atom(name)})
+    end
+
+    :ok
+  end
+
+  def report(config, {:lost, names}, counts) do
+    for name <- names do
+      log(config, :warning, "lost #{name}")
+      emit(config, [:node, :down], Map.take(counts, [:connected]), %{node: atom(name)})
+    end
+
+    :ok
+  end
+
+  def report(config, {:members, added, removed}, counts) do
+    if removed != [], do: log(config, :info, "no longer in DNS: #{list(removed)}")
+    measurements = %{members: counts.members, added: length(added), removed: length(removed)}
+    emit(config, [:membership, :change], measurements, %{added: added, removed: removed})
+  end
+
+  def report(config, {:lookup_failed, _source, text}, _counts), do: log(config, :warning, text)
+
+  def report(config, {:recovered, {query, _type}}, _counts),
+    do: log(config, :info, "DNS answers again for #{inspect(query)}")
+
+  def report(config, {:limit, limit, left_out}, _counts) do
+    log(config, :warning, limit_text(limit, left_out, config))
+    emit(config, [:membership, :limit], %{left_out: left_out}, %{limit: limit})
+  end
+
+  def report(config, {:pruned, names, spared}, _counts) do
+    if names != [], do: log(config, :warning, "disconnecting #{list(names)}: gone from DNS")
+
+    if spared > 0 do
+      log(
+        config,
+        :warning,
+        "#{spared} more connected nodes are gone from DNS, but no more than half are disconnected in one round"
+      )
+    end
+
+    for name <- names,
+        do: emit(config, [:node, :prune], %{spared: spared}, %{node: atom(name)})
+
+    :ok
+  end
+
+  def report(config, {:port_conflict, name}, _counts) do
+    log(
+      config,
+      :warning,
+      "SRV records give #{name} more than one port; the lowest of the first query counts. " <>
+        "Nodes on one host need names of their own: see the option :node_name"
+    )
+  end
+
+  @doc "A connect has ended."
+  @spec connected(Config.t(), String.t(), Connector.result(), duration :: integer) :: :ok
+  def connected(config, name, result, duration) do
+    node = %{node: atom(name)}
+    emit(config, [:node, :connect, :stop], %{duration: duration}, Map.put(node, :result, result))
+
+    case result do
+      :ok ->
+        libcluster(config, :connect_node, :ok, %{duration: duration}, node)
+
+      {:error, why} ->
+        libcluster(config, :connect_node, :error, %{}, Map.put(node, :reason, reason(why)))
+    end
+  end
+
+  @spec disconnected(Config.t(), String.t(), Connector.result(), duration :: integer) :: :ok
+  def disconnected(config, name, :ok, duration),
+    do: libcluster(config, :disconnect_node, :ok, %{duration: duration}, %{node: atom(name)})
+
+  def disconnected(config, name, {:error, why}, _duration) do
+    if why != :unreachable do
+      log(config, :warning, "cannot disconnect #{name}: #{describe(why, "disconnect")}")
+    end
+
+    metadata = %{node: atom(name), reason: reason(why, :already_disconnected)}
+    libcluster(config, :disconnect_node, :error, %{}, metadata)
+  end
+
+  @spec connect_failed(Config.t(), String.t(), String.t()) :: :ok
+  def connect_failed(config, name, text),
+    do: log(config, :warning, "cannot connect to #{name}: #{text}")
+
+  @spec diagnosed(Config.t(), String.t(), Diagnosis.finding(), duration :: integer) :: :ok
+  def diagnosed(config, name, finding, duration) do
+    connect_failed(config, name, Diagnosis.text(finding))
+    metadata = %{node: atom(name), finding: elem(finding, 0)}
+    emit(config, [:node, :connect, :diagnosis], %{duration: duration}, metadata)
+  end
+
+  @spec drained(Config.t(), :drain | :resume, connected :: non_neg_integer) :: :ok
+  def drained(config, what, connected) do
+    text = %{drain: "drained: leaving the cluster", resume: "resumed: joining the cluster again"}
+    log(config, :info, text[what])
+    emit(config, [:membership, what], %{connected: connected}, %{})
+  end
+
+  @doc "What a reason why a node was not connected means, as far as it says."
+  @spec describe(Connector.reason() | :not_listed, String.t()) :: String.t()
+  def describe(reason, function \\ "connect")
+
+  def describe(:unreachable, _function),
+    do: "not reachable, or it refused us (another cookie, another name)"
+
+  def describe(:not_distributed, _function), do: "this node is not alive"
+  def describe(:timeout, _function), do: "no end in time"
+
+  def describe(:not_listed, _function),
+    do: "the connect function says it is connected, but list_nodes does not have it"
+
+  def describe({:crashed, reason}, function),
+    do: "the #{function} function failed: #{inspect(reason)}"
+
+  def describe({:returned, other}, function),
+    do: "the #{function} function returned #{inspect(other)}"
+
+  defp limit_text(:max_nodes, left_out, config) do
+    "DNS names more than #{config.max_nodes} nodes (:max_nodes); #{left_out} are left out"
+  end
+
+  defp limit_text(:max_new_names, left_out, config) do
+    "DNS gave more than #{config.max_new_names} new names within a day (:max_new_names); " <>
+      "#{left_out} are not connected. Names that were connected before still are"
+  end
+
+  defp limit_text(:atom_table, left_out, _config) do
+    "the VM's atom table is nearly full: #{left_out} new names from DNS are not connected. " <>
+      "See :erlang.system_info(:atom_count), and the VM argument +t"
+  end
+
+  # In libcluster's words (lib/strategy/strategy.ex of 3.5).
+  defp reason(why, unreachable \\ :unreachable)
+  defp reason(:unreachable, unreachable), do: unreachable
+  defp reason(:not_distributed, _unreachable), do: :not_part_of_network
+  defp reason(other, _unreachable), do: inspect(other)
+
+  defp list(names) do
+    {first, rest} = Enum.split(Enum.sort(names), @named)
+    more = if rest == [], do: "", else: " and #{length(rest)} more"
+    Enum.join(first, ", ") <> more
+  end
+
+  # Whoever was connected, or dialled, is one.
+  defp atom(name), do: String.to_existing_atom(name)
+
+  defp emit(config, event, measurements, metadata) do
+    metadata = Map.put(metadata, :topology, config.topology)
+    Telemetry.execute([:caravan | event], measurements, metadata)
+  end
+
+  defp libcluster(config, event, outcome, measurements, metadata) do
+    metadata = Map.put(metadata, :topology, config.topology)
+    Telemetry.execute([:libcluster, event, outcome], measurements, metadata)
+  end
+end

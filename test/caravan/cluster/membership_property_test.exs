@@ -1,0 +1,145 @@
+defmodule Caravan.Cluster.MembershipPropertyTest do
+  @moduledoc """
+  Random answers, failures, deaths and clocks against what `Caravan.Cluster.Membership` promises. Most
+  promises are checked at every step, in `Caravan.Test.ModelWorld`.
+  """
+  use ExUnit.Case, async: true
+
+  alias Caravan.Cluster.Membership
+  alias Caravan.Test.ModelWorld
+  alias Caravan.Test.Property
+
+  @names for n <- 1..12, do: "app-#{n}@host"
+  @sources 2
+
+  # Two queries, and limits that the few names above do reach.
+  @options [
+    query: ["a.test", "b.test"],
+    poll_interval: 5_000,
+    keep: 20_000,
+    max_connects: 3,
+    prune: [after: 2]
+  ]
+
+  defp names, do: Enum.take_random(["app@me" | @names], Enum.random(0..13))
+  defp name, do: Enum.random(@names)
+  defp time, do: Enum.random([1, 50, 500, 3_000, 15_000, 60_000])
+
+  defp says do
+    case Enum.random(1..10) do
+      n when n in 1..5 -> {:answer, names(), true}
+      6 -> {:answer, names(), false}
+      7 -> {:subset, @names, Enum.random(1..4)}
+      8 -> {:answer, [], true}
+      9 -> :nothing
+      10 -> :failing
+    end
+  end
+
+  defp command do
+    case Enum.random(1..20) do
+      n when n in 1..8 -> {:advance, time()}
+      n when n in 9..12 -> {:dns, Enum.random(0..(@sources - 1)), says()}
+      n when n in 13..15 -> {:born, name()}
+      16 -> {:dies, name()}
+      17 -> {:link_breaks, name()}
+      18 -> {:dials_us, name()}
+      19 -> Enum.random([:drain, :resume, :resume, :resume])
+      20 -> {:stray, stray()}
+    end
+  end
+
+  defp stray do
+    Enum.random([
+      :tick,
+      {:left, name()},
+      {:left, "nobody@host"},
+      {:connect_done, "nobody@host", :ok},
+      {:connect_done, "nobody@host", {:error, :timeout}}
+    ])
+  end
+
+  defp run(commands, options \\ @options),
+    do: Enum.reduce(commands, ModelWorld.new(options), &ModelWorld.run(&2, &1))
+
+  test "what holds always, holds" do
+    Property.check(300, 1..120, &command/0, &run/1)
+  end
+
+  test "what holds always, holds for thousands of steps" do
+    Property.check(2, 3_000..3_000, &command/0, &run/1)
+  end
+
+  test "whatever happened, every live node in DNS is connected in the end" do
+    Property.check(150, 1..80, &command/0, fn commands ->
+      world = run(commands)
+
+      heal =
+        [:resume] ++
+          for(source <- 0..(@sources - 1), do: {:dns, source, {:answer, @names, true}}) ++
+          for(name <- @names, do: {:born, name}) ++ [{:advance, 180_000}]
+
+      world = Enum.reduce(heal, world, &ModelWorld.run(&2, &1))
+      assert Enum.sort(world.connected) == Enum.sort(@names)
+      assert Enum.sort(Membership.connected(world.membership)) == Enum.sort(@names)
+    end)
+  end
+
+  test "a server that names a part at random leaves nobody out" do
+    Property.check(20, 1..40, &command/0, fn commands ->
+      world = run(commands)
+
+      heal =
+        [:resume, {:dns, 0, {:subset, @names, 3}}, {:dns, 1, :failing}] ++
+          for(name <- @names, do: {:born, name}) ++ [{:advance, 400_000}]
+
+      world = Enum.reduce(heal, world, &ModelWorld.run(&2, &1))
+      assert Enum.sort(world.connected) == Enum.sort(@names)
+    end)
+  end
+
+  test "names without end make no more atoms than the budget" do
+    invent = fn -> {:dns, 0, {:answer, invented(), true}} end
+
+    Property.check(3, 40..60, invent, fn commands ->
+      options = [
+        max_nodes: 50,
+        max_new_names: 100,
+        keep: 1_000,
+        poll_interval: 60_000,
+        min_interval: 60_000
+      ]
+
+      commands = Enum.flat_map(commands, &[&1, {:advance, Enum.random([60_000, 3_600_000])}])
+      world = run(commands, options)
+      # The model counts days; this is the sum of them.
+      days = div(world.now + 500_000, 86_400_000) + 1
+      assert length(world.dialled_new) <= 100 * days
+    end)
+  end
+
+  test "no room for atoms, no new names; known ones keep working" do
+    Property.check(50, 1..60, &command/0, fn commands ->
+      world = run(commands)
+      world = ModelWorld.run(world, {:atom_room, false})
+      before = world.atoms
+
+      world =
+        Enum.reduce(
+          [
+            {:dns, 0, {:answer, ["app-new@host" | @names], true}},
+            {:born, "app-new@host"},
+            :resume
+          ] ++
+            for(name <- @names, do: {:born, name}) ++ [{:advance, 180_000}],
+          world,
+          &ModelWorld.run(&2, &1)
+        )
+
+      assert world.atoms == before
+      assert MapSet.subset?(MapSet.intersection(before, MapSet.new(@names)), world.connected)
+    end)
+  end
+
+  defp invented, do: for(_ <- 1..100, do: "app-#{:rand.uniform(1_000_000_000)}@host")
+end

@@ -1,0 +1,181 @@
+defmodule Caravan.ClusterTest do
+  @moduledoc "Waiting and draining, without distribution; test/caravan/cluster/nodes_test.exs has it with."
+  use ExUnit.Case, async: true
+
+  alias Caravan.Cluster
+  alias Caravan.Cluster.DnsStrategy
+  alias Caravan.Test.DnsServer
+  alias Caravan.Test.Eventually
+  alias Caravan.Test.FakeNetwork
+
+  @query "_app._tcp.test"
+
+  setup context do
+    server = start_supervised!(DnsServer)
+    network = start_supervised!({FakeNetwork, self()})
+    DnsServer.subscribe(server)
+    %{server: server, network: network, topology: context.test}
+  end
+
+  defp options(context, options) do
+    [
+      query: @query,
+      node_sname: "app",
+      nameservers: [DnsServer.address(context.server)],
+      lookup_timeout: 200,
+      poll_interval: 100,
+      topology: context.topology
+    ]
+    |> Keyword.merge(FakeNetwork.options(context.network))
+    |> Keyword.merge(options)
+  end
+
+  defp start(context, options \\ []),
+    do: start_supervised!({DnsStrategy, options(context, options)})
+
+  defp records(context, ports),
+    do:
+      DnsServer.put(context.server, @query, :srv, for(port <- ports, do: {0, 0, port, "n.test"}))
+
+  describe "await" do
+    test "returns when the first lookup was answered", context do
+      records(context, [1])
+      start(context)
+      assert Cluster.await(context.topology) == :ok
+      # And at once from then on.
+      assert Cluster.await(context.topology, timeout: 0) in [:ok, {:error, :timeout}]
+    end
+
+    test "there is no such name: that is an answer", context do
+      DnsServer.put(context.server, @query, :srv, :nxdomain)
+      start(context)
+      assert Cluster.await(context.topology) == :ok
+    end
+
+    test "waits for every query", context do
+      records(context, [1])
+
+      DnsServer.put(
+        context.server,
+        "other.test",
+        :srv,
+        {:sequence, [:servfail, [{0, 0, 2, "n.test"}]]}
+      )
+
+      strategy = start(context, query: [@query, "other.test"])
+      assert Cluster.await(strategy) == :ok
+      assert Enum.sort(FakeNetwork.list(context.network)) |> length() <= 2
+      assert_receive {:connect, :"app-2@n.test"}, 5_000
+    end
+
+    test "waits for so many nodes", context do
+      records(context, [1, 2])
+      FakeNetwork.behave(context.network, :"app-2@n.test", :unreachable)
+      start(context)
+      assert Cluster.await(context.topology, nodes: 1) == :ok
+      assert Cluster.await(context.topology, nodes: 2, timeout: 50) == {:error, :timeout}
+      waiting = Task.async(fn -> Cluster.await(context.topology, nodes: 2, timeout: 10_000) end)
+      FakeNetwork.behave(context.network, :"app-2@n.test", :connects)
+      assert Task.await(waiting, 11_000) == :ok
+    end
+
+    test "ends at its deadline while DNS is silent", context do
+      DnsServer.put(context.server, @query, :srv, :silent)
+      strategy = start(context)
+      assert Cluster.await(context.topology, timeout: 50) == {:error, :timeout}
+      assert :sys.get_state(strategy).waiters == []
+    end
+
+    test "says that nobody is there to wait for" do
+      assert Cluster.await(:no_such_topology) == {:error, :not_running}
+      assert Cluster.drain(:no_such_topology) == {:error, :not_running}
+      assert Cluster.resume(:no_such_topology) == {:error, :not_running}
+      {:ok, pid} = Agent.start(fn -> nil end)
+      Agent.stop(pid)
+      assert Cluster.await(pid) == {:error, :not_running}
+    end
+
+    test "says so when the strategy ends meanwhile", context do
+      DnsServer.put(context.server, @query, :srv, :silent)
+      strategy = start(context)
+      waiting = Task.async(fn -> Cluster.await(strategy, nodes: 5, timeout: 10_000) end)
+      assert Eventually.true?(fn -> :sys.get_state(strategy).waiters != [] end)
+      stop_supervised!({DnsStrategy, context.topology})
+      assert Task.await(waiting) == {:error, :not_running}
+    end
+
+    test "refuses wrong options" do
+      assert_raise ArgumentError, ~r/await\/2: expected :nodes/, fn ->
+        Cluster.await(:app, nodes: -1)
+      end
+
+      assert_raise ArgumentError, ~r/expected :timeout/, fn ->
+        Cluster.await(:app, timeout: :infinity)
+      end
+    end
+  end
+
+  describe "drain" do
+    test "stops discovery, over a crash too, until resume", context do
+      records(context, [1])
+      start(context)
+      assert_receive {:connect, :"app-1@n.test"}, 5_000
+      assert Cluster.drain(context.topology) == :ok
+      assert Cluster.drain(context.topology) == :ok
+      flush()
+      records(context, [1, 2])
+      refute_receive {:dns_query, _}, 300
+
+      [pid] = Caravan.Cluster.Registration.whereis(context.topology)
+      Process.exit(pid, :kill)
+
+      assert Eventually.true?(fn ->
+               match?(
+                 [new] when new != pid,
+                 Caravan.Cluster.Registration.whereis(context.topology)
+               )
+             end)
+
+      refute_receive {:dns_query, _}, 300
+
+      assert Cluster.resume(context.topology) == :ok
+      assert Cluster.resume(context.topology) == :ok
+      assert_receive {:connect, :"app-2@n.test"}, 5_000
+    end
+
+    test "gives up what is under way", context do
+      records(context, [1])
+      FakeNetwork.behave(context.network, :"app-1@n.test", :hangs)
+      strategy = start(context)
+      assert_receive {:connect, :"app-1@n.test"}, 5_000
+      assert Cluster.drain(strategy) == :ok
+      assert %{running: running} = :sys.get_state(strategy).jobs
+      assert running == %{}
+      Cluster.resume(strategy)
+      assert_receive {:connect, :"app-1@n.test"}, 5_000
+    end
+
+    test "means all strategies of a topology", context do
+      DnsServer.put(context.server, "b.test", :srv, [{0, 0, 2, "n.test"}])
+      records(context, [1])
+      start(context)
+      child = {DnsStrategy, options(context, query: "b.test")}
+      start_supervised!(Supervisor.child_spec(child, id: :second))
+      assert_receive {:connect, :"app-1@n.test"}, 5_000
+      assert_receive {:connect, :"app-2@n.test"}, 5_000
+      assert length(Caravan.Cluster.Registration.whereis(context.topology)) == 2
+      assert Cluster.drain(context.topology) == :ok
+      flush()
+      refute_receive {:dns_query, _}, 300
+      assert Cluster.resume(context.topology) == :ok
+    end
+  end
+
+  defp flush do
+    receive do
+      _ -> flush()
+    after
+      0 -> :ok
+    end
+  end
+end

@@ -1,0 +1,111 @@
+defmodule Caravan.Test.Cluster do
+  @moduledoc "Nodes under test that find each other by the strategy, through one SRV name of a `Knot`."
+
+  alias Caravan.Test.Host
+  alias Caravan.Test.Knot
+  alias Caravan.Test.PeerNode
+  alias Caravan.Test.Witness
+
+  @query "_app._tcp.caravan.test"
+
+  @doc "The zone that it takes."
+  @spec zone() :: String.t()
+  def zone, do: "caravan.test"
+
+  @doc "A node that looks for others. Options of `PeerNode.start!/1`, and `:strategy`, options of it."
+  @spec start_node(pid, keyword) :: PeerNode.t()
+  def start_node(knot, options \\ []) do
+    {strategy, options} = Keyword.pop(options, :strategy, [])
+    node = start_alone(options)
+    start_strategy(node, knot, strategy)
+    node
+  end
+
+  @doc "A node with a `Witness`, but no strategy yet."
+  @spec start_alone(keyword) :: PeerNode.t()
+  def start_alone(options \\ []) do
+    node = PeerNode.start!(Keyword.put_new_lazy(options, :name, fn -> PeerNode.name("app") end))
+    {:ok, _} = PeerNode.call(node, :application, :ensure_all_started, [:logger])
+    # What they log would stand among the results of the tests.
+    :ok = PeerNode.call(node, :logger, :set_primary_config, [:level, :none])
+    :ok = PeerNode.call(node, Witness, :start, [])
+    node
+  end
+
+  @spec start_strategy(PeerNode.t(), pid, keyword) :: :ok
+  def start_strategy(node, knot, strategy \\ []),
+    do: PeerNode.call(node, __MODULE__, :run_strategy, [options(knot, strategy)])
+
+  @doc false
+  # On the node: under a supervisor that outlives this call.
+  @spec run_strategy(keyword) :: :ok
+  def run_strategy(options) do
+    test = self()
+
+    spawn(fn ->
+      children = [{Caravan.Cluster.DnsStrategy, options}]
+      {:ok, _} = Supervisor.start_link(children, strategy: :one_for_one, max_restarts: 100)
+      send(test, :started)
+      Process.sleep(:infinity)
+    end)
+
+    receive do
+      :started -> :ok
+    end
+  end
+
+  @spec options(pid, keyword) :: keyword
+  def options(knot, strategy) do
+    Keyword.merge(
+      [
+        query: @query,
+        node_sname: "app",
+        # The host of every name is this machine, which no SRV target can say.
+        node_name: "{name}-{port}@127.0.0.1",
+        nameservers: [Knot.address(knot)],
+        lookup_timeout: 500,
+        poll_interval: 200
+      ],
+      strategy
+    )
+  end
+
+  @spec put_records(pid, [PeerNode.t()]) :: :ok
+  def put_records(knot, nodes) do
+    Knot.put_records(
+      knot,
+      for(node <- nodes, do: "_app._tcp 1 SRV 0 0 #{PeerNode.port(node)} host")
+    )
+  end
+
+  @spec peers(PeerNode.t()) :: [node]
+  def peers(node), do: node |> PeerNode.call(:erlang, :nodes, []) |> Enum.sort()
+
+  @doc "Waits until each of them is connected to the others, and to nobody else."
+  @spec await_mesh([PeerNode.t()], pos_integer) :: true
+  def await_mesh(nodes, timeout \\ 30_000) do
+    names = Enum.map(nodes, & &1.name)
+
+    for node <- nodes do
+      others = Enum.sort(names -- [node.name])
+
+      Host.await(
+        fn -> peers(node) == others end,
+        "#{node.name} to see #{inspect(others)}",
+        timeout
+      )
+    end
+
+    true
+  end
+
+  @spec report(PeerNode.t()) :: map
+  def report(node), do: PeerNode.call(node, Witness, :report, [])
+
+  @doc "Sends a signal to the node's VM."
+  @spec signal(PeerNode.t(), String.t()) :: :ok
+  def signal(node, name) do
+    {_, 0} = System.cmd("kill", ["-" <> name, node.os_pid])
+    :ok
+  end
+end

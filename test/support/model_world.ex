@@ -1,0 +1,292 @@
+defmodule Caravan.Test.ModelWorld do
+  @moduledoc """
+  The world around a `Caravan.Cluster.Membership`, on a simulated clock: a DNS, other nodes, connections.
+  It carries out the actions, and checks at each of them what has to hold always.
+
+  Everything that a rule needs is written down here anew, from what the world saw, not read from the
+  state under test.
+  """
+
+  import ExUnit.Assertions
+
+  alias Caravan.Cluster.Config
+  alias Caravan.Cluster.Membership
+
+  @self "app@me"
+  @connect_timeout 5_000
+  @day 86_400_000
+
+  defstruct [
+    :membership,
+    :config,
+    now: 0,
+    dns: %{},
+    alive: MapSet.new(),
+    connected: MapSet.new(),
+    connecting: %{},
+    agenda: [],
+    atoms: MapSet.new(),
+    atom_room: true,
+    dialled_new: [],
+    answers: [],
+    joined_at: %{},
+    dropped: [],
+    disturbed: 0,
+    drained: false
+  ]
+
+  @spec new(keyword) :: struct
+  def new(options) do
+    config = [query: "a.test", node_sname: "app"] |> Keyword.merge(options) |> Config.new!()
+
+    # A clock as of the BEAM, which starts below zero.
+    now = -500_000
+
+    world = %__MODULE__{
+      config: config,
+      now: now,
+      membership: Membership.new(config, @self, 42, now)
+    }
+
+    handle(world, :tick)
+  end
+
+  @doc "Carries a command out."
+  @spec run(struct, term) :: struct
+  def run(world, {:advance, time}), do: advance(world, world.now + time)
+  def run(world, {:dns, source, says}), do: put_in(world.dns[source(world, source)], says)
+  def run(world, {:born, name}), do: %{world | alive: MapSet.put(world.alive, name)}
+
+  def run(world, {:dies, name}) do
+    connected = MapSet.delete(world.connected, name)
+    world = %{world | alive: MapSet.delete(world.alive, name), connected: connected}
+    handle(world, {:nodes, MapSet.to_list(connected)})
+  end
+
+  def run(world, {:link_breaks, name}) do
+    connected = MapSet.delete(world.connected, name)
+    handle(%{world | connected: connected}, {:nodes, MapSet.to_list(connected)})
+  end
+
+  def run(world, {:dials_us, name}) do
+    if name in world.alive and not world.drained, do: join(world, name), else: world
+  end
+
+  def run(world, {:atom_room, room}), do: %{world | atom_room: room}
+  def run(world, {:stray, event}), do: handle(world, event)
+
+  def run(world, :drain) do
+    connected = MapSet.new()
+
+    %{world | drained: true, connected: connected, connecting: %{}, agenda: []}
+    |> handle(:drain)
+    |> handle({:nodes, []})
+  end
+
+  def run(world, :resume), do: handle(%{world | drained: false}, :resume)
+
+  ## The clock
+
+  defp advance(world, until) do
+    wake = Membership.wake(world.membership, world.now)
+    next = Enum.min([until, wake | Enum.map(world.agenda, &elem(&1, 0))])
+
+    cond do
+      next >= until and next != wake and not due?(world, until) -> %{world | now: until}
+      due?(world, next) -> world |> at(next) |> happen() |> advance(until)
+      wake <= until -> world |> at(wake) |> tick() |> advance(until)
+      true -> %{world | now: until}
+    end
+  end
+
+  defp at(world, time), do: %{world | now: max(world.now, time)}
+  defp due?(world, time), do: Enum.any?(world.agenda, &(elem(&1, 0) <= time))
+
+  defp happen(world) do
+    [{_time, event} | agenda] = Enum.sort(world.agenda)
+    happen(%{world | agenda: agenda}, event)
+  end
+
+  defp happen(world, {:lookup, source}) do
+    case Map.get(world.dns, source, :failing) do
+      :failing -> quiet(world, {:lookup_failed, source, {:timeout, "no answer"}})
+      :nothing -> quiet(world, {:lookup_failed, source, {:nxdomain, "no such name"}})
+      {:answer, [], _complete} -> quiet(world, answer(source, [], true))
+      {:answer, names, complete} -> answered(world, source, names, complete)
+      {:subset, names, size} -> answered(world, source, Enum.take_random(names, size), true)
+    end
+  end
+
+  defp happen(world, {:connect, name}) do
+    world = %{world | connecting: Map.delete(world.connecting, name)}
+
+    if name in world.alive do
+      world |> join(name) |> handle({:connect_done, name, :ok})
+    else
+      handle(world, {:connect_done, name, {:error, :unreachable}})
+    end
+  end
+
+  defp answered(world, source, names, complete) do
+    world = %{world | answers: [{world.now, source, MapSet.new(names), complete} | world.answers]}
+    handle(world, answer(source, names, complete))
+  end
+
+  # Neither a failure nor an empty answer is evidence of anything.
+  defp quiet(world, event) do
+    before = Enum.sort(Membership.members(world.membership))
+    world = handle(world, event)
+    assert Enum.sort(Membership.members(world.membership)) == before
+    world
+  end
+
+  defp answer(source, names, complete) do
+    names = Map.new(names, &{&1, {[4_001], [{127, 0, 0, 1}]}})
+    {:answer, source, %{names: names, ttl: 1_000, complete: complete}}
+  end
+
+  defp join(world, name) do
+    joined_at =
+      if name in world.connected,
+        do: world.joined_at,
+        else: Map.put(world.joined_at, name, world.now)
+
+    world = %{
+      world
+      | connected: MapSet.put(world.connected, name),
+        atoms: MapSet.put(world.atoms, name),
+        joined_at: joined_at
+    }
+
+    handle(world, {:nodes, MapSet.to_list(world.connected)})
+  end
+
+  ## The membership
+
+  defp tick(world) do
+    world = handle(world, :tick)
+    assert Membership.wake(world.membership, world.now) > world.now, "it would spin"
+    world
+  end
+
+  defp handle(world, event) do
+    env = %{now: world.now, atom?: &(&1 in world.atoms), atom_room: world.atom_room}
+    {actions, membership} = Membership.handle(world.membership, event, env)
+    {connected, world} = {world.connected, %{world | membership: membership}}
+    world = Enum.reduce(actions, world, &act/2)
+    always(world, connected, for({:disconnect, name} <- actions, do: name))
+  end
+
+  defp act({:lookup, source}, world) do
+    refute world.drained, "asks while drained"
+    refute Enum.any?(world.agenda, &match?({_, {:lookup, ^source}}, &1)), "asks twice at once"
+    later(world, 1 + :erlang.phash2({world.now, source}, 2_000), {:lookup, source})
+  end
+
+  defp act({:connect, name}, world) do
+    refute world.drained, "dials while drained"
+    refute name == @self, "dials itself"
+    refute name in world.connected, "dials #{name}, which is connected"
+    refute is_map_key(world.connecting, name), "dials #{name} twice at once"
+    assert Enum.any?(world.answers, fn {_, _, names, _} -> name in names end), "made up #{name}"
+
+    new =
+      if name in world.atoms do
+        world.dialled_new
+      else
+        assert world.atom_room, "makes an atom of #{name} though there is no room"
+        [world.now | world.dialled_new]
+      end
+
+    delay =
+      if name in world.alive,
+        do: 1 + :erlang.phash2({world.now, name}, 300),
+        else: dead_for(world, name)
+
+    %{
+      world
+      | dialled_new: new,
+        atoms: MapSet.put(world.atoms, name),
+        connecting: Map.put(world.connecting, name, world.now)
+    }
+    |> later(delay, {:connect, name})
+  end
+
+  # Evidence is checked in always/3, with all drops of the round together.
+  defp act({:disconnect, name}, world),
+    do: %{world | connected: MapSet.delete(world.connected, name)}
+
+  defp act({:publish, entries}, world) do
+    assert length(entries) <= world.config.max_nodes
+    world
+  end
+
+  defp act({:report, _report}, world), do: world
+
+  # Half of the dead refuse, half are silent.
+  defp dead_for(world, name) do
+    if :erlang.phash2({world.now, name}, 2) == 0, do: 1, else: @connect_timeout
+  end
+
+  defp later(world, delay, event),
+    do: %{world | agenda: [{world.now + delay, event} | world.agenda]}
+
+  ## What holds always
+
+  defp always(world, connected_before, dropped) do
+    %{membership: membership, config: config} = world
+    assert length(Membership.members(membership)) <= config.max_nodes
+
+    today = Enum.count(world.dialled_new, &(&1 > world.now - @day))
+    assert today <= config.max_new_names, "#{today} new names within a day"
+
+    for {_name, source} <- membership.sources, do: assert(is_integer(source.next_at))
+
+    young = Enum.count(world.connecting, fn {_name, since} -> since + 100 > world.now end)
+    assert young <= config.max_connects, "#{young} connects at once"
+
+    check_drops(world, connected_before, dropped)
+  end
+
+  defp check_drops(world, _connected, []), do: world
+
+  defp check_drops(world, connected, dropped) do
+    assert world.config.prune, "drops #{inspect(dropped)} though nobody allowed it"
+
+    assert 2 * length(dropped) <= MapSet.size(connected),
+           "drops #{inspect(dropped)} of #{inspect(connected)}"
+
+    for name <- dropped, do: check_evidence(world, name)
+    check_round(world)
+
+    world = %{world | dropped: [world.now | world.dropped]}
+    handle(world, {:nodes, MapSet.to_list(world.connected)})
+  end
+
+  defp check_evidence(world, name) do
+    for {at, _source, names, _complete} <- world.answers, at > world.now - world.config.keep do
+      refute name in names, "drops #{name}, which was named at #{at}; it is #{world.now}"
+    end
+
+    for source <- world.config.sources do
+      last =
+        for {at, ^source, names, true} <- world.answers, at >= world.joined_at[name], do: names
+
+      needed = Enum.take(last, world.config.prune)
+      assert length(needed) == world.config.prune, "drops #{name} too early"
+      refute Enum.any?(needed, &(name in &1)), "drops #{name}, which #{inspect(source)} names"
+    end
+  end
+
+  # Since the last drop, every source has answered.
+  defp check_round(%{dropped: []}), do: :ok
+
+  defp check_round(%{dropped: [last | _]} = world) do
+    for source <- world.config.sources do
+      assert Enum.any?(world.answers, fn {at, s, _, c} -> s == source and c and at > last end),
+             "drops twice in one round"
+    end
+  end
+
+  defp source(world, number), do: Enum.at(world.config.sources, number)
+end

@@ -1,0 +1,60 @@
+defmodule Caravan.Test.Property do
+  @moduledoc """
+  Property tests over lists of random commands, with shrinking.
+
+      Property.check(200, 1..80, &command/0, fn commands -> run(commands) end)
+
+  `command` draws from the `:rand` of its process, which is seeded from the seed of the test run, so a
+  failure comes back with `mix test --seed`. A list that fails is made as short as possible, and printed.
+  """
+
+  import ExUnit.Assertions, only: [flunk: 1]
+
+  @spec check(pos_integer, Range.t(), (() -> term), ([term] -> term)) :: :ok
+  def check(runs, lengths, command, property) do
+    seed = ExUnit.configuration()[:seed]
+
+    for run <- 1..runs do
+      :rand.seed(:exsss, {seed, run, 0})
+      commands = for _ <- 1..Enum.random(lengths), do: command.()
+
+      with {:failed, _message} <- attempt(property, commands) do
+        shrunk = shrink(commands, div(length(commands) + 1, 2), property)
+        {:failed, message} = attempt(property, shrunk)
+
+        flunk("""
+        run #{run} of seed #{seed}; the shortest list of commands found that fails (#{length(shrunk)} of #{length(commands)}):
+
+        #{inspect(shrunk, limit: :infinity, pretty: true)}
+
+        #{message}
+        """)
+      end
+    end
+
+    :ok
+  end
+
+  # Leaves out pieces, smaller and smaller ones, for as long as what remains fails.
+  defp shrink(commands, 0, _property), do: commands
+
+  defp shrink(commands, size, property) do
+    starts = Enum.take_every(0..max(0, length(commands) - 1), size)
+
+    shorter =
+      starts
+      |> Enum.map(&(Enum.take(commands, &1) ++ Enum.drop(commands, &1 + size)))
+      |> Enum.find(&(&1 != commands and match?({:failed, _}, attempt(property, &1))))
+
+    if shorter,
+      do: shrink(shorter, min(size, max(1, length(shorter))), property),
+      else: shrink(commands, div(size, 2), property)
+  end
+
+  defp attempt(property, commands) do
+    property.(commands)
+    :ok
+  rescue
+    error -> {:failed, Exception.format(:error, error, __STACKTRACE__)}
+  end
+end
