@@ -192,6 +192,8 @@ defmodule Caravan.DnsTest do
       DnsServer.subscribe(context.server)
       DnsServer.put_default(context.server, :silent)
       options = Keyword.put(context.options, :timeout, 60_000)
+      # Else it might take one that is there.
+      Dns.flush()
       sockets = sockets()
 
       {pid, monitor} = spawn_monitor(fn -> Dns.lookup("app.test", :a, options) end)
