@@ -7,7 +7,7 @@ defmodule Caravan.DnsTest do
   alias Caravan.Dns.Error
   alias Caravan.Dns.Service
   alias Caravan.Test.DnsServer
-  alias Caravan.Test.Host
+  alias Caravan.Test.OsResources
 
   setup context do
     server = start_supervised!({DnsServer, Map.to_list(Map.take(context, [:ip]))})
@@ -192,16 +192,16 @@ defmodule Caravan.DnsTest do
       DnsServer.subscribe(context.server)
       DnsServer.put_default(context.server, :silent)
       options = Keyword.put(context.options, :timeout, 60_000)
-      # Else it might take one that is there.
-      Dns.flush()
-      sockets = sockets()
+      before = OsResources.now()
 
       {pid, monitor} = spawn_monitor(fn -> Dns.lookup("app.test", :a, options) end)
+      on_exit(fn -> Process.exit(pid, :kill) end)
       assert_receive {:dns_query, _}, 5_000
-      assert sockets() > sockets
+      assert %{lookups: 1, tasks: 1} = held = OsResources.held()
+      assert held.sockets > before.sockets
       Process.exit(pid, :kill)
       assert_receive {:DOWN, ^monitor, _, _, :killed}
-      Host.await(fn -> sockets() <= sockets end, "the sockets of the lookup to be closed")
+      OsResources.await_no_more(Map.delete(before, :atoms))
     end
   end
 
@@ -236,11 +236,5 @@ defmodule Caravan.DnsTest do
              Dns.lookup(name, type, options)
 
     reason
-  end
-
-  defp sockets do
-    "/proc/self/fd/*"
-    |> Path.wildcard()
-    |> Enum.count(&match?({:ok, "socket:" <> _}, File.read_link(&1)))
   end
 end

@@ -57,15 +57,16 @@ defmodule Caravan.Test.OsResources do
   end
 
   @doc """
-  Waits until no lookup is under way and no other count is over what it was `before`; fails the test when
-  that takes over `timeout` ms.
+  Waits until no lookup is under way and no other count of `before` is higher than it was; fails the test
+  when that takes over `timeout` ms. Without `:atoms` in `before`, those may be more.
   """
-  @spec await_no_more(t, pos_integer) :: :ok
+  @spec await_no_more(map, pos_integer) :: :ok
   def await_no_more(before, timeout \\ 10_000) do
-    before = %{before | lookups: 0, tasks: 0}
+    before = Map.merge(before, %{lookups: 0, tasks: 0})
 
     more = fn ->
-      for {what, count} <- now(), count > before[what], do: {what, before[what], count}
+      now = now()
+      for {what, count} <- before, now[what] > count, do: {what, count, now[what]}
     end
 
     if Eventually.true?(fn -> more.() == [] end, timeout),
