@@ -1,6 +1,6 @@
 defmodule Caravan.Cluster.Connector do
-  # The connect and disconnect functions of a topology, as libcluster defines them, and what their
-  # outcomes mean. They are the user's own: they may raise, hang, or return rubbish.
+  # The connect, disconnect and list_nodes functions of a topology, as libcluster defines them, and what
+  # their outcomes mean. They are the user's own: they may raise, hang, or return rubbish.
   @moduledoc false
 
   alias Caravan.Cluster.Config
@@ -17,6 +17,21 @@ defmodule Caravan.Cluster.Connector do
   @spec disconnect(Config.t(), String.t()) :: (() -> term)
   def disconnect(%Config{disconnect: mfa}, name), do: call(mfa, name)
 
+  # Bounded, because its caller waits: it is the user's own.
+  @list_timeout 1_000
+
+  @doc "The connected nodes."
+  @spec list(Config.t()) :: {:ok, [node]} | {:error, term}
+  def list(%Config{list_nodes: {:erlang, :nodes, [type]}}), do: {:ok, :erlang.nodes(type)}
+
+  def list(%Config{list_nodes: {module, function, arguments}}) do
+    with {:ok, nodes} <- Job.run(fn -> apply(module, function, arguments) end, @list_timeout) do
+      if is_list(nodes) and not List.improper?(nodes) and Enum.all?(nodes, &is_atom/1),
+        do: {:ok, nodes},
+        else: {:error, {:returned, nodes}}
+    end
+  end
+
   @doc "What the outcome of such a job says."
   @spec result(Job.outcome()) :: result
   def result({:ok, true}), do: :ok
@@ -24,11 +39,6 @@ defmodule Caravan.Cluster.Connector do
   def result({:ok, :ignored}), do: {:error, :not_distributed}
   def result({:ok, other}), do: {:error, {:returned, other}}
   def result({:error, reason}), do: {:error, reason}
-
-  @doc "Without what differs from time to time: references, processes."
-  @spec kind(reason) :: atom
-  def kind({kind, _details}), do: kind
-  def kind(kind), do: kind
 
   defp call({module, function, arguments}, name) do
     node = String.to_atom(name)

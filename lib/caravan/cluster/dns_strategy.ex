@@ -74,19 +74,17 @@ defmodule Caravan.Cluster.DnsStrategy do
   alias Caravan.Cluster.Diagnosis
   alias Caravan.Cluster.Discovery
   alias Caravan.Cluster.Drain
-  alias Caravan.Cluster.Job
   alias Caravan.Cluster.Jobs
   alias Caravan.Cluster.Membership
   alias Caravan.Cluster.Records
   alias Caravan.Cluster.Registration
   alias Caravan.Cluster.Report
+  alias Caravan.Cluster.Upgrade
+  alias Caravan.Cluster.Waiters
   alias Caravan.Epmd.Peers
 
   # No new atoms once so much of the table is used.
   @atom_share 0.8
-
-  # A list_nodes function of the user's own has so long.
-  @list_timeout 1_000
 
   # Diagnoses at once; what fails beyond is reported without.
   @max_diagnoses 8
@@ -158,8 +156,8 @@ defmodule Caravan.Cluster.DnsStrategy do
 
   @impl true
   def handle_call({:await, nodes, timeout}, from, state) do
-    timer = Process.send_after(self(), {:await_timeout, from}, timeout)
-    {:noreply, answer_waiters(%{state | waiters: [{from, nodes, timer} | state.waiters]})}
+    waiters = Waiters.add(state.waiters, from, nodes, timeout)
+    {:noreply, answer_waiters(%{state | waiters: waiters})}
   end
 
   def handle_call(:drain, from, state) do
@@ -203,11 +201,8 @@ defmodule Caravan.Cluster.DnsStrategy do
 
   def handle_info(:guard, state), do: {:noreply, guard(state)}
 
-  def handle_info({:await_timeout, from}, state) do
-    {late, waiters} = Enum.split_with(state.waiters, &match?({^from, _nodes, _timer}, &1))
-    for {from, _nodes, _timer} <- late, do: GenServer.reply(from, {:error, :timeout})
-    {:noreply, %{state | waiters: waiters}}
-  end
+  def handle_info({:await_timeout, from}, state),
+    do: {:noreply, %{state | waiters: Waiters.time_out(state.waiters, from)}}
 
   def handle_info(message, state) do
     with :unknown <- handle_lookup(message, state),
@@ -220,25 +215,7 @@ defmodule Caravan.Cluster.DnsStrategy do
   end
 
   @impl true
-  def code_change(_version, state, _extra), do: {:ok, upgrade(state)}
-
-  # Fields that a struct of ours has in this version and had not in the last get their defaults.
-  defp upgrade(%module{} = struct) do
-    if String.starts_with?(Atom.to_string(module), "Elixir.Caravan."),
-      do: struct(module, upgrade(Map.from_struct(struct))),
-      else: struct
-  end
-
-  defp upgrade(map) when is_map(map),
-    do: Map.new(map, fn {key, value} -> {key, upgrade(value)} end)
-
-  # Not Enum.map/2: the state of a random generator is an improper list.
-  defp upgrade([head | tail]), do: [upgrade(head) | upgrade(tail)]
-
-  defp upgrade(tuple) when is_tuple(tuple),
-    do: tuple |> Tuple.to_list() |> upgrade() |> List.to_tuple()
-
-  defp upgrade(term), do: term
+  def code_change(_version, state, _extra), do: {:ok, Upgrade.term(state)}
 
   ## Events and actions
 
@@ -335,7 +312,7 @@ defmodule Caravan.Cluster.DnsStrategy do
     # Functions of the user's own have a truth of their own.
     up = if state.config.list_nodes == {:erlang, :nodes, [:connected]}, do: up, else: []
 
-    case connected(state.config) do
+    case Connector.list(state.config) do
       {:ok, connected} ->
         names = Enum.map(up ++ connected, &Atom.to_string/1)
         state |> tell_once(:list_nodes, false, "") |> step({:nodes, names})
@@ -343,16 +320,6 @@ defmodule Caravan.Cluster.DnsStrategy do
       {:error, reason} ->
         text = "list_nodes #{inspect(state.config.list_nodes)} failed: #{inspect(reason)}"
         tell_once(state, :list_nodes, true, text)
-    end
-  end
-
-  defp connected(%Config{list_nodes: {:erlang, :nodes, [type]}}), do: {:ok, :erlang.nodes(type)}
-
-  defp connected(%Config{list_nodes: {module, function, arguments}}) do
-    with {:ok, nodes} <- Job.run(fn -> apply(module, function, arguments) end, @list_timeout) do
-      if is_list(nodes) and not List.improper?(nodes) and Enum.all?(nodes, &is_atom/1),
-        do: {:ok, nodes},
-        else: {:error, {:returned, nodes}}
     end
   end
 
@@ -494,24 +461,8 @@ defmodule Caravan.Cluster.DnsStrategy do
     end
   end
 
-  defp answer_waiters(%{waiters: []} = state), do: state
-
-  defp answer_waiters(state) do
-    connected = length(Membership.connected(state.membership))
-    heard = Membership.heard?(state.membership)
-
-    {ready, waiters} =
-      Enum.split_with(state.waiters, fn {_from, nodes, _timer} ->
-        if nodes == 0, do: heard, else: connected >= nodes
-      end)
-
-    for {from, _nodes, timer} <- ready do
-      _ = Process.cancel_timer(timer)
-      GenServer.reply(from, :ok)
-    end
-
-    %{state | waiters: waiters}
-  end
+  defp answer_waiters(state),
+    do: %{state | waiters: Waiters.answer(state.waiters, state.membership)}
 
   ## What an operator reads
 

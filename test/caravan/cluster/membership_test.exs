@@ -157,6 +157,9 @@ defmodule Caravan.Cluster.MembershipTest do
       state = failed.(state, :timeout)
       assert reports(state) == [{:connect_failed, "a@h", :timeout}]
       assert state |> failed.(:unreachable) |> reports() == []
+      state = failed.(state, {:crashed, make_ref()})
+      assert [{:connect_failed, "a@h", {:crashed, _}}] = reports(state)
+      assert state |> failed.({:crashed, make_ref()}) |> reports() == []
     end
 
     test "at once when the record has moved" do

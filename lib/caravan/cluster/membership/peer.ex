@@ -146,8 +146,13 @@ defmodule Caravan.Cluster.Membership.Peer do
     %{peer | failures: failures, retry_at: now + Backoff.wait(failures, longest, random)}
   end
 
-  @doc "Takes the kind of a failure in. True: tell of it. Once is no news: of two nodes that dial each other, one is refused."
+  @doc """
+  Takes the kind of a failure in. True: tell of it. Once is no news: of two nodes that dial each other,
+  one is refused. Details, such as processes and references, make no other kind.
+  """
   @spec tell(t, kind :: term) :: {boolean, t}
+  def tell(peer, {kind, _details}), do: tell(peer, kind)
+
   def tell(peer, kind) do
     if peer.failures > 1 and kind not in peer.told and not peer.left,
       do: {true, %{peer | told: [kind | peer.told]}},
