@@ -1,1 +1,2 @@
+:ets.new(Caravan.Test.DnsServer, [:named_table, :public])
 ExUnit.start(capture_log: true)
