@@ -2,6 +2,7 @@
 //!
 //! Loading it starts nothing. The runtime that lookups run on starts with the first lookup.
 
+mod ip;
 mod lookup;
 mod lookup_terms;
 mod peers;

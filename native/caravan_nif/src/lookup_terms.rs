@@ -10,6 +10,8 @@ use caravan_core::dns::{
 };
 use rustler::{Binary, Encoder, Env, NifException, NifMap, NifStruct, NifUnitEnum, Term};
 
+use crate::ip::Ip;
+
 mod atoms {
     rustler::atoms! {
         bad_file, bad_name, bad_response, bogus, busy, connection, error, formerr, hosts, https,
@@ -262,23 +264,8 @@ fn service<'a>(env: Env<'a>, service: &Service) -> ServiceTerm<'a> {
 }
 
 fn addresses<'a>(env: Env<'a>, ips: &[IpAddr]) -> Term<'a> {
-    let terms: Vec<_> = ips.iter().map(|ip| address(env, *ip)).collect();
+    let terms: Vec<_> = ips.iter().copied().map(Ip).collect();
     terms.encode(env)
-}
-
-/// As `t::inet.ip_address/0` has it.
-fn address(env: Env, ip: IpAddr) -> Term {
-    match ip {
-        IpAddr::V4(ip) => {
-            let [a, b, c, d] = ip.octets();
-            (a, b, c, d).encode(env)
-        }
-        IpAddr::V6(ip) => {
-            let [a, b, c, d, e, f, g, h] = ip.segments();
-            // rustler encodes tuples of up to seven.
-            rustler::types::tuple::make_tuple(env, &[a, b, c, d, e, f, g, h].map(|s| s.encode(env)))
-        }
-    }
 }
 
 fn binary<'a>(env: Env<'a>, bytes: &[u8]) -> Term<'a> {

@@ -2,13 +2,13 @@
 //!
 //! All but `peers_find` take time with the number of names, and run on a dirty scheduler.
 
-use std::net::IpAddr;
 use std::num::NonZeroU16;
 
 use caravan_core::peers::{Full, Peer, Table};
 use once_cell::sync::Lazy;
-use rustler::types::tuple::{get_tuple, make_tuple};
 use rustler::{Atom, Binary, Decoder, Encoder, Env, Error, NewBinary, NifResult, Term};
+
+use crate::ip::{Ip, number};
 
 mod atoms {
     rustler::atoms! { ok, error, full, nil }
@@ -88,36 +88,4 @@ impl Encoder for Port {
     fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
         self.0.map(NonZeroU16::get).encode(env)
     }
-}
-
-/// As `t::inet.ip_address/0` has it.
-struct Ip(IpAddr);
-
-impl Decoder<'_> for Ip {
-    fn decode(term: Term) -> NifResult<Self> {
-        let numbers = get_tuple(term)?;
-        if let [a, b, c, d] = numbers[..] {
-            return Ok(Self(
-                [number(a)?, number(b)?, number(c)?, number(d)?].into(),
-            ));
-        }
-        let segments: Vec<u16> = numbers.into_iter().map(number).collect::<NifResult<_>>()?;
-        let segments: [u16; 8] = segments.try_into().map_err(|_| Error::BadArg)?;
-        Ok(Self(segments.into()))
-    }
-}
-
-impl Encoder for Ip {
-    fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
-        match self.0 {
-            IpAddr::V4(ip) => make_tuple(env, &ip.octets().map(|octet| octet.encode(env))),
-            IpAddr::V6(ip) => make_tuple(env, &ip.segments().map(|segment| segment.encode(env))),
-        }
-    }
-}
-
-/// rustler cuts a number that is too large for a `u8` or `u16`.
-fn number<T: TryFrom<u32>>(term: Term) -> NifResult<T> {
-    let number: u32 = term.decode()?;
-    T::try_from(number).map_err(|_| Error::BadArg)
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use hickory_resolver::proto::dnssec::Proof;
 #[cfg(any(test, fuzzing))]
 use hickory_resolver::proto::op::Message;
-use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
+use hickory_resolver::proto::rr::{Name, RData, Record};
 use ipnet::IpNet;
 
 use super::{Kind, LookupError};
@@ -147,11 +147,9 @@ pub(super) fn read(answers: &[Record], name: &Name, kind: Kind) -> Result<Said, 
 
 /// The addresses that the additional section gives for hosts.
 pub(super) fn addresses_of(additionals: &[Record]) -> impl Iterator<Item = (&Record, IpAddr)> {
-    additionals.iter().filter_map(|record| match record.data {
-        RData::A(ip) => Some((record, IpAddr::V4(ip.0))),
-        RData::AAAA(ip) => Some((record, IpAddr::V6(ip.0))),
-        _ => None,
-    })
+    additionals
+        .iter()
+        .filter_map(|record| Some((record, address(record)?)))
 }
 
 /// The data of `records`, whoever owns them.
@@ -195,7 +193,7 @@ fn service(record: &Record) -> Option<Service> {
 
 fn address(record: &Record) -> Option<IpAddr> {
     match record.data {
-        RData::A(ip) if record.record_type() == RecordType::A => Some(IpAddr::V4(ip.0)),
+        RData::A(ip) => Some(IpAddr::V4(ip.0)),
         RData::AAAA(ip) => Some(IpAddr::V6(ip.0)),
         _ => None,
     }
