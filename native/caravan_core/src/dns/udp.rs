@@ -240,12 +240,18 @@ mod tests {
         bytes
     }
 
+    /// The id stays: it is random, and may look like a letter.
+    fn in_lower_case(query: &Query) -> Vec<u8> {
+        let mut bytes = response(query);
+        bytes[HEADER..].make_ascii_lowercase();
+        bytes
+    }
+
     #[test]
     fn an_answer_repeats_id_and_question() {
         let query = query(false);
         assert!(query.is_answered_by(&response(&query)));
-        let lower = response(&query).to_ascii_lowercase();
-        assert!(query.is_answered_by(&lower));
+        assert!(query.is_answered_by(&in_lower_case(&query)));
         assert!(!query.is_answered_by(&query.bytes), "not a response");
         for wrong in [0, 1, HEADER + 2, query.question_end() - 3] {
             let mut bytes = response(&query);
@@ -258,7 +264,7 @@ mod tests {
     fn randomized_case_has_to_come_back() {
         let query = query(true);
         assert!(query.is_answered_by(&response(&query)));
-        assert!(!query.is_answered_by(&response(&query).to_ascii_lowercase()));
+        assert!(!query.is_answered_by(&in_lower_case(&query)));
     }
 
     #[test]
