@@ -157,16 +157,15 @@ defmodule Caravan.Dns do
   def lookup(name, type, options \\ []) do
     options = validate!(options)
 
-    case start(name, type, options) do
-      ref when is_reference(ref) ->
-        receive do
-          {^ref, result} -> result
-        after
-          options.timeout + @grace -> give_up(ref, name, type)
-        end
-
-      result ->
-        result
+    # Where the answer is not there at once, it often is when others have had their turn.
+    with ref when is_reference(ref) <- start(name, type, options),
+         true = :erlang.yield(),
+         ref when is_reference(ref) <- Native.dns_look(ref) do
+      receive do
+        {^ref, result} -> result
+      after
+        options.timeout + @grace -> give_up(ref, name, type)
+      end
     end
   end
 
@@ -188,16 +187,9 @@ defmodule Caravan.Dns do
   @spec lookup_async(String.t(), type, [option]) :: {:ok, reference} | {:error, Error.t()}
   def lookup_async(name, type, options \\ []) do
     case start(name, type, validate!(options)) do
-      ref when is_reference(ref) ->
-        {:ok, ref}
-
-      {:ok, answer} ->
-        ref = make_ref()
-        send(self(), {ref, {:ok, answer}})
-        {:ok, ref}
-
-      {:error, error} ->
-        {:error, error}
+      ref when is_reference(ref) -> {:ok, watch(ref)}
+      {:ok, answer} -> {:ok, deliver(make_ref(), {:ok, answer})}
+      {:error, error} -> {:error, error}
     end
   end
 
@@ -265,6 +257,18 @@ defmodule Caravan.Dns do
   end
 
   defp validate!(options), do: Options.validate!(options, @schema, @defaults, "Caravan.Dns")
+
+  defp watch(ref) do
+    case Native.dns_look(ref) do
+      ^ref -> ref
+      result -> deliver(ref, result)
+    end
+  end
+
+  defp deliver(ref, result) do
+    send(self(), {ref, result})
+    ref
+  end
 
   defp start(name, type, options) when is_binary(name) and type in @types,
     do: Native.dns_lookup(name, type, options)

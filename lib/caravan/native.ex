@@ -39,6 +39,10 @@ defmodule Caravan.Native do
           reference | {:ok, Caravan.Dns.Answer.t()} | {:error, Caravan.Dns.Error.t()}
   def dns_lookup(name, kind, settings), do: first_call(:dns_lookup, [name, kind, settings])
 
+  @spec dns_look(reference) ::
+          reference | {:ok, Caravan.Dns.Answer.t()} | {:error, Caravan.Dns.Error.t()}
+  def dns_look(lookup), do: first_call(:dns_look, [lookup])
+
   @spec dns_cancel(reference) :: boolean
   def dns_cancel(lookup), do: first_call(:dns_cancel, [lookup])
 

@@ -8,6 +8,7 @@ mod answer;
 mod cache;
 mod error;
 mod flight;
+mod look;
 mod lookup;
 mod question;
 mod resolvers;

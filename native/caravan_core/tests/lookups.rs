@@ -12,8 +12,8 @@ use std::thread;
 use std::time::Duration;
 
 use caravan_core::dns::{
-    Kind, LookupError, Outcome, Question, Resolvers, Settings, Source, Started, Ttl, Waiter,
-    nameserver,
+    Kind, LookupError, Outcome, Question, Resolvers, Settings, Source, Started, Ticket, Ttl,
+    Waiter, nameserver,
 };
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
@@ -77,6 +77,8 @@ impl Waiter for Reply {
         let outcome = outcome.as_ref().map(|answer| answer.records.len());
         let _ = self.0.send(outcome.map_err(|error| *error));
     }
+
+    fn discard(self: Box<Self>) {}
 }
 
 /// As the NIF has it: one thread that runs nothing else.
@@ -131,7 +133,11 @@ impl Client {
         let (started, receiver) = self.start(name);
         match started {
             Started::Cached(answer, _ttl) => Ok(answer.records.len()),
-            Started::UnderWay(_ticket) => receiver.recv_timeout(ENOUGH).expect("an outcome"),
+            Started::Answered(answer) => Ok(answer.records.len()),
+            Started::UnderWay(ticket) => match ticket.look() {
+                Some(answer) => Ok(answer.records.len()),
+                None => receiver.recv_timeout(ENOUGH).expect("an outcome"),
+            },
         }
     }
 }
@@ -172,6 +178,103 @@ fn kept_answers() {
     assert!(matches!(client.start("one.test").0, Started::Cached(..)));
     client.resolvers.flush();
     assert_eq!(client.outcome("one.test"), Ok(1));
+}
+
+/// A server that answers when it is told to, and says when it has done so.
+struct Patient {
+    address: SocketAddr,
+    go: Sender<()>,
+    gone: Receiver<()>,
+}
+
+impl Patient {
+    fn new() -> Self {
+        let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        let address = udp.local_addr().expect("its address");
+        let (go, told) = channel();
+        let (say, gone) = channel();
+        thread::spawn(move || {
+            let mut query = [0; 1_500];
+            while let Ok((length, client)) = udp.recv_from(&mut query) {
+                if told.recv().is_err() {
+                    return;
+                }
+                let _ = udp.send_to(&answer(&query[..length], 1, 0), client);
+                let _ = say.send(());
+            }
+        });
+        Self { address, go, gone }
+    }
+
+    /// Over loopback the answer has come when the system call that sent it returns.
+    fn answer(&self) {
+        self.go.send(()).expect("a server");
+        self.gone.recv_timeout(ENOUGH).expect("an answer");
+    }
+}
+
+fn ticket(started: Started) -> Ticket {
+    match started {
+        Started::UnderWay(ticket) => ticket,
+        _ => panic!("the answer came early"),
+    }
+}
+
+/// A client of that server, which knows it already.
+fn patient_client(server: &Patient) -> Client {
+    let client = Client::new(&server.address.to_string(), None);
+    let (started, receiver) = client.start("first.test");
+    // Files are looked at on the runtime, so nothing is left for a look.
+    assert!(ticket(started).look().is_none());
+    server.answer();
+    assert_eq!(receiver.recv_timeout(ENOUGH), Ok(Ok(1)));
+    client
+}
+
+#[test]
+fn the_second_look_finds_the_answer_and_nobody_else_tells_of_it() {
+    let server = Patient::new();
+    let client = patient_client(&server);
+    let (started, receiver) = client.start("one.test");
+    let ticket = ticket(started);
+    server.answer();
+    let found = ticket.look().map(|answer| answer.records.len());
+    assert_eq!(found, Some(1));
+    assert_eq!(client.resolvers.under_way(), 0);
+    assert!(receiver.recv_timeout(ENOUGH).is_err(), "its waiter is gone");
+    assert!(ticket.look().is_none());
+}
+
+#[test]
+fn an_answer_that_comes_after_the_second_look_is_delivered() {
+    let server = Patient::new();
+    let client = patient_client(&server);
+    let (started, receiver) = client.start("one.test");
+    assert!(ticket(started).look().is_none());
+    server.answer();
+    assert_eq!(receiver.recv_timeout(ENOUGH), Ok(Ok(1)));
+}
+
+#[test]
+fn whoever_looks_first_serves_those_who_asked_the_same() {
+    let server = Patient::new();
+    let client = patient_client(&server);
+    let (slow, told) = client.start("one.test");
+    let (fast, _) = client.start("one.test");
+    server.answer();
+    assert!(ticket(fast).look().is_some());
+    assert_eq!(told.recv_timeout(ENOUGH), Ok(Ok(1)));
+    assert!(ticket(slow).look().is_none());
+}
+
+#[test]
+fn a_lookup_that_nobody_looks_at_ends_at_its_deadline() {
+    let server = Patient::new();
+    let client = patient_client(&server);
+    let (started, receiver) = client.start("one.test");
+    let outcome = receiver.recv_timeout(ENOUGH);
+    assert_eq!(outcome, Ok(Err(LookupError::Timeout)));
+    assert!(ticket(started).look().is_none());
 }
 
 #[test]

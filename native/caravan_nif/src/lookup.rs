@@ -1,20 +1,20 @@
-//! `dns_lookup/3`, `dns_cancel/1`, `dns_flush/0` and `dns_in_flight/0`: a lookup runs on the runtime and
-//! replies by message.
+//! `dns_lookup/3`, `dns_look/1`, `dns_cancel/1`, `dns_flush/0` and `dns_in_flight/0`: a lookup runs on the
+//! runtime and replies by message, unless its answer is found at once.
 //!
 //! The resource that `dns_lookup` returns is the lookup's reference: the reply is
-//! `{reference, {:ok, answer} | {:error, error}}`. It is sent exactly once, or never when the lookup
-//! was cancelled first.
+//! `{reference, {:ok, answer} | {:error, error}}`. It is sent exactly once, or never when `dns_look`
+//! returned the answer or the lookup was cancelled first.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread::{self, ThreadId};
 
 use caravan_core::dns::{
     Answer, Kind, LookupError, Outcome, Question, Resolvers, Settings, Started, Ticket, Waiter,
 };
 use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
+use rustler::thread::is_scheduler_thread;
 use rustler::{Binary, Encoder, Env, LocalPid, Monitor, OwnedEnv, Resource, ResourceArc, Term};
 
 use crate::lookup_terms::{self, KindName, SettingsTerm};
@@ -22,16 +22,15 @@ use crate::runtime;
 
 /// Lookups under way in the whole VM; one more is answered `:busy`.
 const MAX_LOOKUPS: usize = 1_024;
-/// Records of a kept answer that become terms in the process that asks; more of them would hold its
-/// scheduler up.
-const MAX_RECORDS_HERE: usize = 128;
 
 static RESOLVERS: OnceCell<Arc<Resolvers>> = OnceCell::new();
 static LOOKUPS: AtomicUsize = AtomicUsize::new(0);
 
 /// One lookup, as the process that asked holds it.
 struct Lookup {
-    /// Set by whoever settles the lookup: its reply, or its cancellation.
+    name: Vec<u8>,
+    kind: Kind,
+    /// Set by whoever settles the lookup: its reply, its second look, or its cancellation.
     settled: AtomicBool,
     ticket: Mutex<Option<Ticket>>,
 }
@@ -87,10 +86,7 @@ impl Drop for Place {
 struct Reply {
     lookup: ResourceArc<Lookup>,
     to: LocalPid,
-    name: Vec<u8>,
-    kind: Kind,
     _place: Option<Place>,
-    made_on: ThreadId,
 }
 
 impl Reply {
@@ -105,26 +101,33 @@ impl Reply {
         }
     }
 
-    fn answer_kept(&self, answer: &Answer, ttl: u32) {
-        self.settle_with(|env| lookup_terms::kept(env, &self.name, self.kind, answer, ttl));
+    fn settle(&self, result: Result<&Answer, LookupError>) {
+        let Lookup { name, kind, .. } = &*self.lookup;
+        self.settle_with(|env| lookup_terms::result(env, name, *kind, result));
+    }
+
+    fn settle_kept(&self, answer: &Answer, ttl: u32) {
+        let Lookup { name, kind, .. } = &*self.lookup;
+        self.settle_with(|env| lookup_terms::kept(env, name, *kind, answer, ttl));
     }
 }
 
 impl Waiter for Reply {
     fn deliver(self: Box<Self>, outcome: &Outcome) {
-        let outcome = outcome.as_deref().map_err(|error| *error);
-        self.settle_with(|env| lookup_terms::result(env, &self.name, self.kind, outcome));
+        self.settle(outcome.as_deref().map_err(|error| *error));
+    }
+
+    fn discard(self: Box<Self>) {
+        self.lookup.settle();
     }
 }
 
 impl Drop for Reply {
     fn drop(&mut self) {
         // A panic of the NIF itself, which returns the fault.
-        if self.made_on == thread::current().id() {
-            return;
+        if !is_scheduler_thread() {
+            self.settle(Err(LookupError::Internal));
         }
-        let fault = Err(LookupError::Internal);
-        self.settle_with(|env| lookup_terms::result(env, &self.name, self.kind, fault));
     }
 }
 
@@ -148,6 +151,20 @@ fn dns_lookup<'a>(
     }));
     let started = started.unwrap_or(Err(LookupError::Internal));
     Ok(started.unwrap_or_else(|error| lookup_terms::result(env, &name, kind, Err(error))))
+}
+
+/// `{:ok, answer}` if that has come, else the reference: from now on the lookup will reply. To be called
+/// once for each reference, after other processes had their turn: until then nobody watches for it.
+#[rustler::nif]
+fn dns_look<'a>(env: Env<'a>, lookup: ResourceArc<Lookup>) -> Term<'a> {
+    let look = || lookup.ticket.lock().as_ref().and_then(Ticket::look);
+    let result = match catch_unwind(AssertUnwindSafe(look)) {
+        Ok(None) => return lookup.encode(env),
+        Ok(Some(answer)) => Ok(answer),
+        Err(_panic) => Err(LookupError::Internal),
+    };
+    let result = result.as_deref().map_err(|error| *error);
+    lookup_terms::result(env, &lookup.name, lookup.kind, result)
 }
 
 /// True when the lookup will not reply any more; false when its reply was already sent.
@@ -180,6 +197,8 @@ fn start<'a>(
     settings: Settings,
 ) -> Result<Term<'a>, LookupError> {
     let lookup = ResourceArc::new(Lookup {
+        name: name.to_vec(),
+        kind,
         settled: AtomicBool::new(false),
         ticket: Mutex::new(None),
     });
@@ -187,10 +206,7 @@ fn start<'a>(
     let reply = |place| Reply {
         lookup: lookup.clone(),
         to: caller,
-        name: name.to_vec(),
-        kind,
         _place: place,
-        made_on: thread::current().id(),
     };
     let mut place = Some(Place::take()?);
     let mut waiter = || {
@@ -202,13 +218,14 @@ fn start<'a>(
     match resolvers()?.start(question, Arc::new(settings), &mut waiter) {
         // Nobody can cancel it before this returns.
         Started::UnderWay(ticket) => *lookup.ticket.lock() = Some(ticket),
-        Started::Cached(answer, ttl) if answer.records.len() <= MAX_RECORDS_HERE => {
+        Started::Answered(answer) => return Ok(lookup_terms::result(env, name, kind, Ok(&answer))),
+        Started::Cached(answer, ttl) if answer.is_short() => {
             return Ok(lookup_terms::kept(env, name, kind, &answer, ttl));
         }
         Started::Cached(answer, ttl) => {
             let reply = reply(place.take());
             let runtime = runtime::handle().map_err(|_| LookupError::Internal)?;
-            runtime.spawn(async move { reply.answer_kept(&answer, ttl) });
+            runtime.spawn(async move { reply.settle_kept(&answer, ttl) });
         }
     }
     env.monitor(&lookup, &caller);

@@ -14,6 +14,8 @@ use super::{Kind, LookupError};
 
 /// Records taken from one answer; a larger answer is an error, not a part.
 pub const MAX_RECORDS: usize = 4_096;
+/// Records of a short answer.
+const SHORT: usize = 128;
 /// Aliases followed within one answer.
 const MAX_ALIASES: usize = 8;
 
@@ -73,6 +75,15 @@ pub struct Answer {
     pub dropped: usize,
     /// Whether DNSSEC proved it.
     pub secure: bool,
+}
+
+impl Answer {
+    /// Whether a scheduler of the BEAM has the time to make terms of it; others are made terms of on
+    /// the runtime's thread.
+    #[must_use]
+    pub fn is_short(&self) -> bool {
+        self.records.len() <= SHORT
+    }
 }
 
 impl Records {

@@ -5,6 +5,7 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 
 use super::task::Task;
 use super::{Answer, LookupError, Question, Settings};
@@ -28,13 +29,16 @@ impl Hash for Key {
 
 /// Takes the outcome of a lookup.
 pub trait Waiter: Send + 'static {
-    /// Called once, on the runtime's thread.
+    /// Called on the runtime's thread, once, unless `discard` is.
     fn deliver(self: Box<Self>, outcome: &Outcome);
+
+    /// Whoever waits has the outcome in hand. Called on their thread.
+    fn discard(self: Box<Self>);
 }
 
 /// All lookups under way.
-#[derive(Default)]
 pub struct Flights {
+    runtime: Handle,
     by_key: Mutex<HashMap<Key, Flight>>,
 }
 
@@ -55,6 +59,14 @@ pub struct Ticket {
 }
 
 impl Flights {
+    /// Waiters that cannot be served where an outcome was found are served on `runtime`.
+    pub fn new(runtime: Handle) -> Self {
+        Self {
+            runtime,
+            by_key: Mutex::default(),
+        }
+    }
+
     /// Waits for a lookup with `key`. When none is under way, `start` makes one: it is given the
     /// flight's number and starts the task, which ends in [`Flights::land`].
     pub fn board(
@@ -87,18 +99,27 @@ impl Flights {
         (ticket, started)
     }
 
-    /// Hands the outcome to all who wait for it.
+    /// Hands the outcome to all who wait for it. On the runtime's thread.
     pub fn land(&self, key: &Key, number: u64, outcome: &Outcome) {
-        let flight = {
-            let mut by_key = self.by_key.lock();
-            match by_key.get(key) {
-                Some(flight) if flight.number == number => by_key.remove(key),
-                _ => None,
-            }
-        };
-        for (_, waiter) in flight.into_iter().flat_map(|flight| flight.waiters) {
+        for (_, waiter) in self.close(key, number) {
             waiter.deliver(outcome);
         }
+    }
+
+    fn close(&self, key: &Key, number: u64) -> Vec<(u64, Box<dyn Waiter>)> {
+        let mut by_key = self.by_key.lock();
+        match by_key.get(key) {
+            Some(flight) if flight.number == number => by_key.remove(key),
+            _ => None,
+        }
+        .map(|flight| flight.waiters)
+        .unwrap_or_default()
+    }
+
+    fn task(&self, key: &Key, number: u64) -> Option<Arc<Task<Outcome>>> {
+        let by_key = self.by_key.lock();
+        let flight = by_key.get(key)?;
+        (flight.number == number).then(|| Arc::clone(&flight.task))
     }
 
     /// Lookups under way.
@@ -108,6 +129,37 @@ impl Flights {
 }
 
 impl Ticket {
+    /// Looks whether the answer has come. To be called once, soon, after something else was done: until
+    /// then nobody watches for it. Nothing: the waiter will have the outcome.
+    pub fn look(&self) -> Option<Arc<Answer>> {
+        let task = self.flights.task(&self.key, self.flight)?;
+        let outcome = task.look_here()?;
+        self.land_here(outcome)
+    }
+
+    /// Ends the lookup. A short answer goes to the holder of this from here; all else, to all others,
+    /// from the runtime.
+    pub fn land_here(&self, outcome: Outcome) -> Option<Arc<Answer>> {
+        let mut waiters = self.flights.close(&self.key, self.flight);
+        let answer = outcome.as_ref().ok().filter(|answer| answer.is_short());
+        let answer = answer.cloned();
+        if answer.is_some()
+            && let Some(place) = waiters
+                .iter()
+                .position(|(number, _)| *number == self.waiter)
+        {
+            waiters.swap_remove(place).1.discard();
+        }
+        if !waiters.is_empty() {
+            self.flights.runtime.spawn(async move {
+                for (_, waiter) in waiters {
+                    waiter.deliver(&outcome);
+                }
+            });
+        }
+        answer
+    }
+
     /// Leaves; the last to leave ends the lookup.
     pub fn cancel(&self) {
         let (waiter, flight) = {

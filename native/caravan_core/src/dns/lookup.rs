@@ -23,9 +23,11 @@ use hickory_resolver::proto::op::{
     DnsRequest, DnsRequestOptions, DnsResponse, Query, ResponseCode,
 };
 use hickory_resolver::proto::rr::{Name, Record};
+use tokio::task::yield_now;
 use tokio::time::{Instant, timeout_at};
 
 use super::answer::{self, Found, Said, Service, Transport};
+use super::look::Look;
 use super::server::{Handle, Server};
 use super::settings::Source;
 use super::system::System;
@@ -57,12 +59,13 @@ pub struct Upstream {
 
 /// How long one lookup may take, and each try in it.
 #[derive(Clone, Copy)]
-struct Plan {
+struct Plan<'a> {
     deadline: Instant,
     attempts: u8,
     share: Duration,
     /// The server to begin with.
     first: usize,
+    look: &'a Look,
 }
 
 /// An answer that says something, and who gave it.
@@ -128,11 +131,15 @@ impl Upstream {
         question: &Question,
         settings: &Settings,
         start: Instant,
+        look: &Look,
     ) -> Result<Answer, LookupError> {
         let Question { name, kind } = question;
         let mut answer = match self.hosts_entry(name, *kind) {
             Some(answer) => answer,
-            None => self.servers_answer(name, *kind, settings, start).await?,
+            None => {
+                self.servers_answer(name, *kind, settings, start, look)
+                    .await?
+            }
         };
         if let Records::Addresses(ips) = &mut answer.records {
             answer.dropped = answer::keep_allowed(ips, &settings.allow);
@@ -150,8 +157,9 @@ impl Upstream {
         kind: Kind,
         settings: &Settings,
         start: Instant,
+        look: &Look,
     ) -> Result<Answer, LookupError> {
-        let plan = self.plan(settings, start);
+        let plan = self.plan(settings, start, look);
         let mut nothing = LookupError::NxDomain;
         for candidate in self.candidates(name) {
             match self.follow(candidate, kind, plan).await {
@@ -185,7 +193,7 @@ impl Upstream {
         Err(nothing)
     }
 
-    fn plan(&self, settings: &Settings, start: Instant) -> Plan {
+    fn plan<'a>(&self, settings: &Settings, start: Instant, look: &'a Look) -> Plan<'a> {
         let attempts = settings.attempts.or(self.system.attempts);
         let attempts = attempts.map_or(ATTEMPTS, u8::from);
         let tries = u32::from(attempts) * u32::try_from(self.servers.len()).unwrap_or(1);
@@ -200,6 +208,7 @@ impl Upstream {
             attempts,
             share: self.system.timeout.map_or(share, |own| own.min(share)),
             first,
+            look,
         }
     }
 
@@ -250,7 +259,7 @@ impl Upstream {
         &self,
         name: Name,
         kind: Kind,
-        plan: Plan,
+        plan: Plan<'_>,
     ) -> Result<(Reply, Records, u32, bool), LookupError> {
         let (mut name, mut ttl, mut secure) = (name, u32::MAX, true);
         for _ in 0..=MAX_ALIASES {
@@ -266,7 +275,7 @@ impl Upstream {
         Err(LookupError::BadResponse)
     }
 
-    async fn ask(&self, name: &Name, kind: Kind, plan: Plan) -> Result<Reply, LookupError> {
+    async fn ask(&self, name: &Name, kind: Kind, plan: Plan<'_>) -> Result<Reply, LookupError> {
         let query = Query::query(name.clone(), kind.into());
         let count = self.servers.len();
         let mut failure = LookupError::Timeout;
@@ -277,7 +286,8 @@ impl Upstream {
             }
             let until = plan.deadline.min(now + plan.share);
             let place = (plan.first + number) % count;
-            let outcome = match timeout_at(until, self.ask_server(place, &query, kind)).await {
+            let outcome = match timeout_at(until, self.ask_server(place, &query, kind, plan)).await
+            {
                 Ok(outcome) => outcome,
                 Err(_elapsed) => Err(LookupError::Timeout),
             };
@@ -296,12 +306,13 @@ impl Upstream {
         place: usize,
         query: &Query,
         kind: Kind,
+        plan: Plan<'_>,
     ) -> Result<Reply, LookupError> {
         let server = self.servers.get(place).ok_or(LookupError::Internal)?;
         let response = match self.validators.get(place) {
             None => {
                 let request = DnsRequest::from_query(query.clone(), self.options);
-                server.ask(&request).await?
+                server.ask(&request, Some(plan.look)).await?
             }
             Some(validator) => Box::pin(validated(validator, query, self.options)).await?,
         };
@@ -326,7 +337,7 @@ impl Upstream {
         services: &mut [Service],
         additionals: &[Record],
         settings: &Settings,
-        plan: Plan,
+        plan: Plan<'_>,
     ) -> Result<Added, LookupError> {
         let mut known: HashMap<String, Hosted> = HashMap::new();
         // Not validated with the answer, so not of use where validation is wanted.
@@ -346,6 +357,10 @@ impl Upstream {
         let missing: HashSet<_> = targets
             .filter(|target| !known.contains_key(target))
             .collect();
+        if !missing.is_empty() {
+            // On to the runtime: these are too many system calls for a scheduler's thread.
+            yield_now().await;
+        }
         let mut asked = futures_util::stream::iter(missing)
             .map(|target| async move {
                 let hosted = self.addresses(&target, plan).await?;
@@ -374,7 +389,7 @@ impl Upstream {
     }
 
     /// An answer that DNSSEC cannot prove is an error; a target that cannot be found has no addresses.
-    async fn addresses(&self, target: &str, plan: Plan) -> Result<Hosted, LookupError> {
+    async fn addresses(&self, target: &str, plan: Plan<'_>) -> Result<Hosted, LookupError> {
         let mut hosted = Hosted::default();
         let Ok(Question { mut name, .. }) = Question::new(target.as_bytes(), Kind::A) else {
             return Ok(hosted);

@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep};
 
 use super::cache::Cache;
 use super::flight::{Flights, Key, Outcome, Ticket, Waiter};
+use super::look::Look;
 use super::lookup::Upstream;
 use super::settings::Source;
 use super::system::{Fingerprint, fingerprint};
@@ -51,7 +52,9 @@ struct Kept {
 pub enum Started {
     /// With its end: the answer was kept, and holds for so many seconds more.
     Cached(Arc<Answer>, u32),
-    /// It is under way; the waiter will have the outcome.
+    /// With its end: the nameserver was as fast as that. The answer is short.
+    Answered(Arc<Answer>),
+    /// It is under way; the waiter will have the outcome. [`Ticket::look`] has to be called.
     UnderWay(Ticket),
 }
 
@@ -62,7 +65,7 @@ impl Resolvers {
         let this = Arc::new(Self {
             runtime: runtime.clone(),
             kept: RwLock::default(),
-            flights: Arc::default(),
+            flights: Arc::new(Flights::new(runtime.clone())),
             cache: Cache::default(),
             last_number: AtomicU64::new(0),
             active: AtomicBool::new(false),
@@ -73,8 +76,8 @@ impl Resolvers {
         this
     }
 
-    /// Asks `question`. The outcome reaches `waiter` by the timeout in `settings`, and the runtime's
-    /// being busy; never from the calling thread, which this does not block.
+    /// Asks `question`. Unless it is returned, the outcome reaches `waiter` by the timeout in
+    /// `settings`, and the runtime's being busy. Does not block the calling thread.
     pub fn start(
         self: &Arc<Self>,
         question: Question,
@@ -96,7 +99,12 @@ impl Resolvers {
             self.task(key, number, current)
         });
         match started {
-            Some(task) if is_ready => task.start_here(),
+            Some(task) if is_ready => {
+                let outcome = task.start_here();
+                if let Some(answer) = outcome.and_then(|outcome| ticket.land_here(outcome)) {
+                    return Started::Answered(answer);
+                }
+            }
             // Files have to be read first.
             Some(task) => task.start_there(),
             None => {}
@@ -126,25 +134,23 @@ impl Resolvers {
         let start = Instant::now();
         Task::new(
             self.runtime.clone(),
-            async move {
+            |look| async move {
                 let kept = match current {
                     Some(kept) => kept,
                     None => this.renewed(&key.settings.source)?,
                 };
-                this.outcome(key, &kept, start).await
+                this.outcome(key, &kept, start, &look).await
             },
-            move |outcome| {
-                let outcome = outcome.unwrap_or(Err(LookupError::Internal));
-                landing.flights.land(&landing_key, number, &outcome);
-            },
+            Err(LookupError::Internal),
+            move |outcome| landing.flights.land(&landing_key, number, &outcome),
         )
     }
 
-    async fn outcome(&self, key: Key, kept: &Kept, start: Instant) -> Outcome {
+    async fn outcome(&self, key: Key, kept: &Kept, start: Instant, look: &Look) -> Outcome {
         #[cfg(feature = "panics")]
         assert!(!key.question.name.to_ascii().starts_with("panic-in-task"));
         let settings = &key.settings;
-        let lookup = kept.upstream.lookup(&key.question, settings, start);
+        let lookup = kept.upstream.lookup(&key.question, settings, start, look);
         let answer = Arc::new(lookup.await?);
         let settings = Arc::clone(settings);
         self.cache.put(key, kept.number, &answer, &settings);

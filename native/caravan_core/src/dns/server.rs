@@ -10,6 +10,7 @@ use hickory_resolver::proto::op::{DnsRequest, DnsResponse, Query};
 use parking_lot::Mutex;
 
 use super::answer::Transport;
+use super::look::Look;
 use super::settings::{Nameserver, Protocol};
 use super::stream::Stream;
 #[cfg(feature = "tls")]
@@ -53,11 +54,15 @@ impl Server {
     }
 
     /// The whole answer to `request`, and never a cut one.
-    pub async fn ask(&self, request: &DnsRequest) -> Result<DnsResponse, NetError> {
+    pub async fn ask(
+        &self,
+        request: &DnsRequest,
+        look: Option<&Look>,
+    ) -> Result<DnsResponse, NetError> {
         if let Some(udp) = &self.udp
             && !self.is_large(&request.queries)
         {
-            let response = udp.ask(request).await?;
+            let response = udp.ask(request, look).await?;
             if !response.truncation {
                 return Ok(response);
             }
@@ -118,7 +123,7 @@ impl DnsHandle for Handle {
     fn send(&self, request: DnsRequest) -> Self::Response {
         let server = Arc::clone(&self.0);
         once(async move {
-            let response = server.ask(&request).await?;
+            let response = server.ask(&request, None).await?;
             // Errors of the server are no proof of anything, so they stay errors.
             Ok(DnsError::from_response(response)?)
         })

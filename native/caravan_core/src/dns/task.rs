@@ -13,51 +13,71 @@ use std::task::{Context, Poll, Wake, Waker};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
+use super::look::Look;
+
 type Work<T> = Pin<Box<dyn Future<Output = T> + Send>>;
-type Done<T> = Box<dyn FnOnce(Option<T>) + Send>;
+type Done<T> = Box<dyn FnOnce(T) + Send>;
 
 /// Work under way.
 pub struct Task<T> {
     runtime: Handle,
+    look: Arc<Look>,
     state: Mutex<Option<State<T>>>,
     cancelled: AtomicBool,
 }
 
 struct State<T> {
     work: Work<T>,
+    panicked: T,
     done: Done<T>,
 }
 
 impl<T: Send + 'static> Task<T> {
-    /// `done` is called on the runtime, with nothing if `work` panics; not at all after
-    /// [`Task::cancel`].
-    pub fn new(
+    /// `work` is given its [`Look`]; if it panics, its outcome is `panicked`. `done` is called on the
+    /// runtime with the outcome; not at all after [`Task::cancel`], or when the outcome was returned.
+    pub fn new<W>(
         runtime: Handle,
-        work: impl Future<Output = T> + Send + 'static,
-        done: impl FnOnce(Option<T>) + Send + 'static,
-    ) -> Arc<Self> {
+        work: impl FnOnce(Arc<Look>) -> W,
+        panicked: T,
+        done: impl FnOnce(T) + Send + 'static,
+    ) -> Arc<Self>
+    where
+        W: Future<Output = T> + Send + 'static,
+    {
+        let look = Arc::<Look>::default();
         let state = State {
-            work: Box::pin(work),
+            work: Box::pin(work(Arc::clone(&look))),
+            panicked,
             done: Box::new(done),
         };
         Arc::new(Self {
             runtime,
+            look,
             state: Mutex::new(Some(state)),
             cancelled: AtomicBool::new(false),
         })
     }
 
-    /// Polls on the calling thread.
-    pub fn start_here(self: &Arc<Self>) {
+    /// Polls on the calling thread. The outcome, if the work has ended with that.
+    pub fn start_here(self: &Arc<Self>) -> Option<T> {
         let _inside = self.runtime.enter();
-        if let Some(finish) = self.poll() {
-            self.runtime.spawn(async move { finish() });
-        }
+        let (outcome, _done) = self.poll()?;
+        Some(outcome)
     }
 
     /// Leaves the first poll to the runtime.
     pub fn start_there(self: &Arc<Self>) {
         self.wake_by_ref();
+    }
+
+    /// Polls on the calling thread if the work waits for its second look, as [`Task::start_here`]. To
+    /// be called once the thread has done something else: the work waits for it.
+    pub fn look_here(self: &Arc<Self>) -> Option<T> {
+        if self.look.take_second() {
+            self.start_here()
+        } else {
+            None
+        }
     }
 
     /// Ends the work; never waits for it.
@@ -68,31 +88,32 @@ impl<T: Send + 'static> Task<T> {
         drop(state);
     }
 
-    fn poll(self: &Arc<Self>) -> Option<impl FnOnce() + use<T>> {
-        let finish = self.poll_locked();
+    fn poll(self: &Arc<Self>) -> Option<(T, Done<T>)> {
+        let end = self.poll_locked();
         // Looked at when the lock is free again: a cancel that found it taken left the rest to us.
         if self.cancelled.load(Ordering::Acquire) {
             let state = self.state.lock().take();
             drop(state);
             return None;
         }
-        finish
+        end
     }
 
-    fn poll_locked(self: &Arc<Self>) -> Option<impl FnOnce() + use<T>> {
+    fn poll_locked(self: &Arc<Self>) -> Option<(T, Done<T>)> {
         let mut state = self.state.lock();
         let work = &mut state.as_mut()?.work;
         let waker = Waker::from(Arc::clone(self));
         let polled = catch_unwind(AssertUnwindSafe(|| {
             work.as_mut().poll(&mut Context::from_waker(&waker))
         }));
-        let outcome = match polled {
-            Ok(Poll::Pending) => return None,
-            Ok(Poll::Ready(outcome)) => Some(outcome),
-            Err(_panic) => None,
-        };
-        let done = state.take()?.done;
-        Some(move || done(outcome))
+        if let Ok(Poll::Pending) = polled {
+            return None;
+        }
+        let State { panicked, done, .. } = state.take()?;
+        match polled {
+            Ok(Poll::Ready(outcome)) => Some((outcome, done)),
+            _ => Some((panicked, done)),
+        }
     }
 }
 
@@ -100,8 +121,8 @@ impl<T: Send + 'static> Wake for Task<T> {
     fn wake(self: Arc<Self>) {
         let runtime = self.runtime.clone();
         runtime.spawn(async move {
-            if let Some(finish) = self.poll() {
-                finish();
+            if let Some((outcome, done)) = self.poll() {
+                done(outcome);
             }
         });
     }

@@ -5,16 +5,18 @@
 //! connected to the nameserver, so the kernel drops what others send, and serves some questions one
 //! after the other.
 
-use std::io::{self, ErrorKind, Read};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::io::{self, ErrorKind};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hickory_resolver::net::NetError;
 use hickory_resolver::proto::op::{DnsRequest, DnsResponse, ResponseCode};
 use parking_lot::Mutex;
-use socket2::SockRef;
 use tokio::io::Interest;
-use tokio::net::UdpSocket;
+use tokio::io::unix::AsyncFd;
+
+use super::look::Look;
 
 /// Questions over one socket. Each new socket has a new random port (the kernel's choice), which a
 /// forger has to guess beside the id (RFC 5452).
@@ -51,11 +53,18 @@ impl Sockets {
 
     /// The answer to `request`. Datagrams that do not match it are passed over, so this ends with a
     /// matching one, with an error of the network, or with its caller's deadline.
-    pub async fn ask(&self, request: &DnsRequest) -> Result<DnsResponse, NetError> {
+    pub async fn ask(
+        &self,
+        request: &DnsRequest,
+        look: Option<&Look>,
+    ) -> Result<DnsResponse, NetError> {
         let (socket, query) = self.send(request)?;
         // Dropped, and with it closed, when no answer comes: a late one would be found by the next
         // question.
-        let datagram = socket.answer(&query).await?;
+        let datagram = match socket.early(&query, look).await {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => socket.watch(&query).await?,
+            outcome => outcome?,
+        };
         self.give_back(socket);
         Ok(DnsResponse::from_buffer(datagram)?)
     }
@@ -65,8 +74,7 @@ impl Sockets {
         let id: [u8; 2] = rand::random();
         bytes.iter_mut().zip(id).for_each(|(byte, id)| *byte = id);
         let socket = self.take()?;
-        // Past tokio, which sends only once the runtime's thread has seen that the socket can.
-        SockRef::from(&socket.io).send(&bytes)?;
+        socket.io.send(&bytes)?;
         let exact_case = request.options().case_randomization;
         Ok((socket, Query { bytes, exact_case }))
     }
@@ -80,13 +88,10 @@ impl Sockets {
             SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
             SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
         };
-        let socket = std::net::UdpSocket::bind(any)?;
-        socket.connect(self.address)?;
-        socket.set_nonblocking(true)?;
-        Ok(Socket {
-            io: UdpSocket::from_std(socket)?,
-            questions: 0,
-        })
+        let io = UdpSocket::bind(any)?;
+        io.connect(self.address)?;
+        io.set_nonblocking(true)?;
+        Ok(Socket { io, questions: 0 })
     }
 
     fn give_back(&self, mut socket: Socket) {
@@ -109,14 +114,32 @@ impl Drop for Sockets {
 }
 
 impl Socket {
-    async fn answer(&self, query: &Query) -> io::Result<Vec<u8>> {
+    async fn early(&self, query: &Query, look: Option<&Look>) -> io::Result<Vec<u8>> {
+        let Some(look) = look.filter(|look| look.first()) else {
+            return Err(ErrorKind::WouldBlock.into());
+        };
+        match self.receive(query) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                look.again().await;
+                self.receive(query)
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Has the runtime wait for the answer. It knows of the socket no longer than that: it would wake
+    /// up for every datagram.
+    async fn watch(&self, query: &Query) -> io::Result<Vec<u8>> {
+        // An error says that nobody listens there (ICMP).
+        let news = Interest::READABLE | Interest::ERROR;
+        // SAFETY: the socket is borrowed, so it stays open for as long as it is registered.
+        #[allow(unsafe_code)]
+        let socket = unsafe { AsyncFd::register_with_interest(self.io.as_fd(), news)? };
         loop {
-            // An error says that nobody listens there (ICMP).
-            let news = Interest::READABLE | Interest::ERROR;
-            self.io.ready(news).await?;
-            match self.receive(query) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                outcome => return outcome,
+            let mut guard = socket.ready(news).await?;
+            match guard.try_io(|_| self.receive(query)) {
+                Ok(outcome) => return outcome,
+                Err(_would_block) => {}
             }
         }
     }
@@ -125,31 +148,12 @@ impl Socket {
     fn receive(&self, query: &Query) -> io::Result<Vec<u8>> {
         let mut buffer = [0; MAX_DATAGRAM];
         loop {
-            let length = match self.try_receive(Interest::READABLE, &mut buffer) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    self.try_receive(Interest::ERROR, &mut buffer)?
-                }
-                received => received?,
-            };
+            let length = self.io.recv(&mut buffer)?;
             let datagram = buffer.get(..length).unwrap_or(&buffer);
             if query.is_answered_by(datagram) {
-                self.await_edge();
                 return Ok(datagram.to_vec());
             }
         }
-    }
-
-    fn try_receive(&self, interest: Interest, buffer: &mut [u8]) -> io::Result<usize> {
-        let socket = SockRef::from(&self.io);
-        self.io.try_io(interest, || (&*socket).read(buffer))
-    }
-
-    /// Saves the next question a `recv` that would find nothing: readiness comes by edge, and the
-    /// edge of this answer is used up. Should another datagram be there, the next question finds it
-    /// before its own answer.
-    fn await_edge(&self) {
-        let nothing = || Err::<(), _>(ErrorKind::WouldBlock.into());
-        let _ = self.io.try_io(Interest::READABLE, nothing);
     }
 }
 
