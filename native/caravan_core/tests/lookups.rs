@@ -70,15 +70,22 @@ fn answer(query: &[u8], records: u16, flags: u8) -> Vec<u8> {
     [&header.concat(), question, &record.repeat(records.into())].concat()
 }
 
-struct Reply(Sender<Result<usize, LookupError>>);
+struct Reply {
+    to: Sender<Result<usize, LookupError>>,
+    is_waiting: bool,
+}
 
 impl Waiter for Reply {
     fn deliver(self: Box<Self>, outcome: &Outcome) {
         let outcome = outcome.as_ref().map(|answer| answer.records.len());
-        let _ = self.0.send(outcome.map_err(|error| *error));
+        let _ = self.to.send(outcome.map_err(|error| *error));
     }
 
     fn discard(self: Box<Self>) {}
+
+    fn is_waiting(&self) -> bool {
+        self.is_waiting
+    }
 }
 
 /// As the NIF has it: one thread that runs nothing else.
@@ -120,12 +127,20 @@ impl Client {
     }
 
     fn start(&self, name: &str) -> (Started, Receiver<Result<usize, LookupError>>) {
-        let (sender, receiver) = channel();
+        self.start_for(name, true)
+    }
+
+    fn start_for(
+        &self,
+        name: &str,
+        is_waiting: bool,
+    ) -> (Started, Receiver<Result<usize, LookupError>>) {
+        let (to, receiver) = channel();
         let question = Question::new(name.as_bytes(), Kind::A).expect("a question");
         let settings = Arc::clone(&self.settings);
         let started = self
             .resolvers
-            .start(question, settings, || Box::new(Reply(sender)));
+            .start(question, settings, || Box::new(Reply { to, is_waiting }));
         (started, receiver)
     }
 
@@ -275,6 +290,20 @@ fn a_lookup_that_nobody_looks_at_ends_at_its_deadline() {
     let outcome = receiver.recv_timeout(ENOUGH);
     assert_eq!(outcome, Ok(Err(LookupError::Timeout)));
     assert!(ticket(started).look().is_none());
+}
+
+#[test]
+fn lookups_that_nobody_waits_for_end() {
+    let client = Client::new(&serve().to_string(), None);
+    let (_, dead) = client.start_for("silent.test", false);
+    let (_, alive) = client.start("silent.test");
+    let (_, alone) = client.start_for("silence.test", false);
+    assert_eq!(client.resolvers.under_way(), 2);
+    for gone in [dead, alone] {
+        assert!(gone.recv_timeout(ENOUGH).is_err(), "its waiter is gone");
+    }
+    assert!(client.resolvers.under_way() <= 1);
+    assert_eq!(alive.recv_timeout(ENOUGH), Ok(Err(LookupError::Timeout)));
 }
 
 #[test]

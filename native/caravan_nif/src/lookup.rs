@@ -15,7 +15,7 @@ use caravan_core::dns::{
 use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
 use rustler::thread::is_scheduler_thread;
-use rustler::{Binary, Encoder, Env, LocalPid, Monitor, OwnedEnv, Resource, ResourceArc, Term};
+use rustler::{Binary, Encoder, Env, LocalPid, OwnedEnv, Resource, ResourceArc, Term};
 
 use crate::lookup_terms::{self, KindName, SettingsTerm};
 use crate::runtime;
@@ -36,14 +36,7 @@ struct Lookup {
 }
 
 #[rustler::resource_impl]
-impl Resource for Lookup {
-    const IMPLEMENTS_DOWN: bool = true;
-
-    /// The process that asked has died.
-    fn down<'a>(&'a self, _env: Env<'a>, _pid: LocalPid, _monitor: Monitor) {
-        self.cancel();
-    }
-}
+impl Resource for Lookup {}
 
 impl Lookup {
     /// True for the first caller alone.
@@ -119,6 +112,11 @@ impl Waiter for Reply {
 
     fn discard(self: Box<Self>) {
         self.lookup.settle();
+    }
+
+    /// In place of a monitor, which costs a lookup a tenth of its time.
+    fn is_waiting(&self) -> bool {
+        OwnedEnv::new().run(|env| self.to.is_alive(env))
     }
 }
 
@@ -228,7 +226,6 @@ fn start<'a>(
             runtime.spawn(async move { reply.settle_kept(&answer, ttl) });
         }
     }
-    env.monitor(&lookup, &caller);
     Ok(lookup.encode(env))
 }
 

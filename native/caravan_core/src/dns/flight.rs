@@ -32,8 +32,11 @@ pub trait Waiter: Send + 'static {
     /// Called on the runtime's thread, once, unless `discard` is.
     fn deliver(self: Box<Self>, outcome: &Outcome);
 
-    /// Whoever waits has the outcome in hand. Called on their thread.
+    /// Called instead: nobody waits any more, or they have the outcome in hand.
     fn discard(self: Box<Self>);
+
+    /// False once there is nobody left to wait. Called on the runtime's thread, now and then.
+    fn is_waiting(&self) -> bool;
 }
 
 /// All lookups under way.
@@ -103,6 +106,27 @@ impl Flights {
     pub fn land(&self, key: &Key, number: u64, outcome: &Outcome) {
         for (_, waiter) in self.close(key, number) {
             waiter.deliver(outcome);
+        }
+    }
+
+    /// Ends what nobody waits for any more.
+    pub fn sweep(&self) {
+        let (mut gone, mut ended) = (Vec::new(), Vec::new());
+        let mut by_key = self.by_key.lock();
+        for flight in by_key.values_mut() {
+            gone.extend(
+                flight
+                    .waiters
+                    .extract_if(.., |(_, waiter)| !waiter.is_waiting()),
+            );
+        }
+        ended.extend(by_key.extract_if(|_, flight| flight.waiters.is_empty()));
+        drop(by_key);
+        for (_, waiter) in gone {
+            waiter.discard();
+        }
+        for (_, flight) in ended {
+            flight.task.cancel();
         }
     }
 

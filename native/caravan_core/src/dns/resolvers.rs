@@ -22,8 +22,8 @@ use super::{Answer, LookupError, Question, Settings};
 pub const MAX_RESOLVERS: usize = 32;
 /// Sockets and connections are closed after so long without a lookup.
 const IDLE: Duration = Duration::from_secs(60);
-/// The runtime's timer goes off so often while there are lookups. Their own deadlines lie behind it, so
-/// setting one wakes up nobody.
+/// The runtime's timer goes off so often while there are lookups, and those of callers that have died are
+/// ended then. The deadlines of lookups lie behind it, so setting one wakes up nobody.
 const TICK: Duration = Duration::from_millis(250);
 
 /// Everything that lookups share, for one runtime.
@@ -202,6 +202,7 @@ impl Resolvers {
             let mut last_active = Instant::now();
             while last_active.elapsed() < IDLE {
                 sleep(TICK).await;
+                self.flights.sweep();
                 if self.active.swap(false, Ordering::Relaxed) {
                     last_active = Instant::now();
                 }
