@@ -97,8 +97,10 @@ defmodule Caravan.Dns do
       iex> hd(answer.records)
       %Caravan.Dns.Service{priority: 1, weight: 1, port: 4001, target: "node1.example.com", addresses: []}
 
-  A lookup runs outside the schedulers, in the Rust library (hickory), over UDP with EDNS, and over
-  TCP when an answer is cut. It ends at its deadline whatever the network does.
+  A lookup runs in the Rust library (hickory), over UDP with EDNS, and over TCP when an answer is cut. The
+  calling process sends the question and looks twice for its answer, which a nameserver on the same host
+  mostly has by then; all else, and every wait, is on a thread outside the schedulers. It ends at its
+  deadline whatever the network does.
 
   ## Options
 
@@ -182,7 +184,8 @@ defmodule Caravan.Dns do
   Starts a lookup and returns at once.
 
   The calling process gets one message, `{ref, {:ok, answer} | {:error, error}}`, by the option
-  `:timeout` at the latest. When the calling process dies, its lookups end with it.
+  `:timeout` at the latest. When the calling process dies, its lookups end within a
+  quarter of a second.
   """
   @spec lookup_async(String.t(), type, [option]) :: {:ok, reference} | {:error, Error.t()}
   def lookup_async(name, type, options \\ []) do

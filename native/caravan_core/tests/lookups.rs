@@ -21,7 +21,8 @@ use tokio::sync::oneshot;
 const ENOUGH: Duration = Duration::from_secs(20);
 
 /// Answers `many.…` with a cut answer over UDP and 300 records over TCP, `silent.…` never, `bad.…` with
-/// an answer that ends in its record, all else with one record.
+/// an answer that ends in its record, `noisy.…` after 50 datagrams that are no answer, all else with one
+/// record.
 fn serve() -> SocketAddr {
     let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
     let address = tcp.local_addr().expect("its address");
@@ -31,6 +32,12 @@ fn serve() -> SocketAddr {
         while let Ok((length, client)) = udp.recv_from(&mut query) {
             let answer = match &query[13..length] {
                 [b's', ..] => continue,
+                [b'n', ..] => {
+                    for _ in 0..50 {
+                        let _ = udp.send_to(&query[..length], client);
+                    }
+                    answer(&query[..length], 1, 0)
+                }
                 [b'm', ..] => answer(&query[..length], 0, 0x02),
                 [b'b', ..] => answer(&query[..length], 1, 0)[..length - 5].to_vec(),
                 _ => answer(&query[..length], 1, 0),
@@ -172,6 +179,7 @@ fn answers_errors_and_silence() {
     for _ in 0..3 {
         assert_eq!(client.outcome("one.test"), Ok(1));
         assert_eq!(client.outcome("many.test"), Ok(300));
+        assert_eq!(client.outcome("noisy.test"), Ok(1));
         assert_eq!(client.outcome("bad.test"), Err(LookupError::BadResponse));
     }
     assert_eq!(client.outcome("silent.test"), Err(LookupError::Timeout));

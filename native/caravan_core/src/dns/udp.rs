@@ -15,6 +15,7 @@ use hickory_resolver::proto::op::{DnsRequest, DnsResponse, ResponseCode};
 use parking_lot::Mutex;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::task::yield_now;
 
 use super::look::Look;
 
@@ -25,6 +26,9 @@ const MAX_QUESTIONS: u8 = 32;
 const MAX_IDLE: usize = 128;
 /// Octets taken from one datagram; we ask for 1,232 at most (EDNS, RFC 6891).
 const MAX_DATAGRAM: usize = 4_096;
+
+/// Datagrams taken without a pause: forged ones may come faster than they are passed over.
+const MAX_AT_ONCE: usize = 16;
 
 const HEADER: usize = 12;
 /// Type and class, behind the name of a question.
@@ -61,9 +65,9 @@ impl Sockets {
         let (socket, query) = self.send(request)?;
         // Dropped, and with it closed, when no answer comes: a late one would be found by the next
         // question.
-        let datagram = match socket.early(&query, look).await {
-            Err(error) if error.kind() == ErrorKind::WouldBlock => socket.watch(&query).await?,
-            outcome => outcome?,
+        let datagram = match socket.early(&query, look).await? {
+            Some(datagram) => datagram,
+            None => socket.watch(&query).await?,
         };
         self.give_back(socket);
         Ok(DnsResponse::from_buffer(datagram)?)
@@ -114,15 +118,22 @@ impl Drop for Sockets {
 }
 
 impl Socket {
-    async fn early(&self, query: &Query, look: Option<&Look>) -> io::Result<Vec<u8>> {
+    async fn early(&self, query: &Query, look: Option<&Look>) -> io::Result<Option<Vec<u8>>> {
         let Some(look) = look.filter(|look| look.first()) else {
-            return Err(ErrorKind::WouldBlock.into());
+            return Ok(None);
         };
-        match self.receive(query) {
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+        match self.look(query)? {
+            None => {
                 look.again().await;
-                self.receive(query)
+                self.look(query)
             }
+            found => Ok(found),
+        }
+    }
+
+    fn look(&self, query: &Query) -> io::Result<Option<Vec<u8>>> {
+        match self.receive(query) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
             outcome => outcome,
         }
     }
@@ -138,22 +149,25 @@ impl Socket {
         loop {
             let mut guard = socket.ready(news).await?;
             match guard.try_io(|_| self.receive(query)) {
-                Ok(outcome) => return outcome,
+                Ok(Ok(Some(datagram))) => return Ok(datagram),
+                Ok(Ok(None)) => yield_now().await,
+                Ok(Err(error)) => return Err(error),
                 Err(_would_block) => {}
             }
         }
     }
 
-    /// The first datagram that answers, of those that have come.
-    fn receive(&self, query: &Query) -> io::Result<Vec<u8>> {
+    /// The first datagram that answers, of the next few.
+    fn receive(&self, query: &Query) -> io::Result<Option<Vec<u8>>> {
         let mut buffer = [0; MAX_DATAGRAM];
-        loop {
+        for _ in 0..MAX_AT_ONCE {
             let length = self.io.recv(&mut buffer)?;
             let datagram = buffer.get(..length).unwrap_or(&buffer);
             if query.is_answered_by(datagram) {
-                return Ok(datagram.to_vec());
+                return Ok(Some(datagram.to_vec()));
             }
         }
+        Ok(None)
     }
 }
 
