@@ -49,6 +49,36 @@ defmodule Caravan.Test.Daemon do
     )
   end
 
+  @doc """
+  Waits until `ready?` says yes to the state of the process that started the server: a map or struct
+  with `os`, the port, and `output`, the end of what it printed.
+  """
+  @spec await(state, deadline :: integer, (state -> as_boolean(term))) ::
+          {:ok, state} | {:error, :timeout | {:exit_status, integer}, state}
+        when state: %{:os => port | nil, :output => String.t(), optional(any) => any}
+  def await(%{os: os} = state, deadline, ready?) do
+    cond do
+      ready?.(state) ->
+        {:ok, state}
+
+      System.monotonic_time(:millisecond) > deadline ->
+        {:error, :timeout, state}
+
+      true ->
+        receive do
+          {^os, {:data, bytes}} -> await(keep(state, bytes), deadline, ready?)
+          {^os, {:exit_status, status}} -> {:error, {:exit_status, status}, %{state | os: nil}}
+        after
+          10 -> await(state, deadline, ready?)
+        end
+    end
+  end
+
+  @doc "Adds what the server printed to the `output` of its state."
+  @spec keep(state, binary) :: state when state: %{:output => String.t(), optional(any) => any}
+  def keep(state, bytes),
+    do: %{state | output: binary_slice(state.output <> bytes, -4_000..-1//1)}
+
   # Port.command/2 would raise if the port has just closed.
   @spec signal(port, String.t()) :: term
   def signal(daemon, name), do: send(daemon, {self(), {:command, [name, ?\n]}})

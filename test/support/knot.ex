@@ -71,7 +71,8 @@ defmodule Caravan.Test.Knot do
   end
 
   @impl true
-  def handle_info({os, {:data, bytes}}, %{os: os} = state), do: {:noreply, keep(state, bytes)}
+  def handle_info({os, {:data, bytes}}, %{os: os} = state),
+    do: {:noreply, Daemon.keep(state, bytes)}
 
   def handle_info({os, {:exit_status, status}}, %{os: os} = state),
     do: {:stop, {:knotd_exited, status, state.output}, %{state | os: nil}}
@@ -89,7 +90,7 @@ defmodule Caravan.Test.Knot do
       | os: Daemon.start(state.dir, [knotd, "-c", Path.join(state.dir, "knot.conf")])
     }
 
-    case await_zone(state, deadline()) do
+    case Daemon.await(state, deadline(), &serves_all?/1) do
       {:ok, state} ->
         state
 
@@ -128,29 +129,12 @@ defmodule Caravan.Test.Knot do
   defp reload(state, deadline) do
     Daemon.signal(state.os, "HUP")
 
-    case await_zone(state, min(deadline, now() + 1_000)) do
+    case Daemon.await(state, min(deadline, now() + 1_000), &serves_all?/1) do
       {:error, :timeout, state} = error ->
         if now() < deadline, do: reload(state, deadline), else: error
 
       other ->
         other
-    end
-  end
-
-  defp await_zone(%{os: os} = state, deadline) do
-    cond do
-      serves_all?(state) -> {:ok, state}
-      now() > deadline -> {:error, :timeout, state}
-      true -> listen(os, state, deadline)
-    end
-  end
-
-  defp listen(os, state, deadline) do
-    receive do
-      {^os, {:data, bytes}} -> await_zone(keep(state, bytes), deadline)
-      {^os, {:exit_status, status}} -> {:error, {:exit_status, status}, %{state | os: nil}}
-    after
-      10 -> await_zone(state, deadline)
     end
   end
 
@@ -225,9 +209,6 @@ defmodule Caravan.Test.Knot do
     #{for {zone, _lines} <- state.more, do: "  - domain: #{zone}\n    file: #{state.dir}/zone-#{zone}\n"}
     """
   end
-
-  defp keep(state, bytes),
-    do: %{state | output: binary_slice(state.output <> bytes, -4_000..-1//1)}
 
   defp message(why, state) do
     "knotd (#{inspect(why)}) does not answer on port #{state.port} with serial " <>

@@ -54,7 +54,8 @@ defmodule Caravan.Test.Unbound do
   def handle_call(:ports, _from, state), do: {:reply, state.ports, state}
 
   @impl true
-  def handle_info({os, {:data, bytes}}, %{os: os} = state), do: {:noreply, keep(state, bytes)}
+  def handle_info({os, {:data, bytes}}, %{os: os} = state),
+    do: {:noreply, Daemon.keep(state, bytes)}
 
   def handle_info({os, {:exit_status, status}}, %{os: os} = state),
     do: {:stop, {:unbound_exited, status, state.output}, %{state | os: nil}}
@@ -72,7 +73,7 @@ defmodule Caravan.Test.Unbound do
     File.write!(file, config(state, opts))
     state = %{state | os: Daemon.start(dir, [unbound, "-d", "-c", file])}
 
-    case await(state, now() + @deadline) do
+    case Daemon.await(state, now() + @deadline, &answers?/1) do
       {:ok, state} ->
         state
 
@@ -84,23 +85,6 @@ defmodule Caravan.Test.Unbound do
         Daemon.stop(state.os)
 
         raise "unbound (#{inspect(why)}) does not answer on port #{ports.dns}. It said:\n#{state.output}"
-    end
-  end
-
-  defp await(%{os: os} = state, deadline) do
-    cond do
-      answers?(state) -> {:ok, state}
-      now() > deadline -> {:error, :timeout, state}
-      true -> listen(os, state, deadline)
-    end
-  end
-
-  defp listen(os, state, deadline) do
-    receive do
-      {^os, {:data, bytes}} -> await(keep(state, bytes), deadline)
-      {^os, {:exit_status, status}} -> {:error, {:exit_status, status}, %{state | os: nil}}
-    after
-      10 -> await(state, deadline)
     end
   end
 
@@ -155,9 +139,6 @@ defmodule Caravan.Test.Unbound do
       stub-addr: #{String.replace(address, ":", "@")}
     """
   end
-
-  defp keep(state, bytes),
-    do: %{state | output: binary_slice(state.output <> bytes, -4_000..-1//1)}
 
   defp now, do: System.monotonic_time(:millisecond)
 end
