@@ -137,7 +137,7 @@ defmodule Caravan.Cluster.Membership do
   defp take_in(state, :resume, %{now: now}) do
     sources =
       for {name, source} <- state.sources,
-          do: {name, %Source{source | pending: false, next_at: now}}
+          do: {name, %{source | pending: false, next_at: now}}
 
     %{state | drained: false, sources: sources}
     |> update_peers(Map.keys(state.peers), &Peer.retry(&1, now))

@@ -41,10 +41,10 @@ defmodule Caravan.Cluster.Registration do
   defp suffix(name, name), do: 1
 
   defp suffix(name, prefix) do
-    size = byte_size(prefix)
+    prefix = prefix <> "#"
 
-    with <<^prefix::binary-size(size), "#", digits::binary>> <- name,
-         {number, ""} <- Integer.parse(digits) do
+    with true <- String.starts_with?(name, prefix),
+         {number, ""} <- name |> String.replace_prefix(prefix, "") |> Integer.parse() do
       number
     else
       _ -> nil
