@@ -5,10 +5,13 @@ defmodule Caravan.Test.Property do
       Property.check(200, 1..80, &command/0, fn commands -> run(commands) end)
 
   `command` draws from the `:rand` of its process, which is seeded from the seed of the test run, so a
-  failure comes back with `mix test --seed`. A list that fails is made as short as possible, and printed.
+  failure comes back with `mix test --seed`. A list that fails is made as short as can be in 20 seconds,
+  and printed.
   """
 
   import ExUnit.Assertions, only: [flunk: 1]
+
+  @shrink_time 20_000
 
   @spec check(pos_integer, Range.t(), (() -> term), ([term] -> term)) :: :ok
   def check(runs, lengths, command, property) do
@@ -19,7 +22,8 @@ defmodule Caravan.Test.Property do
       commands = for _ <- 1..Enum.random(lengths), do: command.()
 
       with {:failed, _message} <- attempt(property, commands) do
-        shrunk = shrink(commands, div(length(commands) + 1, 2), property)
+        deadline = System.monotonic_time(:millisecond) + @shrink_time
+        shrunk = shrink(commands, div(length(commands) + 1, 2), property, deadline)
         {:failed, message} = attempt(property, shrunk)
 
         flunk("""
@@ -36,19 +40,20 @@ defmodule Caravan.Test.Property do
   end
 
   # Leaves out pieces, smaller and smaller ones, for as long as what remains fails.
-  defp shrink(commands, 0, _property), do: commands
+  defp shrink(commands, 0, _property, _deadline), do: commands
 
-  defp shrink(commands, size, property) do
+  defp shrink(commands, size, property, deadline) do
     starts = Enum.take_every(0..max(0, length(commands) - 1), size)
 
     shorter =
       starts
-      |> Enum.map(&(Enum.take(commands, &1) ++ Enum.drop(commands, &1 + size)))
+      |> Stream.take_while(fn _ -> System.monotonic_time(:millisecond) < deadline end)
+      |> Stream.map(&(Enum.take(commands, &1) ++ Enum.drop(commands, &1 + size)))
       |> Enum.find(&(&1 != commands and match?({:failed, _}, attempt(property, &1))))
 
     if shorter,
-      do: shrink(shorter, min(size, max(1, length(shorter))), property),
-      else: shrink(commands, div(size, 2), property)
+      do: shrink(shorter, min(size, max(1, length(shorter))), property, deadline),
+      else: shrink(commands, div(size, 2), property, deadline)
   end
 
   defp attempt(property, commands) do
