@@ -192,6 +192,7 @@ defmodule Caravan.DnsTest do
       DnsServer.subscribe(context.server)
       DnsServer.put_default(context.server, :silent)
       options = Keyword.put(context.options, :timeout, 60_000)
+      OsResources.warm_up()
       before = OsResources.now()
 
       {pid, monitor} = spawn_monitor(fn -> Dns.lookup("app.test", :a, options) end)

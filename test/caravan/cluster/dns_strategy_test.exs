@@ -333,7 +333,7 @@ defmodule Caravan.Cluster.DnsStrategyTest do
       assert [{"app@n1.test", 25_001, _}, {"app@n2.test", 25_002, _}] =
                for(
                  {name, _, _} = entry <- Caravan.Epmd.Peers.list(),
-                 name =~ ~r/n[12].test/,
+                 name =~ ~r/@n[12]\.test$/,
                  do: entry
                )
 

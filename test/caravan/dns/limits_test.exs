@@ -22,7 +22,6 @@ defmodule Caravan.Dns.LimitsTest do
     server: server,
     options: options
   } do
-    assert OsResources.now().lookups == 0
     DnsServer.put_default(server, :silent)
     options = [timeout: 2_000] ++ options
     started = for n <- 1..1_024, do: Dns.lookup_async("app#{rem(n, 512)}.test", :a, options)
