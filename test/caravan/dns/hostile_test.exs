@@ -112,7 +112,12 @@ defmodule Caravan.Dns.HostileTest do
 
   describe "over TCP" do
     test "a wrong id is no answer", context do
-      check(context, :tcp, :wrong_id, :timeout, @short)
+      # One at a time: it may be that of another question on the connection.
+      DnsServer.put_default(context.server, :wrong_id)
+      options = [nameservers: ["tcp://" <> DnsServer.address(context.server)], timeout: @short]
+
+      for n <- 1..3,
+          do: assert({:error, %Error{reason: :timeout}} = Dns.lookup("n#{n}.test", :a, options))
     end
 
     test "a wrong question is a bad response", context do
