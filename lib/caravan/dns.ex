@@ -99,8 +99,8 @@ defmodule Caravan.Dns do
 
   A lookup runs in the Rust library (hickory), over UDP with EDNS, and over TCP when an answer is cut. The
   calling process sends the question and looks twice for its answer, which a nameserver on the same host
-  mostly has by then; all else, and every wait, is on a thread outside the schedulers. It ends at its
-  deadline whatever the network does.
+  mostly has by then; every wait, and all longer work, is on a thread outside the schedulers. It ends at
+  its deadline whatever the network does.
 
   ## Options
 

@@ -3,7 +3,8 @@
 //!
 //! The resource that `dns_lookup` returns is the lookup's reference: the reply is
 //! `{reference, {:ok, answer} | {:error, error}}`. It is sent exactly once, or never when `dns_look`
-//! returned the answer or the lookup was cancelled first.
+//! returned the answer or the lookup was cancelled first; `dns_lookup` itself may return the answer instead
+//! of a reference.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -152,14 +153,17 @@ fn dns_lookup<'a>(
 }
 
 /// `{:ok, answer}` if that has come, else the reference: from now on the lookup will reply. To be called
-/// once for each reference, after other processes had their turn: until then nobody watches for it.
+/// once for each reference, best after other processes had their turn: until then nobody watches for it.
 #[rustler::nif]
 fn dns_look<'a>(env: Env<'a>, lookup: ResourceArc<Lookup>) -> Term<'a> {
     let look = || lookup.ticket.lock().as_ref().and_then(Ticket::look);
     let result = match catch_unwind(AssertUnwindSafe(look)) {
         Ok(None) => return lookup.encode(env),
         Ok(Some(answer)) => Ok(answer),
-        Err(_panic) => Err(LookupError::Internal),
+        Err(_panic) => {
+            lookup.cancel();
+            Err(LookupError::Internal)
+        }
     };
     let result = result.as_deref().map_err(|error| *error);
     lookup_terms::result(env, &lookup.name, lookup.kind, result)

@@ -14,7 +14,7 @@ use super::{Kind, LookupError};
 
 /// Records taken from one answer; a larger answer is an error, not a part.
 pub const MAX_RECORDS: usize = 4_096;
-/// Records of a short answer.
+/// Records of a short answer, and addresses of their targets.
 const SHORT: usize = 128;
 /// Aliases followed within one answer.
 const MAX_ALIASES: usize = 8;
@@ -82,7 +82,11 @@ impl Answer {
     /// the runtime's thread.
     #[must_use]
     pub fn is_short(&self) -> bool {
-        self.records.len() <= SHORT
+        let addresses = match &self.records {
+            Records::Services(services) => services.iter().map(|s| s.addresses.len()).sum(),
+            Records::Addresses(_) => 0,
+        };
+        self.records.len() + addresses <= SHORT
     }
 }
 

@@ -19,7 +19,7 @@ pub struct Cache {
 }
 
 #[derive(Default)]
-struct Entries {
+pub struct Entries {
     by_key: HashMap<Key, Entry>,
     records: usize,
 }
@@ -44,15 +44,21 @@ impl Cache {
         Some((Arc::clone(&entry.answer), seconds))
     }
 
-    /// Keeps `answer` for its TTL, within the bounds that its lookup gave.
-    pub fn put(&self, key: Key, upstream: u64, answer: &Arc<Answer>, settings: &Settings) {
-        let Some(bounds) = settings.cache else {
-            return;
-        };
+    /// Keeps `answer` for its TTL, within the bounds that its lookup gave. What had to go for it is
+    /// returned: to drop so much takes milliseconds.
+    #[must_use]
+    pub fn put(
+        &self,
+        key: Key,
+        upstream: u64,
+        answer: &Arc<Answer>,
+        settings: &Settings,
+    ) -> Option<Entries> {
+        let bounds = settings.cache?;
         let seconds = answer.ttl.max(bounds.min).min(bounds.max);
         let records = answer.records.len();
         if seconds == 0 || records > MAX_CACHED_RECORDS {
-            return;
+            return None;
         }
         let now = Instant::now();
         let entry = Entry {
@@ -60,11 +66,13 @@ impl Cache {
             upstream,
             until: now + Duration::from_secs(seconds.into()),
         };
-        self.kept.lock().insert(key, entry, records, now);
+        self.kept.lock().insert(key, entry, records)
     }
 
-    pub fn clear(&self) {
-        *self.kept.lock() = Entries::default();
+    /// Takes all out.
+    #[must_use]
+    pub fn take(&self) -> Entries {
+        std::mem::take(&mut *self.kept.lock())
     }
 
     pub fn drop_expired(&self) {
@@ -74,17 +82,18 @@ impl Cache {
 }
 
 impl Entries {
-    fn insert(&mut self, key: Key, entry: Entry, records: usize, now: Instant) {
-        if self.records + records > MAX_CACHED_RECORDS {
-            self.retain(|entry| entry.until > now);
-        }
-        if self.records + records > MAX_CACHED_RECORDS {
-            *self = Self::default();
+    fn insert(&mut self, key: Key, entry: Entry, records: usize) -> Option<Self> {
+        let is_full = self.records + records > MAX_CACHED_RECORDS;
+        let old = is_full.then(|| std::mem::take(self));
+        if self.by_key.capacity() == 0 {
+            // All of it, once: to grow takes milliseconds, too.
+            self.by_key.reserve(MAX_CACHED_RECORDS);
         }
         self.records += records;
         if let Some(replaced) = self.by_key.insert(key, entry) {
             self.records -= replaced.answer.records.len();
         }
+        old
     }
 
     fn retain(&mut self, keep: impl Fn(&Entry) -> bool) {

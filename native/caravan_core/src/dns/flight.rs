@@ -70,20 +70,20 @@ impl Flights {
         }
     }
 
-    /// Waits for a lookup with `key`. When none is under way, `start` makes one: it is given the
-    /// flight's number and starts the task, which ends in [`Flights::land`].
+    /// Waits for a lookup with `key`. When none is under way, `make` makes its task, which is returned to
+    /// be started, and ends in [`Flights::land`] or [`Ticket::land_here`].
     pub fn board(
         self: &Arc<Self>,
         key: Key,
         number: u64,
         waiter: Box<dyn Waiter>,
-        start: impl FnOnce() -> Arc<Task<Outcome>>,
+        make: impl FnOnce() -> Arc<Task<Outcome>>,
     ) -> (Ticket, Option<Arc<Task<Outcome>>>) {
         let mut by_key = self.by_key.lock();
-        let mut started = None;
+        let mut made = None;
         let flight = by_key.entry(key.clone()).or_insert_with(|| {
-            let task = start();
-            started = Some(Arc::clone(&task));
+            let task = make();
+            made = Some(Arc::clone(&task));
             Flight {
                 number,
                 task,
@@ -99,7 +99,7 @@ impl Flights {
             flight: flight.number,
             waiter: flight.last_waiter,
         };
-        (ticket, started)
+        (ticket, made)
     }
 
     /// Hands the outcome to all who wait for it. On the runtime's thread.
@@ -153,8 +153,8 @@ impl Flights {
 }
 
 impl Ticket {
-    /// Looks whether the answer has come. To be called once, soon, after something else was done: until
-    /// then nobody watches for it. Nothing: the waiter will have the outcome.
+    /// Looks whether the answer has come. To be called once, and soon, best after something else was
+    /// done: until then nobody watches for it. Nothing: the waiter will have the outcome.
     pub fn look(&self) -> Option<Arc<Answer>> {
         let task = self.flights.task(&self.key, self.flight)?;
         let outcome = task.look_here()?;
@@ -200,10 +200,12 @@ impl Ticket {
                 .position(|(number, _)| *number == self.waiter);
             let waiter = place.map(|place| waiters.swap_remove(place));
             let is_last = waiters.is_empty();
-            // Dropped outside of the lock, both.
+            // Let go of outside of the lock, both.
             (waiter, is_last.then(|| by_key.remove(&self.key)).flatten())
         };
-        drop(waiter);
+        if let Some((_, waiter)) = waiter {
+            waiter.discard();
+        }
         if let Some(flight) = flight {
             flight.task.cancel();
         }

@@ -33,11 +33,9 @@ use super::settings::Source;
 use super::system::System;
 #[cfg(feature = "tls")]
 use super::tls::Roots;
+use super::udp;
 use super::{Answer, Kind, LookupError, Question, Records, Settings};
 
-/// Octets of an answer that we take over UDP: what passes through networks unfragmented (DNS flag day
-/// 2020).
-const UDP_PAYLOAD: u16 = 1_232;
 /// Names that one lookup follows, one alias after the other.
 const MAX_ALIASES: usize = 8;
 /// SRV targets looked up at once.
@@ -65,7 +63,7 @@ struct Plan<'a> {
     share: Duration,
     /// The server to begin with.
     first: usize,
-    look: &'a Look,
+    look: Option<&'a Look>,
 }
 
 /// An answer that says something, and who gave it.
@@ -112,7 +110,7 @@ impl Upstream {
             }
         };
         let mut options = DnsRequestOptions::default();
-        options.edns_payload_len = UDP_PAYLOAD;
+        options.edns_payload_len = udp::PAYLOAD;
         options.edns_set_dnssec_ok = source.dnssec.is_some();
         options.case_randomization = source.randomize_case;
         Ok(Self {
@@ -208,7 +206,7 @@ impl Upstream {
             attempts,
             share: self.system.timeout.map_or(share, |own| own.min(share)),
             first,
-            look,
+            look: Some(look),
         }
     }
 
@@ -312,7 +310,7 @@ impl Upstream {
         let response = match self.validators.get(place) {
             None => {
                 let request = DnsRequest::from_query(query.clone(), self.options);
-                server.ask(&request, Some(plan.look)).await?
+                server.ask(&request, plan.look).await?
             }
             Some(validator) => Box::pin(validated(validator, query, self.options)).await?,
         };
@@ -351,6 +349,7 @@ impl Upstream {
         let rest = plan.deadline - settings.timeout / 10;
         let plan = Plan {
             deadline: rest,
+            look: None,
             ..plan
         };
         let targets = services.iter().map(|service| service.target.clone());
@@ -377,10 +376,13 @@ impl Upstream {
             ttl: u32::MAX,
             secure: true,
         };
+        for hosted in known.values_mut() {
+            hosted.dropped = answer::keep_allowed(&mut hosted.ips, &settings.allow);
+        }
         for service in services {
             if let Some(hosted) = known.get(&service.target) {
                 service.addresses.clone_from(&hosted.ips);
-                added.dropped += answer::keep_allowed(&mut service.addresses, &settings.allow);
+                added.dropped += hosted.dropped;
                 added.ttl = added.ttl.min(hosted.ttl);
                 added.secure = added.secure && hosted.secure;
             }
@@ -420,6 +422,7 @@ impl Upstream {
 /// The addresses of a target.
 struct Hosted {
     ips: Vec<IpAddr>,
+    dropped: usize,
     ttl: u32,
     secure: bool,
 }
@@ -428,6 +431,7 @@ impl Default for Hosted {
     fn default() -> Self {
         Self {
             ips: Vec::new(),
+            dropped: 0,
             ttl: u32::MAX,
             secure: true,
         }

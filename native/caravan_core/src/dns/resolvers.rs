@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
-use super::cache::Cache;
+use super::cache::{Cache, Entries};
 use super::flight::{Flights, Key, Outcome, Ticket, Waiter};
 use super::look::Look;
 use super::lookup::Upstream;
@@ -114,8 +114,12 @@ impl Resolvers {
 
     /// Forgets all answers, and closes what no lookup is using.
     pub fn flush(&self) {
-        self.cache.clear();
+        self.drop_there(self.cache.take());
         self.kept.write().clear();
+    }
+
+    fn drop_there(&self, entries: Entries) {
+        self.runtime.spawn(async move { drop(entries) });
     }
 
     /// Lookups under way; those that ask the same are one.
@@ -153,7 +157,9 @@ impl Resolvers {
         let lookup = kept.upstream.lookup(&key.question, settings, start, look);
         let answer = Arc::new(lookup.await?);
         let settings = Arc::clone(settings);
-        self.cache.put(key, kept.number, &answer, &settings);
+        if let Some(old) = self.cache.put(key, kept.number, &answer, &settings) {
+            self.drop_there(old);
+        }
         Ok(answer)
     }
 
@@ -190,8 +196,8 @@ impl Resolvers {
     }
 
     fn note_activity(&self) {
-        self.active.store(true, Ordering::Relaxed);
-        if !self.ticking.swap(true, Ordering::AcqRel) {
+        self.active.store(true, Ordering::SeqCst);
+        if !self.ticking.swap(true, Ordering::SeqCst) {
             self.tick.notify_one();
         }
     }
@@ -207,7 +213,11 @@ impl Resolvers {
                     last_active = Instant::now();
                 }
             }
-            self.ticking.store(false, Ordering::Release);
+            self.ticking.store(false, Ordering::SeqCst);
+            // A lookup since the last look at the clock has told nobody.
+            if self.active.load(Ordering::SeqCst) && !self.ticking.swap(true, Ordering::SeqCst) {
+                self.tick.notify_one();
+            }
             self.kept.write().clear();
             self.cache.drop_expired();
         }

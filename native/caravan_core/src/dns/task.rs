@@ -1,4 +1,5 @@
-//! A future that is polled where it is started, for the first time, and by the runtime from then on.
+//! A future that is polled where it is started, for the first time and for a second look ([`Look`]), and
+//! by the runtime from then on.
 //!
 //! The first poll sends the question, so it is on its way before the runtime's thread has woken up;
 //! indeed the runtime need not be woken at all before the answer is there, because wakers run on it.
@@ -7,7 +8,7 @@ use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::task::{Context, Poll, Wake, Waker};
 
 use parking_lot::Mutex;
@@ -82,7 +83,9 @@ impl<T: Send + 'static> Task<T> {
 
     /// Ends the work; never waits for it.
     pub fn cancel(&self) {
-        self.cancelled.store(true, Ordering::Release);
+        self.cancelled.store(true, Ordering::SeqCst);
+        // Either this finds the lock free, or the one who has it finds the flag.
+        fence(Ordering::SeqCst);
         // Locked: it is being polled, and whoever does that looks at the flag.
         let state = self.state.try_lock().and_then(|mut state| state.take());
         drop(state);
@@ -91,7 +94,8 @@ impl<T: Send + 'static> Task<T> {
     fn poll(self: &Arc<Self>) -> Option<(T, Done<T>)> {
         let end = self.poll_locked();
         // Looked at when the lock is free again: a cancel that found it taken left the rest to us.
-        if self.cancelled.load(Ordering::Acquire) {
+        fence(Ordering::SeqCst);
+        if self.cancelled.load(Ordering::SeqCst) {
             let state = self.state.lock().take();
             drop(state);
             return None;

@@ -24,7 +24,10 @@ use super::look::Look;
 const MAX_QUESTIONS: u8 = 32;
 /// Sockets that wait for the next question, of all nameservers.
 const MAX_IDLE: usize = 128;
-/// Octets taken from one datagram; we ask for 1,232 at most (EDNS, RFC 6891).
+/// Octets of an answer that we ask for (EDNS, RFC 6891): what passes through networks unfragmented (DNS
+/// flag day 2020).
+pub const PAYLOAD: u16 = 1_232;
+/// Octets taken from one datagram.
 const MAX_DATAGRAM: usize = 4_096;
 
 /// Datagrams taken without a pause: forged ones may come faster than they are passed over.
@@ -66,7 +69,13 @@ impl Sockets {
         // Dropped, and with it closed, when no answer comes: a late one would be found by the next
         // question.
         let datagram = match socket.early(&query, look).await? {
-            Some(datagram) => datagram,
+            Some(datagram) => {
+                if datagram.len() > PAYLOAD.into() {
+                    // More than was asked for: the runtime has the time to read it.
+                    yield_now().await;
+                }
+                datagram
+            }
             None => socket.watch(&query).await?,
         };
         self.give_back(socket);
