@@ -31,7 +31,6 @@ defmodule Caravan.Test.ModelWorld do
     answers: [],
     joined_at: %{},
     answers_at_drop: nil,
-    disturbed: 0,
     drained: false
   ]
 

@@ -36,7 +36,7 @@ defmodule Caravan.Cluster.Diagnosis do
   @spec find(String.t()) :: finding
   def find(node) do
     [name, host] = node |> String.split("@", parts: 2) |> Enum.map(&String.to_charlist/1)
-    family = family()
+    family = Caravan.Epmd.family()
 
     with {:port, _port, _version} <- Caravan.Epmd.port_please(name, host),
          {:ok, ip, port, _version} <- Caravan.Epmd.address_please(name, host, family) do
@@ -89,11 +89,4 @@ defmodule Caravan.Cluster.Diagnosis do
 
   defp where(ip, port) when tuple_size(ip) == 8, do: "[#{:inet.ntoa(ip)}]:#{port}"
   defp where(ip, port), do: "#{:inet.ntoa(ip)}:#{port}"
-
-  defp family do
-    case :init.get_argument(:proto_dist) do
-      {:ok, [[~c"inet6" ++ _] | _]} -> :inet6
-      _ -> :inet
-    end
-  end
 end

@@ -76,6 +76,7 @@ defmodule Caravan.Cluster.DnsStrategy do
   alias Caravan.Cluster.Drain
   alias Caravan.Cluster.Jobs
   alias Caravan.Cluster.Membership
+  alias Caravan.Cluster.NodeName
   alias Caravan.Cluster.Records
   alias Caravan.Cluster.Registration
   alias Caravan.Cluster.Report
@@ -233,7 +234,7 @@ defmodule Caravan.Cluster.DnsStrategy do
 
     %{
       now: now(),
-      atom?: &atom?/1,
+      atom?: &match?({:ok, _node}, NodeName.existing(&1)),
       atom_room: used < @atom_share * :erlang.system_info(:atom_limit)
     }
   end
@@ -490,11 +491,4 @@ defmodule Caravan.Cluster.DnsStrategy do
   defp tell_once(state, what, false, _text), do: %{state | told: MapSet.delete(state.told, what)}
 
   defp now, do: System.monotonic_time(:millisecond)
-
-  defp atom?(name) do
-    _ = String.to_existing_atom(name)
-    true
-  rescue
-    ArgumentError -> false
-  end
 end

@@ -17,6 +17,7 @@ defmodule Caravan.Cluster.Drain do
 
   import Bitwise, only: [<<<: 2]
 
+  alias Caravan.Cluster.NodeName
   alias Caravan.Epmd.Peers
 
   # Names the strategy on all nodes: where its peers are reached, and what it says in the table.
@@ -119,15 +120,7 @@ defmodule Caravan.Cluster.Drain do
   defp still(nodes), do: Enum.filter(Node.list(), &(&1 in nodes))
 
   # A name without an atom has never been connected.
-  defp atoms(names) do
-    Enum.flat_map(names, fn name ->
-      try do
-        [String.to_existing_atom(name)]
-      rescue
-        ArgumentError -> []
-      end
-    end)
-  end
+  defp atoms(names), do: for(name <- names, {:ok, node} <- [NodeName.existing(name)], do: node)
 
   defp term(key), do: {__MODULE__, key}
 end

@@ -77,7 +77,10 @@ impl Cache {
 
     pub fn drop_expired(&self) {
         let now = Instant::now();
-        self.kept.lock().retain(|entry| entry.until > now);
+        let mut kept = self.kept.lock();
+        kept.by_key.retain(|_key, entry| entry.until > now);
+        let answers = kept.by_key.values().map(|entry| &entry.answer);
+        kept.records = answers.map(|answer| answer.records.len()).sum();
     }
 }
 
@@ -94,11 +97,5 @@ impl Entries {
             self.records -= replaced.answer.records.len();
         }
         old
-    }
-
-    fn retain(&mut self, keep: impl Fn(&Entry) -> bool) {
-        self.by_key.retain(|_key, entry| keep(entry));
-        let kept = self.by_key.values();
-        self.records = kept.map(|entry| entry.answer.records.len()).sum();
     }
 }

@@ -45,11 +45,14 @@ pub struct Flights {
     by_key: Mutex<HashMap<Key, Flight>>,
 }
 
+/// Each with its number, of which its ticket has a copy.
+type Waiters = Vec<(u64, Box<dyn Waiter>)>;
+
 struct Flight {
     /// Of one flight, so that nobody ends a later one of the same key.
     number: u64,
     task: Arc<Task<Outcome>>,
-    waiters: Vec<(u64, Box<dyn Waiter>)>,
+    waiters: Waiters,
     last_waiter: u64,
 }
 
@@ -130,7 +133,7 @@ impl Flights {
         }
     }
 
-    fn close(&self, key: &Key, number: u64) -> Vec<(u64, Box<dyn Waiter>)> {
+    fn close(&self, key: &Key, number: u64) -> Waiters {
         let mut by_key = self.by_key.lock();
         match by_key.get(key) {
             Some(flight) if flight.number == number => by_key.remove(key),
@@ -168,11 +171,9 @@ impl Ticket {
         let answer = outcome.as_ref().ok().filter(|answer| answer.is_short());
         let answer = answer.cloned();
         if answer.is_some()
-            && let Some(place) = waiters
-                .iter()
-                .position(|(number, _)| *number == self.waiter)
+            && let Some(waiter) = self.take_out(&mut waiters)
         {
-            waiters.swap_remove(place).1.discard();
+            waiter.discard();
         }
         if !waiters.is_empty() {
             self.flights.runtime.spawn(async move {
@@ -182,6 +183,12 @@ impl Ticket {
             });
         }
         answer
+    }
+
+    fn take_out(&self, waiters: &mut Waiters) -> Option<Box<dyn Waiter>> {
+        let mut numbers = waiters.iter().map(|(number, _)| *number);
+        let place = numbers.position(|number| number == self.waiter)?;
+        Some(waiters.swap_remove(place).1)
     }
 
     /// Leaves; the last to leave ends the lookup.
@@ -194,16 +201,12 @@ impl Ticket {
             if flight.number != self.flight {
                 return;
             }
-            let waiters = &mut flight.waiters;
-            let place = waiters
-                .iter()
-                .position(|(number, _)| *number == self.waiter);
-            let waiter = place.map(|place| waiters.swap_remove(place));
-            let is_last = waiters.is_empty();
+            let waiter = self.take_out(&mut flight.waiters);
+            let is_last = flight.waiters.is_empty();
             // Let go of outside of the lock, both.
             (waiter, is_last.then(|| by_key.remove(&self.key)).flatten())
         };
-        if let Some((_, waiter)) = waiter {
+        if let Some(waiter) = waiter {
             waiter.discard();
         }
         if let Some(flight) = flight {

@@ -197,6 +197,10 @@ impl Resolvers {
 
     fn note_activity(&self) {
         self.active.store(true, Ordering::SeqCst);
+        self.start_ticking();
+    }
+
+    fn start_ticking(&self) {
         if !self.ticking.swap(true, Ordering::SeqCst) {
             self.tick.notify_one();
         }
@@ -215,8 +219,8 @@ impl Resolvers {
             }
             self.ticking.store(false, Ordering::SeqCst);
             // A lookup since the last look at the clock has told nobody.
-            if self.active.load(Ordering::SeqCst) && !self.ticking.swap(true, Ordering::SeqCst) {
-                self.tick.notify_one();
+            if self.active.load(Ordering::SeqCst) {
+                self.start_ticking();
             }
             self.kept.write().clear();
             self.cache.drop_expired();
