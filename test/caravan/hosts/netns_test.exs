@@ -15,9 +15,14 @@ defmodule Caravan.Hosts.NetnsTest do
     net = start_supervised!({Netns, hosts: @hosts})
     a = PeerNode.start!(epmd: false, wrapper: Netns.wrapper(net, :a))
     b = PeerNode.start!(epmd: false, wrapper: Netns.wrapper(net, :b))
-    # Of a process that stays.
-    listen =
-      "spawn(fn -> {:ok, _} = :gen_tcp.listen(4001, [:inet6, ipv6_v6only: false]); Process.sleep(:infinity) end)"
+
+    # Of a process that stays. Who is not accepted fills the backlog, and the kernel drops whoever comes next.
+    listen = """
+    spawn(fn ->
+      {:ok, listener} = :gen_tcp.listen(4001, [:inet6, ipv6_v6only: false])
+      for _ <- Stream.cycle([:ok]), do: {:ok, _socket} = :gen_tcp.accept(listener)
+    end)
+    """
 
     assert is_pid(PeerNode.eval(b, listen))
 
