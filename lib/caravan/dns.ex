@@ -31,7 +31,7 @@ defmodule Caravan.Dns do
       default: false,
       type: "boolean",
       doc:
-        "for `:srv`: also the addresses of the targets, as they come with the answer, else asked for in parallel, in 9/10 of the timeout"
+        "for `:srv`: also the addresses of the targets: what comes with the answer, or for targets of which nothing does, what is asked for in parallel, in 9/10 of the timeout"
     ],
     allow: [
       check: &__MODULE__.check_networks/1,
@@ -110,16 +110,22 @@ defmodule Caravan.Dns do
 
   | what | limit |
   |---|---|
-  | lookups under way in a VM | 1,024; one more is `:busy`. Those that ask the same share one |
+  | lookups under way in a VM | 1,024; one more is `:busy` |
   | a name | 253 octets, labels of 63, ASCII letters, digits, `-`, `_` |
   | records of an answer | 4,096; more is `:too_many_records` |
-  | octets of an answer | 1,232 over UDP, asked for by EDNS; 65,535 over TCP |
+  | addresses of an SRV target | 16; more are left out |
+  | octets of an answer | 1,232 over UDP, asked for by EDNS; one of 4,096 counts as cut; 65,535 over TCP |
   | aliases (CNAME) of a name | 8 in one answer, 8 answers; more is `:bad_response` |
-  | records kept in the cache | 16,384; one more empties it |
-  | configurations whose sockets and connections are kept | 32, for 60 seconds after the last lookup |
+  | records, and addresses of targets, kept in the cache | 16,384; one more empties it |
+  | configurations whose sockets and connections are kept | 32, for 60 seconds after the last lookup; one more closes those of the oldest |
   | UDP sockets that wait for a question | 128 in all, each for 32 questions |
 
-  Errors are not kept. A changed `/etc/resolv.conf`, `/etc/hosts`, `:ca_file` or `:trust_anchors` counts from the next lookup on.
+  None of them can be changed. Lookups that ask the same, with the same options, share one, which is joined
+  within the first tenth of its timeout. Neither errors are kept, nor answers that lack the addresses of a
+  target whose servers were silent. A changed `/etc/resolv.conf`, `/etc/hosts`, `:ca_file` or `:trust_anchors` counts from the next lookup on.
+
+  With `:dnssec`, a name that a wildcard stands for can be `:bogus` where the zone is signed with NSEC, because
+  hickory asks for more proof than RFC 4035 does.
   """
 
   alias Caravan.Dns.Answer
@@ -147,8 +153,9 @@ defmodule Caravan.Dns do
   @max_nameservers 16
   @max_networks 64
 
-  # The library replies by the deadline; this covers a VM too busy to run its thread.
-  @grace 10
+  # The library replies by the deadline; this covers a VM too busy to run its thread. Twice: for the
+  # reply, and, where it was on its way already, for its arrival.
+  @grace 5
 
   @doc """
   Looks `name` up and waits for the answer, for no longer than the option `:timeout`.
@@ -157,7 +164,7 @@ defmodule Caravan.Dns do
   """
   @spec lookup(String.t(), type, [option]) :: {:ok, Answer.t()} | {:error, Error.t()}
   def lookup(name, type, options \\ []) do
-    options = validate!(options)
+    options = validate!(options, type)
 
     # Where the answer is not there at once, it often is when others have had their turn.
     with ref when is_reference(ref) <- start(name, type, options),
@@ -189,7 +196,7 @@ defmodule Caravan.Dns do
   """
   @spec lookup_async(String.t(), type, [option]) :: {:ok, reference} | {:error, Error.t()}
   def lookup_async(name, type, options \\ []) do
-    case start(name, type, validate!(options)) do
+    case start(name, type, validate!(options, type)) do
       ref when is_reference(ref) -> {:ok, watch(ref)}
       {:ok, answer} -> {:ok, deliver(make_ref(), {:ok, answer})}
       {:error, error} -> {:error, error}
@@ -208,7 +215,10 @@ defmodule Caravan.Dns do
     ArgumentError -> false
   end
 
-  @doc "Forgets all answers, and closes the sockets and connections that no lookup is using."
+  @doc """
+  Forgets all answers, and closes the sockets and connections that no lookup is using. Later lookups
+  share none that is under way.
+  """
   @spec flush() :: :ok
   def flush, do: Native.dns_flush()
 
@@ -256,10 +266,27 @@ defmodule Caravan.Dns do
   def schema, do: @schema
 
   defp texts?(list, limit, valid?) do
-    is_list(list) and length(list) <= limit and Enum.all?(list, &(is_binary(&1) and valid?.(&1)))
+    is_list(list) and not List.improper?(list) and length(list) <= limit and
+      Enum.all?(list, &(is_binary(&1) and valid?.(&1)))
   end
 
-  defp validate!(options), do: Options.validate!(options, @schema, @defaults, "Caravan.Dns")
+  defp validate!(options, type) do
+    options = Options.validate!(options, @schema, @defaults, "Caravan.Dns")
+
+    if type == :srv and options.allow != [] and not options.addresses,
+      do:
+        refuse!(:addresses, "where :allow is given for :srv, which has nothing else to leave out")
+
+    if options.trust_anchors && not options.dnssec,
+      do: refuse!(:dnssec, "where :trust_anchors is given")
+
+    options
+  end
+
+  defp refuse!(key, where) do
+    raise ArgumentError,
+          "Caravan.Dns: expected #{inspect(key)} to be true #{where}, got: false"
+  end
 
   defp watch(ref) do
     case Native.dns_look(ref) do

@@ -50,7 +50,7 @@ defmodule Caravan.Native do
   def dns_flush, do: first_call(:dns_flush, [])
 
   # Lookups under way, as callers see them and as servers see them.
-  @spec dns_in_flight() :: {non_neg_integer, non_neg_integer}
+  @spec dns_in_flight() :: {non_neg_integer, non_neg_integer, non_neg_integer}
   def dns_in_flight, do: first_call(:dns_in_flight, [])
 
   @spec dns_nameserver?(binary) :: boolean

@@ -145,6 +145,9 @@ defmodule Caravan.DnsTest do
             {[cache: :on], ~r/expected :cache/},
             {[max_ttl: -1], ~r/expected :max_ttl .* got: -1/},
             {[min_ttl: 1.5], ~r/expected :min_ttl .* got: 1.5/},
+            {[trust_anchors: "/etc/anchors"],
+             ~r/expected :dnssec to be true where :trust_anchors/},
+            {[nameservers: ["10.0.0.2" | "10.0.0.3"]], ~r/expected :nameservers/},
             {[allow: "10.0.0.0/8"], ~r/expected :allow/},
             {[allow: List.duplicate("10.0.0.0/8", 65)], ~r/expected :allow .* 64/},
             {[retries: 1], ~r/unknown option :retries .* expected one of: :nameservers/},
@@ -198,7 +201,7 @@ defmodule Caravan.DnsTest do
       {pid, monitor} = spawn_monitor(fn -> Dns.lookup("app.test", :a, options) end)
       on_exit(fn -> Process.exit(pid, :kill) end)
       assert_receive {:dns_query, _}, 5_000
-      assert %{lookups: 1, tasks: 1} = held = OsResources.held()
+      assert %{lookups: 1, shared: 1} = held = OsResources.held()
       assert held.sockets > before.sockets
       Process.exit(pid, :kill)
       assert_receive {:DOWN, ^monitor, _, _, :killed}

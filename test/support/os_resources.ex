@@ -11,13 +11,14 @@ defmodule Caravan.Test.OsResources do
 
   @typedoc """
   Counts: file descriptors, sockets among them, atoms, lookups under way as callers see them and as
-  servers see them (those that ask the same are one).
+  servers see them (those that ask the same are one), tasks of tokio.
   """
   @type t :: %{
           descriptors: non_neg_integer,
           sockets: non_neg_integer,
           atoms: non_neg_integer,
           lookups: non_neg_integer,
+          shared: non_neg_integer,
           tasks: non_neg_integer
         }
 
@@ -48,13 +49,14 @@ defmodule Caravan.Test.OsResources do
           {:ok, link} <- [File.read_link(path)],
           do: link
 
-    {lookups, tasks} = Native.dns_in_flight()
+    {lookups, shared, tasks} = Native.dns_in_flight()
 
     %{
       descriptors: length(links),
       sockets: Enum.count(links, &String.starts_with?(&1, "socket:")),
       atoms: :erlang.system_info(:atom_count),
       lookups: lookups,
+      shared: shared,
       tasks: tasks
     }
   end
@@ -65,7 +67,7 @@ defmodule Caravan.Test.OsResources do
   """
   @spec await_no_more(map, pos_integer) :: :ok
   def await_no_more(before, timeout \\ 10_000) do
-    before = Map.merge(before, %{lookups: 0, tasks: 0})
+    before = Map.merge(before, %{lookups: 0, shared: 0})
 
     more = fn ->
       now = now()

@@ -239,6 +239,10 @@ defmodule Caravan.Cluster.Config do
       refuse!(options, :ports, ":name where :type has no :srv", :srv)
     end
 
+    if rest.trust_anchors && not rest.dnssec do
+      refuse!(options, :dnssec, "true where :trust_anchors is given", false)
+    end
+
     rest = %{rest | min_interval: min_interval!(rest, options)}
     templates = Map.new(derived.type, &{&1, template!(&1, derived, rest.ports, options)})
 

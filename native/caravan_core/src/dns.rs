@@ -33,3 +33,5 @@ pub use settings::{
     BadNameserver, BadNetwork, Dnssec, MAX_NAMESERVERS, MAX_NETWORKS, Nameserver, Protocol,
     Settings, Source, Ttl, nameserver, network,
 };
+#[cfg(any(test, fuzzing))]
+pub use system::read_any_files;

@@ -9,7 +9,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use caravan_core::dns::{
     Kind, LookupError, Outcome, Question, Resolvers, Settings, Source, Started, Ticket, Ttl,
@@ -119,7 +119,7 @@ impl Client {
                 nameservers: vec![nameserver(server).expect("a nameserver")],
                 ..Source::default()
             },
-            timeout: Duration::from_millis(500),
+            timeout: Duration::from_secs(1),
             attempts: None,
             addresses: false,
             allow: Vec::new(),
@@ -145,10 +145,9 @@ impl Client {
         let (to, receiver) = channel();
         let question = Question::new(name.as_bytes(), Kind::A).expect("a question");
         let settings = Arc::clone(&self.settings);
-        let started = self
-            .resolvers
-            .start(question, settings, || Box::new(Reply { to, is_waiting }));
-        (started, receiver)
+        let waiter = || Ok(Box::new(Reply { to, is_waiting }) as Box<dyn Waiter>);
+        let started = self.resolvers.start(question, settings, waiter);
+        (started.expect("a waiter"), receiver)
     }
 
     fn outcome(&self, name: &str) -> Result<usize, LookupError> {
@@ -340,4 +339,34 @@ fn cancelled_and_shared_lookups() {
         "its waiter is gone"
     );
     assert_eq!(client.resolvers.under_way(), 0);
+}
+
+#[test]
+fn a_lookup_is_joined_while_it_is_young() {
+    let client = Client::new(&serve().to_string(), None);
+    let start = || client.start("silent.test").1;
+    let first = start();
+    let (_second, mut last) = (start(), start());
+    assert_eq!(client.resolvers.under_way(), 1);
+    let begin = Instant::now();
+    while client.resolvers.under_way() == 1 {
+        assert!(
+            begin.elapsed() < client.settings.timeout,
+            "all joined the first"
+        );
+        last = start();
+    }
+    assert_eq!(first.recv_timeout(ENOUGH), Ok(Err(LookupError::Timeout)));
+    assert_eq!(client.resolvers.under_way(), 1, "of its own");
+    assert_eq!(last.recv_timeout(ENOUGH), Ok(Err(LookupError::Timeout)));
+    assert_eq!(client.resolvers.under_way(), 0);
+}
+
+#[test]
+fn nobody_joins_a_lookup_from_before_a_flush() {
+    let client = Client::new(&serve().to_string(), None);
+    let _before = client.start("silent.test");
+    client.resolvers.flush();
+    let _after = client.start("silent.test");
+    assert_eq!(client.resolvers.under_way(), 2);
 }

@@ -45,6 +45,10 @@ impl Lookup {
         !self.settled.swap(true, Ordering::AcqRel)
     }
 
+    fn is_settled(&self) -> bool {
+        self.settled.load(Ordering::Acquire)
+    }
+
     fn cancel(&self) -> bool {
         let cancelled = self.settle();
         if cancelled && let Some(ticket) = self.ticket.lock().take() {
@@ -80,18 +84,24 @@ impl Drop for Place {
 struct Reply {
     lookup: ResourceArc<Lookup>,
     to: LocalPid,
-    _place: Option<Place>,
+    _place: Place,
 }
 
 impl Reply {
     /// Not on a scheduler's thread: rustler forbids it.
     fn settle_with(&self, make_result: impl for<'a> FnOnce(Env<'a>) -> Term<'a>) {
+        if self.lookup.is_settled() {
+            return;
+        }
+        let mut message_env = OwnedEnv::new();
+        // Made first: who finds the lookup settled waits a few milliseconds for the message.
+        let message = message_env.run(|env| {
+            let result = make_result(env);
+            message_env.save((self.lookup.clone(), result))
+        });
         if self.lookup.settle() {
             // A dead receiver is no error: nobody waits any more.
-            let _ = OwnedEnv::new().send_and_clear(&self.to, |env| {
-                let result = make_result(env);
-                (self.lookup.clone(), result).encode(env)
-            });
+            let _ = message_env.send_and_clear(&self.to, |env| message.load(env));
         }
     }
 
@@ -184,11 +194,12 @@ fn dns_flush() -> rustler::Atom {
     rustler::types::atom::ok()
 }
 
-/// Lookups under way: `{as callers see them, as servers see them}`. For tests.
+/// `{lookups under way as callers see them, as servers see them, tasks on the runtime}`. For tests.
 #[rustler::nif]
-fn dns_in_flight() -> (usize, usize) {
+fn dns_in_flight() -> (usize, usize, usize) {
     let shared = RESOLVERS.get().map_or(0, |resolvers| resolvers.under_way());
-    (LOOKUPS.load(Ordering::Relaxed), shared)
+    let tasks = runtime::handle().map_or(0, |handle| handle.metrics().num_alive_tasks());
+    (LOOKUPS.load(Ordering::Relaxed), shared, tasks)
 }
 
 fn start<'a>(
@@ -205,19 +216,20 @@ fn start<'a>(
         ticket: Mutex::new(None),
     });
     let caller = env.pid();
-    let reply = |place| Reply {
-        lookup: lookup.clone(),
-        to: caller,
-        _place: place,
+    let reply = || {
+        Ok::<_, LookupError>(Reply {
+            lookup: lookup.clone(),
+            to: caller,
+            _place: Place::take()?,
+        })
     };
-    let mut place = Some(Place::take()?);
-    let mut waiter = || {
-        let waiter = Box::new(reply(place.take())) as Box<dyn Waiter>;
+    let waiter = || {
+        let waiter = Box::new(reply()?) as Box<dyn Waiter>;
         #[cfg(feature = "panics")]
         assert_ne!(name.as_slice(), b"panic-in-nif.invalid");
-        waiter
+        Ok(waiter)
     };
-    match resolvers()?.start(question, Arc::new(settings), &mut waiter) {
+    match resolvers()?.start(question, Arc::new(settings), waiter)? {
         // Nobody can cancel it before this returns.
         Started::UnderWay(ticket) => *lookup.ticket.lock() = Some(ticket),
         Started::Answered(answer) => return Ok(lookup_terms::result(env, name, kind, Ok(&answer))),
@@ -225,7 +237,7 @@ fn start<'a>(
             return Ok(lookup_terms::kept(env, name, kind, &answer, ttl));
         }
         Started::Cached(answer, ttl) => {
-            let reply = reply(place.take());
+            let reply = reply()?;
             let runtime = runtime::handle().map_err(|_| LookupError::Internal)?;
             runtime.spawn(async move { reply.settle_kept(&answer, ttl) });
         }

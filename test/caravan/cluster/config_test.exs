@@ -172,6 +172,8 @@ defmodule Caravan.Cluster.ConfigTest do
            ~r/expected :min_interval to be 5000 at most, which is :poll_interval, got: 5001/},
           {"a shortest interval of zero", @required ++ [min_interval: 0],
            ~r/expected :min_interval/},
+          {"trust anchors that nobody would use", @required ++ [trust_anchors: "/etc/anchors"],
+           ~r/expected :dnssec to be true where :trust_anchors is given, got: false/},
           {"ports from elsewhere", @required ++ [ports: :dns], ~r/expected :ports .* got: :dns/},
           {"SRV ports without SRV", @required ++ [type: :a, ports: :srv],
            ~r/expected :ports to be :name where :type has no :srv, got: :srv/},

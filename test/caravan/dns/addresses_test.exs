@@ -98,6 +98,31 @@ defmodule Caravan.Dns.AddressesTest do
       refute {"node1.test", :a} in asked(context.server)
     end
 
+    test "takes 16 of a target, each once, however many there are", context do
+      additional = for n <- 1..600, do: Wire.a(["node1", "test"], {10, 0, 0, rem(n, 20)})
+      answers = for n <- 1..1_000, do: Wire.srv(:question, n, ["node1", "test"])
+
+      many =
+        {:raw, fn query, _ -> Wire.response(query, answers: answers, additional: additional) end}
+
+      DnsServer.put(context.server, @name, :srv, many)
+      options = [nameservers: ["tcp://" <> DnsServer.address(context.server)], addresses: true]
+      first = for n <- 1..16, do: {10, 0, 0, n}
+      assert addresses(options) == List.duplicate(first, 1_000)
+
+      DnsServer.put(context.server, @name, :srv, [{0, 0, 1, "node2.test"}])
+
+      DnsServer.put(
+        context.server,
+        "node2.test",
+        :a,
+        for(n <- 0..3_000, do: {10, 1, div(n, 250), rem(n, 250)})
+      )
+
+      assert [of_node2] = addresses([cache: false] ++ options)
+      assert length(of_node2) == 16
+    end
+
     test "leaves a target without addresses with none", %{server: server, options: options} do
       DnsServer.put(server, "node1.test", :a, [@ip])
       DnsServer.put(server, "node2.test", :a, :nxdomain)
@@ -160,6 +185,29 @@ defmodule Caravan.Dns.AddressesTest do
       assert {one.addresses, two.addresses} == {[{10, 0, 0, 1}], []}
     end
 
+    test "that drops those of all targets is an error too", context do
+      DnsServer.put(context.server, "node1.test", :a, [{11, 0, 0, 1}])
+      options = [addresses: true, allow: ["10.0.0.0/8"]] ++ context.options
+      assert {:error, %Error{reason: :not_allowed}} = Dns.lookup(@name, :srv, options)
+      # Not so, where there was nothing to drop.
+      DnsServer.put(context.server, "node1.test", :a, :empty)
+      assert %{dropped: 0} = Dns.lookup!(@name, :srv, options)
+    end
+
+    test "finds the addresses that it lets through behind any number of others", context do
+      outside = for n <- 1..100, do: {11, 0, 0, n}
+      DnsServer.put(context.server, "node1.test", :a, outside ++ [{10, 0, 0, 1}])
+      options = [addresses: true, allow: ["10.0.0.0/8"]] ++ context.options
+      assert %{records: [one, _two], dropped: 100} = Dns.lookup!(@name, :srv, options)
+      assert one.addresses == [{10, 0, 0, 1}]
+    end
+
+    test "is refused where it could leave nothing out", %{options: options} do
+      assert_raise ArgumentError, ~r/expected :addresses to be true where :allow/, fn ->
+        Dns.lookup(@name, :srv, [allow: ["10.0.0.0/8"]] ++ options)
+      end
+    end
+
     test "sees an IPv4 address through its mapping in IPv6", %{server: server, options: options} do
       mapped = {0, 0, 0, 0, 0, 0xFFFF, 0x0A00, 0x0001}
       DnsServer.put(server, "app.test", :aaaa, [mapped, @ip6])
@@ -176,9 +224,10 @@ defmodule Caravan.Dns.AddressesTest do
             "10.0.0.0/",
             "10.0.0.0/-1",
             8
-          ] do
+          ],
+          bad <- [[bad], ["10.0.0.0/8" | bad]] do
         assert_raise ArgumentError, ~r/expected :allow to be .* got: /, fn ->
-          Dns.lookup("app.test", :a, [allow: [bad]] ++ options)
+          Dns.lookup("app.test", :a, [allow: bad] ++ options)
         end
       end
     end

@@ -4,6 +4,7 @@ defmodule Caravan.Dns.CacheTest do
 
   alias Caravan.Dns
   alias Caravan.Test.DnsServer
+  alias Caravan.Test.DnsServer.Wire
   alias Caravan.Test.Host
 
   @ip {127, 0, 0, 1}
@@ -110,11 +111,59 @@ defmodule Caravan.Dns.CacheTest do
     end
   end
 
-  test "it is bounded: any number of names leaves it working", %{server: server, options: options} do
-    DnsServer.put_default(server, {[@ip], ttl: 300})
-    for n <- 1..5_000, do: Dns.lookup!("n#{n}.test", :a, options)
+  test "an answer that lacks the addresses of a silent target is not kept", context do
+    DnsServer.put(context.server, "_app._tcp.test", :srv, {[{0, 0, 1, "node1.test"}], ttl: 300})
+    options = [addresses: true] ++ context.options
+    lookup = &Dns.lookup!("_app._tcp.test", :srv, &1 ++ options)
+    for type <- [:a, :aaaa], do: DnsServer.put(context.server, "node1.test", type, :silent)
+    assert %{records: [%{addresses: []}]} = lookup.(timeout: 300)
+    DnsServer.put(context.server, "node1.test", :a, {[@ip], ttl: 300})
+    # That there are none is an answer.
+    DnsServer.put(context.server, "node1.test", :aaaa, :empty)
+    assert %{records: [%{addresses: [@ip]}], cached: false} = lookup.(timeout: 301)
+    assert %{records: [%{addresses: [@ip]}], cached: true} = lookup.(timeout: 301)
+  end
+
+  test "it outlives the sockets that its answers came over", %{server: server, options: options} do
     put(server, 300)
-    assert %{records: [@ip], cached: false} = ask(options)
+    assert %{records: [@ip]} = ask(options)
+    # Those of 32 configurations are kept, and these are 40.
+    address = DnsServer.address(server)
+
+    for n <- 1..40 do
+      nameservers =
+        List.duplicate(address, 1 + div(n, 4)) ++ List.duplicate("127.0.0.1:1", rem(n, 4))
+
+      assert {:ok, _} = Dns.lookup("app.test", :a, nameservers: nameservers, cache: false)
+    end
+
+    assert %{records: [@ip], cached: true} = ask(options)
+  end
+
+  test "it is bounded, by records and addresses of targets: one more empties it", context do
+    %{server: server, options: options} = context
+    put(server, 300)
+    assert %{records: [@ip]} = ask(options)
     assert %{cached: true} = ask(options)
+    # 900 records and 16 addresses of each.
+    answers = for n <- 1..900, do: Wire.srv(:question, n, ["n", "test"])
+    additional = for n <- 1..16, do: Wire.a(["n", "test"], {10, 0, 0, n})
+
+    many =
+      {:raw, fn query, _ -> Wire.response(query, answers: answers, additional: additional) end}
+
+    DnsServer.put_default(server, many)
+
+    options = [
+      addresses: true,
+      min_ttl: 300,
+      nameservers: ["tcp://" <> DnsServer.address(server)]
+    ]
+
+    assert %{cached: false} = Dns.lookup!("_a.test", :srv, options)
+    assert %{cached: false} = Dns.lookup!("_b.test", :srv, options)
+    assert %{cached: true} = Dns.lookup!("_b.test", :srv, options)
+    assert %{cached: false} = Dns.lookup!("_a.test", :srv, options)
+    assert %{cached: false} = ask(context.options)
   end
 end

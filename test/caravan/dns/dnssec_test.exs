@@ -5,13 +5,17 @@ defmodule Caravan.Dns.DnssecTest do
 
   alias Caravan.Dns
   alias Caravan.Dns.Error
+  alias Caravan.Test.DnsServer
+  alias Caravan.Test.DnsServer.Wire
   alias Caravan.Test.Knot
 
   @records [
     "_app._tcp 60 SRV 0 0 4001 node1",
     "node1 60 A 127.0.0.1",
     "node2 60 A 127.0.0.2",
-    "alias 60 CNAME node1"
+    "alias 60 CNAME node1",
+    "*.pool 60 A 127.0.0.99",
+    "one.pool 60 A 127.0.0.10"
   ]
 
   # A zone that the signed root delegates without a DS record is provably not signed.
@@ -97,6 +101,11 @@ defmodule Caravan.Dns.DnssecTest do
              Dns.lookup!("app.plain.test", :a, options)
   end
 
+  test "such a zone has no proof to give of what it does not have", %{options: options} do
+    assert {:error, %Error{reason: :nxdomain}} = Dns.lookup("none.plain.test", :a, options)
+    assert {:error, %Error{reason: :no_records}} = Dns.lookup("app.plain.test", :srv, options)
+  end
+
   test "without the option nothing is proved", %{options: options} do
     options = Keyword.drop(options, [:dnssec, :trust_anchors])
 
@@ -145,6 +154,39 @@ defmodule Caravan.Dns.DnssecTest do
       options = broken(context, &String.replace(&1, ~r/\bA\t127\.0\.0\.1$/, "A\t127.0.0.66"))
       assert %{secure: true} = Dns.lookup!("_app._tcp.sec.test", :srv, options)
       assert reason("_app._tcp.sec.test", :srv, [addresses: true] ++ options) == :bogus
+    end
+
+    # hickory looks for no proof where all of the authority section is provably unsigned.
+    for {what, authority} <- [{"nothing", []}, {"an unsigned zone", ["plain", "test"]}] do
+      test "a name that is said not to exist, by #{what} in the authority section", context do
+        authority = authority(unquote(authority))
+
+        for {flags, name} <- [{0x8183, "node1.sec.test"}, {0x8180, "node2.sec.test"}] do
+          forged = &Wire.response(&1, flags: flags, authority: authority)
+          assert reason(name, :a, forging(context, name, forged)) == :bogus
+        end
+      end
+
+      test "a wildcard's record in place of a name's own, beside #{what}", context do
+        authority = authority(unquote(authority))
+
+        forged = fn query ->
+          # Of another name of as many octets.
+          response = forward(context, String.replace(query, <<3, "one">>, <<3, "two">>))
+          <<_::48, count::16, _::32, sections::binary>> = response
+          question = byte_size(Wire.question(query))
+          rest = binary_part(sections, question, byte_size(sections) - question)
+
+          Wire.response(query,
+            answers: [records(rest, count)],
+            counts: [1, count, length(authority), 0],
+            authority: authority
+          )
+        end
+
+        assert reason("one.pool.sec.test", :a, forging(context, "one.pool.sec.test", forged)) ==
+                 :bogus
+      end
     end
 
     test "a zone signed by somebody else", context do
@@ -202,6 +244,34 @@ defmodule Caravan.Dns.DnssecTest do
       end
     end
   end
+
+  # Options for a nameserver that says the same as the one of all tests, but for the address of `name`.
+  defp forging(context, name, forged) do
+    server = start_supervised!({DnsServer, []}, id: make_ref())
+
+    DnsServer.put_default(server, {:raw, fn query, _ -> forward(context, query) end})
+    DnsServer.put(server, name, :a, {:raw, fn query, _ -> forged.(query) end})
+    Keyword.put(context.options, :nameservers, [DnsServer.address(server)])
+  end
+
+  defp forward(%{options: options}, query) do
+    [ip, port] = options[:nameservers] |> hd() |> String.split(":")
+    address = [String.to_charlist(ip), String.to_integer(port)]
+    {:ok, socket} = apply(:gen_tcp, :connect, address ++ [[:binary, packet: 2, active: false]])
+    :ok = :gen_tcp.send(socket, query)
+    {:ok, response} = :gen_tcp.recv(socket, 0, 5_000)
+    :gen_tcp.close(socket)
+    response
+  end
+
+  defp authority([]), do: []
+  defp authority(zone), do: [Wire.record(zone, :ns, Wire.name(["ns" | zone]))]
+
+  # The bytes of so many records, whose owner is the name in the question.
+  defp records(_bytes, 0), do: ""
+
+  defp records(<<0xC00C::16, _::64, size::16, data::binary-size(size), rest::binary>> = bytes, n),
+    do: binary_part(bytes, 0, 12) <> data <> records(rest, n - 1)
 
   defp reason(name, type, options) do
     assert {:error, %Error{reason: reason}} = Dns.lookup(name, type, options)

@@ -36,6 +36,8 @@ defmodule Caravan.Dns.HostileTest do
           {"65,535 questions", :many_questions},
           {"a wrong source port", :other_port},
           {"the query itself", :echo},
+          {"an update", :update},
+          {"NXDOMAIN without a question", :bare_nxdomain},
           {"a packet that ends in its header", :short_header},
           {"an empty packet", :nothing}
         ] do
@@ -101,6 +103,12 @@ defmodule Caravan.Dns.HostileTest do
         check(context, unquote(transport), reply, :no_records, @long)
       end
 
+      test "an address of another class", context do
+        chaos = <<0xC00C::16, 1::16, 3::16, 5::32, 4::16, 6, 6, 6, 6>>
+        reply = {:raw, fn query, _ -> answer(query, answers: [chaos]) end}
+        check(context, unquote(transport), reply, :no_records, @long)
+      end
+
       test "an address of another name", context do
         reply =
           {:raw, fn query, _ -> answer(query, answers: [Wire.a(["other", "test"], @ip)]) end}
@@ -158,6 +166,110 @@ defmodule Caravan.Dns.HostileTest do
       closed = "tcp://127.0.0.1:#{Caravan.Test.Host.free_port()}"
       check_address(context, closed, :connection, @long)
     end
+  end
+
+  describe "an answer cut short over UDP" do
+    setup %{server: server},
+      do: %{options: [nameservers: [DnsServer.address(server)], attempts: 1]}
+
+    test "is asked for over TCP, wherever it was cut", %{server: server, options: options} do
+      cut_in_a_record = fn bytes -> binary_part(bytes, 0, byte_size(bytes) - 5) end
+      whole = &Wire.response(&1, answers: for(_ <- 1..300, do: Wire.a(:question, @ip)))
+
+      for {name, over_udp} <- [
+            {"record.test",
+             &cut_in_a_record.(
+               Wire.response(&1, flags: 0x8380, answers: [Wire.a(:question, @ip)])
+             )},
+            # Larger than what is taken of a datagram, and without a word of being cut.
+            {"buffer.test", whole}
+          ] do
+        reply = fn query, transport ->
+          if transport == :udp, do: over_udp.(query), else: whole.(query)
+        end
+
+        DnsServer.put(server, name, :a, {:raw, reply})
+        assert {:ok, %{transport: :tcp, records: records}} = Dns.lookup(name, :a, options)
+        assert length(records) == 300
+      end
+    end
+
+    test "is asked for over UDP again where TCP was silent", %{server: server, options: options} do
+      # A rate limiter says so once, and a firewall drops TCP.
+      cut = {:fun, &if(&1.transport == :tcp, do: :silent, else: :truncated)}
+      DnsServer.put(server, "app.test", :a, cut)
+      options = [cache: false] ++ options
+
+      assert {:error, %Error{reason: :timeout}} =
+               Dns.lookup("app.test", :a, [timeout: @short] ++ options)
+
+      DnsServer.put(server, "app.test", :a, [@ip])
+      assert {:ok, %{transport: :udp}} = Dns.lookup("app.test", :a, [timeout: @long] ++ options)
+    end
+
+    test "is asked for over TCP alone once that has worked", %{server: server, options: options} do
+      DnsServer.put(server, "app.test", :a, for(n <- 1..200, do: {10, 0, 0, n}))
+      options = [cache: false] ++ options
+      for _ <- 1..3, do: assert({:ok, %{transport: :tcp}} = Dns.lookup("app.test", :a, options))
+      transports = for query <- DnsServer.queries(server), do: query.transport
+      assert transports == [:udp, :tcp, :tcp, :tcp]
+    end
+  end
+
+  test "a server that does not know EDNS is asked without it", %{server: server} do
+    DnsServer.put_default(server, {:fun, &if(&1.edns, do: :formerr, else: [@ip])})
+    options = [nameservers: [DnsServer.address(server)]]
+    assert {:ok, %{records: [@ip]}} = Dns.lookup("app.test", :a, options)
+    # One that understands neither says so.
+    DnsServer.put_default(server, :formerr)
+    assert {:error, %Error{reason: :formerr}} = Dns.lookup("other.test", :a, options)
+  end
+
+  test "randomize_case takes no error without the question that was asked", %{server: server} do
+    bare =
+      {:raw,
+       fn query, _ -> Wire.response(query, flags: 0x8182, counts: [0, 0, 0, 0], question: "") end}
+
+    DnsServer.put_default(server, {:each, [bare, [@ip]]})
+    options = [nameservers: [DnsServer.address(server)], attempts: 1]
+    assert {:error, %Error{reason: :servfail}} = Dns.lookup("a.test", :a, options)
+    assert {:ok, %{records: [@ip]}} = Dns.lookup("b.test", :a, [randomize_case: true] ++ options)
+  end
+
+  test "a TTL of over 68 years is none", %{server: server} do
+    reply = fn query, _ ->
+      Wire.response(query, answers: [Wire.record(:question, :a, <<10, 0, 0, 1>>, 0xFFFFFFFF)])
+    end
+
+    DnsServer.put_default(server, {:raw, reply})
+    assert {:ok, %{ttl: 0}} = Dns.lookup("app.test", :a, nameservers: [DnsServer.address(server)])
+  end
+
+  test "whatever the deadline cuts off, a caller has its answer or :timeout, and no message after that",
+       %{server: server} do
+    answers = for n <- 1..2_000, do: Wire.srv(:question, n, ["n", "test"])
+    additional = for n <- 1..16, do: Wire.a(["n", "test"], {10, 0, 0, n})
+
+    DnsServer.put_default(
+      server,
+      {:raw, fn query, _ -> Wire.response(query, answers: answers, additional: additional) end}
+    )
+
+    options = [
+      nameservers: ["tcp://" <> DnsServer.address(server)],
+      addresses: true,
+      cache: false
+    ]
+
+    for timeout <- 1..60 do
+      case Dns.lookup("app.test", :srv, [timeout: timeout] ++ options) do
+        {:ok, answer} -> assert length(answer.records) == 2_000
+        {:error, error} -> assert error.reason == :timeout
+      end
+    end
+
+    assert {:ok, _} = Dns.lookup("app.test", :srv, [timeout: 20_000] ++ options)
+    refute_received _
   end
 
   describe "an answer cut short over UDP that TCP does not give whole either:" do
@@ -269,6 +381,11 @@ defmodule Caravan.Dns.HostileTest do
   defp bytes(:short_header, query), do: binary_part(query, 0, 11)
   defp bytes(:nothing, _query), do: ""
   defp bytes(:no_question, query), do: answer(query, counts: [0, 1, 0, 0], question: "")
+  defp bytes(:update, query), do: answer(query, flags: 0xA980)
+
+  defp bytes(:bare_nxdomain, query),
+    do: answer(query, flags: 0x8183, answers: [], counts: [0, 0, 0, 0], question: "")
+
   defp bytes(:many_answers, query), do: answer(query, counts: [1, 65_535, 0, 0])
   defp bytes(:many_records, query), do: answer(query, counts: [1, 65_535, 65_535, 65_535])
   defp bytes(:many_questions, query), do: answer(query, counts: [65_535, 1, 0, 0])

@@ -27,7 +27,7 @@ defmodule Caravan.Dns.LimitsTest do
     started = for n <- 1..1_024, do: Dns.lookup_async("app#{rem(n, 512)}.test", :a, options)
     assert Enum.all?(started, &match?({:ok, _}, &1))
     # Those that ask the same are one.
-    assert %{lookups: 1_024, tasks: 512} = OsResources.held()
+    assert %{lookups: 1_024, shared: 512} = OsResources.held()
     assert {:error, %Error{reason: :busy}} = Dns.lookup_async("app.test", :a, options)
     assert {:error, %Error{reason: :busy}} = Dns.lookup("app.test", :a, options)
 
@@ -41,6 +41,17 @@ defmodule Caravan.Dns.LimitsTest do
 
     DnsServer.put_default(server, [@ip])
     assert {:ok, _} = Dns.lookup("app.test", :a, options)
+  end
+
+  test "a kept answer needs no place", %{server: server, options: options} do
+    DnsServer.put(server, "kept.test", :a, {[@ip], ttl: 300})
+    kept = Keyword.put(options, :cache, true)
+    assert %{cached: false} = Dns.lookup!("kept.test", :a, kept)
+    DnsServer.put_default(server, :silent)
+    started = for n <- 1..1_024, do: Dns.lookup_async("app#{n}.test", :a, options)
+    assert {:error, %Error{reason: :busy}} = Dns.lookup("app.test", :a, options)
+    assert %{cached: true} = Dns.lookup!("kept.test", :a, kept)
+    for {:ok, ref} <- started, do: assert(Dns.cancel(ref))
   end
 
   test "a place is free again when its lookup is cancelled, or its process has died", %{
@@ -63,7 +74,7 @@ defmodule Caravan.Dns.LimitsTest do
     assert_receive {:DOWN, ^monitor, _, _, :killed}
 
     Host.await(
-      fn -> match?(%{lookups: 512, tasks: 512}, OsResources.held()) end,
+      fn -> match?(%{lookups: 512, shared: 512}, OsResources.held()) end,
       "those of the dead to end"
     )
 

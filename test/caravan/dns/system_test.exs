@@ -54,11 +54,43 @@ defmodule Caravan.Dns.SystemTest do
     assert asked(system) == ["none.a.test", "none.b.test", "none"]
   end
 
-  test "search: a failure ends it, for the answer could have been there" do
+  test "search: SERVFAIL leaves the next to be tried; told, when none has an answer" do
     system = start("search a.test b.test\n" <> @localhost)
     put(system, "app.a.test", :servfail)
     put(system, "app.b.test", [@one])
+    assert a(system, "app") == [@one]
+    # As the C library does.
+    put(system, "app.b.test", :nxdomain)
     assert a(system, "app") == :servfail
+  end
+
+  test "search: any other failure ends it, for the answer could have been there" do
+    system = start("search a.test b.test\n" <> @localhost)
+    put(system, "app.a.test", :refused)
+    put(system, "app.b.test", [@one])
+    assert a(system, "app") == :refused
+  end
+
+  test "search: a nameserver that is silent is waited for once, not for each name" do
+    # As Kubernetes has it.
+    domains = "ns.svc.cluster.local svc.cluster.local cluster.local"
+
+    system =
+      start("search #{domains}\noptions ndots:5\nnameserver 127.0.0.1\nnameserver 127.0.0.2\n")
+
+    SystemFiles.nameserver!(system, :second, ip: {127, 0, 0, 2})
+    SystemFiles.server(system, :first, :put_default, [:silent])
+    put(system, :second, "app.other.svc.cluster.local", [@two])
+    # A try may take a second, and there are four names.
+    assert a(system, "app.other.svc.cluster.local", timeout: 4_000) == [@two]
+  end
+
+  test "hosts: what is not UTF-8 costs its own line" do
+    system =
+      start(@localhost, "127.0.0.1 localhost\n10.0.0.7 db.test\n# caf\xe9\n10.0.0.8 db2.test\n")
+
+    assert a(system, "db.test") == [{10, 0, 0, 7}]
+    assert a(system, "db2.test") == [{10, 0, 0, 8}]
   end
 
   test "search: the domain that this machine is in, when nothing is said" do

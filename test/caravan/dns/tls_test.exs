@@ -7,7 +7,6 @@ defmodule Caravan.Dns.TlsTest do
   alias Caravan.Dns
   alias Caravan.Dns.Error
   alias Caravan.Test.Certificates
-  alias Caravan.Test.DnsServer
   alias Caravan.Test.Host
   alias Caravan.Test.OsResources
   alias Caravan.Test.Unbound
@@ -118,14 +117,11 @@ defmodule Caravan.Dns.TlsTest do
         assert reason(["#{scheme}://127.0.0.1:#{port}#dns.test"], ca_file: ca_file, timeout: 300) ==
                  :timeout
 
-        plain = start_supervised!(DnsServer)
-        address = "#{scheme}://#{DnsServer.address(plain)}#dns.test"
-
-        assert reason([address], ca_file: ca_file, timeout: 2_000) in [
-                 :tls,
-                 :connection,
-                 :timeout
-               ]
+        {:ok, plain} = :gen_tcp.listen(0, ip: @ip)
+        {:ok, port} = :inet.port(plain)
+        spawn_link(fn -> for _ <- Stream.cycle([:ok]), do: greet(plain) end)
+        address = "#{scheme}://127.0.0.1:#{port}#dns.test"
+        assert reason([address], ca_file: ca_file, timeout: 60_000) == :tls
 
         address = "#{scheme}://127.0.0.1:#{Host.free_port()}#dns.test"
         assert reason([address], ca_file: ca_file, timeout: 60_000) == :connection
@@ -146,6 +142,13 @@ defmodule Caravan.Dns.TlsTest do
         assert %{records: [@ip]} = Dns.lookup!("app.test", :a, options)
       end
     end
+  end
+
+  test "https:// where the server has nothing is a bad response", context do
+    address = Unbound.https_address(context.servers.named)
+    path = URI.parse(address).path || ""
+    address = String.replace_suffix(address, path, "/elsewhere") <> "#dns.test"
+    assert reason([address], ca_file: context.ca_file) == :bad_response
   end
 
   describe "ca_file" do
@@ -170,11 +173,25 @@ defmodule Caravan.Dns.TlsTest do
       assert reason([address], ca_file: path) == :tls
     end
 
+    test "that is a pipe, at which a reader would wait, is a bad file", context do
+      path = Path.join(context.dir, "pipe")
+      {_, 0} = System.cmd("mkfifo", [path])
+      address = Unbound.tls_address(context.servers.named) <> "#dns.test"
+      assert reason([address], ca_file: path) == :bad_file
+      assert reason([address], dnssec: true, trust_anchors: path) == :bad_file
+    end
+
     test "that is no path says what was expected" do
       assert_raise ArgumentError, ~r/expected :ca_file to be .* got: 1/, fn ->
         Dns.lookup("app.test", :a, ca_file: 1)
       end
     end
+  end
+
+  # Said to whoever comes first.
+  defp greet(listener) do
+    {:ok, socket} = :gen_tcp.accept(listener)
+    :ok = :gen_tcp.send(socket, "220 this is no TLS\r\n")
   end
 
   defp reason(nameservers, options) do

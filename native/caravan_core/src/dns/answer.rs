@@ -7,13 +7,15 @@ use std::time::Duration;
 use hickory_resolver::proto::dnssec::Proof;
 #[cfg(any(test, fuzzing))]
 use hickory_resolver::proto::op::Message;
-use hickory_resolver::proto::rr::{Name, RData, Record};
+use hickory_resolver::proto::rr::{DNSClass, Name, RData, Record};
 use ipnet::IpNet;
 
 use super::{Kind, LookupError};
 
 /// Records taken from one answer; a larger answer is an error, not a part.
 pub const MAX_RECORDS: usize = 4_096;
+/// Addresses of one SRV target; the first are kept.
+pub const MAX_TARGET_ADDRESSES: usize = 16;
 /// Records of a short answer, and addresses of their targets.
 const SHORT: usize = 128;
 /// Aliases followed within one answer.
@@ -75,18 +77,26 @@ pub struct Answer {
     pub dropped: usize,
     /// Whether DNSSEC proved it.
     pub secure: bool,
+    /// Whether the addresses of each target are known, or known not to be there.
+    pub complete: bool,
 }
 
 impl Answer {
-    /// Whether a scheduler of the BEAM has the time to make terms of it; others are made terms of on
-    /// the runtime's thread.
+    /// Records, and addresses of their targets.
     #[must_use]
-    pub fn is_short(&self) -> bool {
+    pub fn weight(&self) -> usize {
         let addresses = match &self.records {
             Records::Services(services) => services.iter().map(|s| s.addresses.len()).sum(),
             Records::Addresses(_) => 0,
         };
-        self.records.len() + addresses <= SHORT
+        self.records.len() + addresses
+    }
+
+    /// Whether a scheduler of the BEAM has the time to make terms of it; others are made terms of on
+    /// the runtime's thread.
+    #[must_use]
+    pub fn is_short(&self) -> bool {
+        self.weight() <= SHORT
     }
 }
 
@@ -130,10 +140,10 @@ pub(super) fn read(answers: &[Record], name: &Name, kind: Kind) -> Result<Said, 
     }
     let (mut owner, mut ttl, mut secure) = (name, u32::MAX, true);
     for _ in 0..=MAX_ALIASES {
-        let wanted =
-            |record: &&Record| record.record_type() == kind.into() && record.name == *owner;
+        let owned = |record: &&Record| record.dns_class == DNSClass::IN && record.name == *owner;
+        let wanted = |record: &&Record| record.record_type() == kind.into() && owned(record);
         let mut rest_on = |record: &Record| {
-            ttl = ttl.min(record.ttl);
+            ttl = ttl.min(ttl_of(record));
             secure = secure && record.proof == Proof::Secure;
         };
         if answers.iter().any(|record| wanted(&record)) {
@@ -144,7 +154,7 @@ pub(super) fn read(answers: &[Record], name: &Name, kind: Kind) -> Result<Said, 
             let found = Found::Records(records);
             return Ok(Said { found, ttl, secure });
         }
-        let mut aliases = answers.iter().filter(|record| record.name == *owner);
+        let mut aliases = answers.iter().filter(owned);
         match aliases.find_map(|record| Some((record, alias(record)?))) {
             Some((record, target)) => {
                 rest_on(record);
@@ -164,7 +174,17 @@ pub(super) fn read(answers: &[Record], name: &Name, kind: Kind) -> Result<Said, 
 pub(super) fn addresses_of(additionals: &[Record]) -> impl Iterator<Item = (&Record, IpAddr)> {
     additionals
         .iter()
+        .filter(|record| record.dns_class == DNSClass::IN)
         .filter_map(|record| Some((record, address(record)?)))
+}
+
+/// With its first bit set it is to be read as zero (RFC 2181, 8).
+pub(super) fn ttl_of(record: &Record) -> u32 {
+    if i32::try_from(record.ttl).is_ok() {
+        record.ttl
+    } else {
+        0
+    }
 }
 
 /// The data of `records`, whoever owns them.
@@ -177,12 +197,14 @@ pub(super) fn records<'a>(records: impl Iterator<Item = &'a Record>, kind: Kind)
 
 /// Leaves only addresses of `networks`; returns how many went.
 pub(super) fn keep_allowed(addresses: &mut Vec<IpAddr>, networks: &[IpNet]) -> usize {
-    if networks.is_empty() {
-        return 0;
-    }
     let all = addresses.len();
-    addresses.retain(|ip| networks.iter().any(|network| network.contains(ip)));
+    addresses.retain(|ip| is_allowed(*ip, networks));
     all - addresses.len()
+}
+
+/// Whether an address lies in one of `networks`; where there are none, all are allowed.
+pub(super) fn is_allowed(address: IpAddr, networks: &[IpNet]) -> bool {
+    networks.is_empty() || networks.iter().any(|network| network.contains(&address))
 }
 
 fn alias(record: &Record) -> Option<&Name> {
@@ -239,6 +261,14 @@ pub fn read_any(octets: &[u8]) {
     let Ok(message) = Message::from_vec(octets) else {
         return;
     };
+    for (record, _ip) in addresses_of(&message.additionals) {
+        assert!(
+            host(&record.name)
+                .bytes()
+                .all(|octet| octet.is_ascii_graphic())
+        );
+        assert!(i32::try_from(ttl_of(record)).is_ok());
+    }
     let asked = message.queries.first().map(|query| query.name().clone());
     let owner = message.answers.first().map(|record| record.name.clone());
     for name in [asked, owner].into_iter().flatten() {
@@ -362,6 +392,30 @@ mod tests {
             read(&[], &name("a.test."), Kind::A),
             Err(LookupError::NoRecords)
         );
+    }
+
+    #[test]
+    fn records_of_another_class_are_no_answer() {
+        let mut records = [
+            record("a.test.", 60, a(1)),
+            record("a.test.", 60, cname("b.test.")),
+        ];
+        for record in &mut records {
+            record.dns_class = DNSClass::CH;
+        }
+        assert_eq!(
+            read(&records, &name("a.test."), Kind::A),
+            Err(LookupError::NoRecords)
+        );
+        assert_eq!(addresses_of(&records).count(), 0);
+    }
+
+    #[test]
+    fn a_ttl_with_its_first_bit_set_is_zero() {
+        for (ttl, read_as) in [(1 << 31, 0), (u32::MAX, 0), ((1 << 31) - 1, (1 << 31) - 1)] {
+            let said = read(&[record("a.test.", ttl, a(1))], &name("a.test."), Kind::A);
+            assert_eq!(said.expect("an answer").ttl, read_as);
+        }
     }
 
     #[test]

@@ -3,12 +3,16 @@
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
 use super::task::Task;
 use super::{Answer, LookupError, Question, Settings};
+
+/// A lookup is joined within this part of its timeout: whoever joins has its deadline.
+const JOINABLE: u32 = 10;
 
 /// What a lookup ends with.
 pub type Outcome = Result<Arc<Answer>, LookupError>;
@@ -42,15 +46,22 @@ pub trait Waiter: Send + 'static {
 /// All lookups under way.
 pub struct Flights {
     runtime: Handle,
-    by_key: Mutex<HashMap<Key, Flight>>,
+    under_way: Mutex<UnderWay>,
+}
+
+#[derive(Default)]
+struct UnderWay {
+    by_number: HashMap<u64, Flight>,
+    /// Those that others may join.
+    newest: HashMap<Key, u64>,
 }
 
 /// Each with its number, of which its ticket has a copy.
 type Waiters = Vec<(u64, Box<dyn Waiter>)>;
 
 struct Flight {
-    /// Of one flight, so that nobody ends a later one of the same key.
-    number: u64,
+    key: Key,
+    start: Instant,
     task: Arc<Task<Outcome>>,
     waiters: Waiters,
     last_waiter: u64,
@@ -59,7 +70,6 @@ struct Flight {
 /// One waiter's place in a lookup under way.
 pub struct Ticket {
     flights: Arc<Flights>,
-    key: Key,
     flight: u64,
     waiter: u64,
 }
@@ -69,12 +79,12 @@ impl Flights {
     pub fn new(runtime: Handle) -> Self {
         Self {
             runtime,
-            by_key: Mutex::default(),
+            under_way: Mutex::default(),
         }
     }
 
-    /// Waits for a lookup with `key`. When none is under way, `make` makes its task, which is returned to
-    /// be started, and ends in [`Flights::land`] or [`Ticket::land_here`].
+    /// Waits for a lookup with `key`. When there is none to join, `make` makes the task of one with this
+    /// number, which is returned to be started, and ends in [`Flights::land`] or [`Ticket::land_here`].
     pub fn board(
         self: &Arc<Self>,
         key: Key,
@@ -82,13 +92,17 @@ impl Flights {
         waiter: Box<dyn Waiter>,
         make: impl FnOnce() -> Arc<Task<Outcome>>,
     ) -> (Ticket, Option<Arc<Task<Outcome>>>) {
-        let mut by_key = self.by_key.lock();
+        let mut under_way = self.under_way.lock();
         let mut made = None;
-        let flight = by_key.entry(key.clone()).or_insert_with(|| {
+        let number = under_way.joinable(&key).unwrap_or(number);
+        let UnderWay { by_number, newest } = &mut *under_way;
+        let flight = by_number.entry(number).or_insert_with(|| {
+            newest.insert(key.clone(), number);
             let task = make();
             made = Some(Arc::clone(&task));
             Flight {
-                number,
+                key,
+                start: Instant::now(),
                 task,
                 waiters: Vec::with_capacity(1),
                 last_waiter: 0,
@@ -98,60 +112,80 @@ impl Flights {
         flight.waiters.push((flight.last_waiter, waiter));
         let ticket = Ticket {
             flights: Arc::clone(self),
-            key,
-            flight: flight.number,
+            flight: number,
             waiter: flight.last_waiter,
         };
         (ticket, made)
     }
 
     /// Hands the outcome to all who wait for it. On the runtime's thread.
-    pub fn land(&self, key: &Key, number: u64, outcome: &Outcome) {
-        for (_, waiter) in self.close(key, number) {
+    pub fn land(&self, number: u64, outcome: &Outcome) {
+        for (_, waiter) in self.close(number) {
             waiter.deliver(outcome);
         }
     }
 
+    /// From now on nobody joins what is under way.
+    pub fn forget(&self) {
+        let forgotten = std::mem::take(&mut self.under_way.lock().newest);
+        drop(forgotten);
+    }
+
     /// Ends what nobody waits for any more.
     pub fn sweep(&self) {
-        let (mut gone, mut ended) = (Vec::new(), Vec::new());
-        let mut by_key = self.by_key.lock();
-        for flight in by_key.values_mut() {
+        let mut gone = Vec::new();
+        let mut under_way = self.under_way.lock();
+        for flight in under_way.by_number.values_mut() {
             gone.extend(
                 flight
                     .waiters
                     .extract_if(.., |(_, waiter)| !waiter.is_waiting()),
             );
         }
-        ended.extend(by_key.extract_if(|_, flight| flight.waiters.is_empty()));
-        drop(by_key);
+        let flights = under_way.by_number.iter();
+        let deserted = flights.filter(|(_, flight)| flight.waiters.is_empty());
+        let numbers: Vec<_> = deserted.map(|(number, _)| *number).collect();
+        let remove = |number| under_way.remove(number);
+        let ended: Vec<_> = numbers.into_iter().filter_map(remove).collect();
+        drop(under_way);
         for (_, waiter) in gone {
             waiter.discard();
         }
-        for (_, flight) in ended {
+        for flight in ended {
             flight.task.cancel();
         }
     }
 
-    fn close(&self, key: &Key, number: u64) -> Waiters {
-        let mut by_key = self.by_key.lock();
-        match by_key.get(key) {
-            Some(flight) if flight.number == number => by_key.remove(key),
-            _ => None,
-        }
-        .map(|flight| flight.waiters)
-        .unwrap_or_default()
+    fn close(&self, number: u64) -> Waiters {
+        let flight = self.under_way.lock().remove(number);
+        flight.map(|flight| flight.waiters).unwrap_or_default()
     }
 
-    fn task(&self, key: &Key, number: u64) -> Option<Arc<Task<Outcome>>> {
-        let by_key = self.by_key.lock();
-        let flight = by_key.get(key)?;
-        (flight.number == number).then(|| Arc::clone(&flight.task))
+    fn task(&self, number: u64) -> Option<Arc<Task<Outcome>>> {
+        let under_way = self.under_way.lock();
+        Some(Arc::clone(&under_way.by_number.get(&number)?.task))
     }
 
     /// Lookups under way.
     pub fn len(&self) -> usize {
-        self.by_key.lock().len()
+        self.under_way.lock().by_number.len()
+    }
+}
+
+impl UnderWay {
+    /// Young enough for its deadline to be nearly that of whoever joins.
+    fn joinable(&self, key: &Key) -> Option<u64> {
+        let number = *self.newest.get(key)?;
+        let flight = self.by_number.get(&number)?;
+        (flight.start.elapsed() <= key.settings.timeout / JOINABLE).then_some(number)
+    }
+
+    fn remove(&mut self, number: u64) -> Option<Flight> {
+        let flight = self.by_number.remove(&number)?;
+        if self.newest.get(&flight.key) == Some(&number) {
+            self.newest.remove(&flight.key);
+        }
+        Some(flight)
     }
 }
 
@@ -159,7 +193,7 @@ impl Ticket {
     /// Looks whether the answer has come. To be called once, and soon, best after something else was
     /// done: until then nobody watches for it. Nothing: the waiter will have the outcome.
     pub fn look(&self) -> Option<Arc<Answer>> {
-        let task = self.flights.task(&self.key, self.flight)?;
+        let task = self.flights.task(self.flight)?;
         let outcome = task.look_here()?;
         self.land_here(outcome)
     }
@@ -167,7 +201,7 @@ impl Ticket {
     /// Ends the lookup. A short answer goes to the holder of this from here; all else, to all others,
     /// from the runtime.
     pub fn land_here(&self, outcome: Outcome) -> Option<Arc<Answer>> {
-        let mut waiters = self.flights.close(&self.key, self.flight);
+        let mut waiters = self.flights.close(self.flight);
         let answer = outcome.as_ref().ok().filter(|answer| answer.is_short());
         let answer = answer.cloned();
         if answer.is_some()
@@ -194,17 +228,17 @@ impl Ticket {
     /// Leaves; the last to leave ends the lookup.
     pub fn cancel(&self) {
         let (waiter, flight) = {
-            let mut by_key = self.flights.by_key.lock();
-            let Some(flight) = by_key.get_mut(&self.key) else {
+            let mut under_way = self.flights.under_way.lock();
+            let Some(flight) = under_way.by_number.get_mut(&self.flight) else {
                 return;
             };
-            if flight.number != self.flight {
-                return;
-            }
             let waiter = self.take_out(&mut flight.waiters);
             let is_last = flight.waiters.is_empty();
             // Let go of outside of the lock, both.
-            (waiter, is_last.then(|| by_key.remove(&self.key)).flatten())
+            (
+                waiter,
+                is_last.then(|| under_way.remove(self.flight)).flatten(),
+            )
         };
         if let Some(waiter) = waiter {
             waiter.discard();

@@ -5,7 +5,6 @@
 //! gives for the answer, and report the last name's error for all of them.
 
 use std::collections::{HashMap, HashSet};
-use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
 use std::str::FromStr;
@@ -18,19 +17,21 @@ use futures_util::future::join;
 use hickory_resolver::net::dnssec::DnssecDnsHandle;
 use hickory_resolver::net::xfer::FirstAnswer;
 use hickory_resolver::net::{DnsHandle, NetError};
+use hickory_resolver::proto::dnssec::rdata::DNSSECRData;
 use hickory_resolver::proto::dnssec::{Proof, TrustAnchors};
 use hickory_resolver::proto::op::{
     DnsRequest, DnsRequestOptions, DnsResponse, Query, ResponseCode,
 };
-use hickory_resolver::proto::rr::{Name, Record};
+use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
+use ipnet::IpNet;
 use tokio::task::yield_now;
 use tokio::time::{Instant, timeout_at};
 
-use super::answer::{self, Found, Said, Service, Transport};
+use super::answer::{self, Found, MAX_TARGET_ADDRESSES, Said, Service, Transport};
 use super::look::Look;
 use super::server::{Handle, Server};
 use super::settings::Source;
-use super::system::System;
+use super::system::{self, System};
 #[cfg(feature = "tls")]
 use super::tls::Roots;
 use super::udp;
@@ -61,8 +62,9 @@ struct Plan<'a> {
     deadline: Instant,
     attempts: u8,
     share: Duration,
-    /// The server to begin with.
-    first: usize,
+    /// The server to begin with: the one that answered last, so that one that is silent costs a
+    /// lookup its share of the time once, and not for each name.
+    first: &'a AtomicUsize,
     look: Option<&'a Look>,
 }
 
@@ -123,7 +125,8 @@ impl Upstream {
     }
 
     /// Asks until a name has an answer. That a name does not exist, or has no such records, leaves
-    /// the next one to be tried; any other error ends it: the answer could have been there.
+    /// the next one to be tried, and so does SERVFAIL, as it does for the C library; any other error
+    /// ends it: the answer could have been there.
     pub async fn lookup(
         &self,
         question: &Question,
@@ -139,11 +142,15 @@ impl Upstream {
                     .await?
             }
         };
-        if let Records::Addresses(ips) = &mut answer.records {
-            answer.dropped = answer::keep_allowed(ips, &settings.allow);
-            if ips.is_empty() {
-                return Err(LookupError::NotAllowed);
+        let has_addresses = match &mut answer.records {
+            Records::Addresses(ips) => {
+                answer.dropped = answer::keep_allowed(ips, &settings.allow);
+                !ips.is_empty()
             }
+            Records::Services(services) => services.iter().any(|s| !s.addresses.is_empty()),
+        };
+        if answer.dropped > 0 && !has_addresses {
+            return Err(LookupError::NotAllowed);
         }
         answer.time = start.elapsed();
         Ok(answer)
@@ -157,25 +164,27 @@ impl Upstream {
         start: Instant,
         look: &Look,
     ) -> Result<Answer, LookupError> {
-        let plan = self.plan(settings, start, look);
+        let first = AtomicUsize::new(self.first());
+        let plan = self.plan(settings, start, &first, look);
         let mut nothing = LookupError::NxDomain;
         for candidate in self.candidates(name) {
             match self.follow(candidate, kind, plan).await {
                 Err(LookupError::NxDomain) => {}
-                Err(LookupError::NoRecords) => nothing = LookupError::NoRecords,
+                Err(LookupError::NoRecords) if nothing != LookupError::NxDomain => {}
+                Err(error @ (LookupError::NoRecords | LookupError::ServFail)) => nothing = error,
                 Err(error) => return Err(error),
                 Ok((reply, mut records, mut ttl, mut secure)) => {
-                    let dropped = match &mut records {
-                        Records::Services(services) if settings.addresses => {
-                            let adding =
-                                self.add_addresses(services, &reply.additionals, settings, plan);
-                            let added = Box::pin(adding).await?;
-                            ttl = ttl.min(added.ttl);
-                            secure = secure && added.secure;
-                            added.dropped
-                        }
-                        _ => 0,
-                    };
+                    let (mut dropped, mut complete) = (0, true);
+                    if let Records::Services(services) = &mut records
+                        && settings.addresses
+                    {
+                        let adding =
+                            self.add_addresses(services, &reply.additionals, settings, plan);
+                        let added = Box::pin(adding).await?;
+                        ttl = ttl.min(added.ttl);
+                        secure = secure && added.secure;
+                        (dropped, complete) = (added.dropped, added.complete);
+                    }
                     return Ok(Answer {
                         records,
                         ttl,
@@ -184,6 +193,7 @@ impl Upstream {
                         time: Duration::ZERO,
                         dropped,
                         secure,
+                        complete,
                     });
                 }
             }
@@ -191,16 +201,26 @@ impl Upstream {
         Err(nothing)
     }
 
-    fn plan<'a>(&self, settings: &Settings, start: Instant, look: &'a Look) -> Plan<'a> {
+    /// The server to begin with.
+    fn first(&self) -> usize {
+        if self.system.rotate {
+            self.turn.fetch_add(1, Ordering::Relaxed)
+        } else {
+            0
+        }
+    }
+
+    fn plan<'a>(
+        &self,
+        settings: &Settings,
+        start: Instant,
+        first: &'a AtomicUsize,
+        look: &'a Look,
+    ) -> Plan<'a> {
         let attempts = settings.attempts.or(self.system.attempts);
         let attempts = attempts.map_or(ATTEMPTS, u8::from);
         let tries = u32::from(attempts) * u32::try_from(self.servers.len()).unwrap_or(1);
         let share = settings.timeout / tries.max(1);
-        let first = if self.system.rotate {
-            self.turn.fetch_add(1, Ordering::Relaxed)
-        } else {
-            0
-        };
         Plan {
             deadline: start + settings.timeout,
             attempts,
@@ -226,6 +246,7 @@ impl Upstream {
             time: Duration::ZERO,
             dropped: 0,
             secure: false,
+            complete: true,
         })
     }
 
@@ -276,6 +297,7 @@ impl Upstream {
     async fn ask(&self, name: &Name, kind: Kind, plan: Plan<'_>) -> Result<Reply, LookupError> {
         let query = Query::query(name.clone(), kind.into());
         let count = self.servers.len();
+        let first = plan.first.load(Ordering::Relaxed);
         let mut failure = LookupError::Timeout;
         for number in 0..usize::from(plan.attempts) * count {
             let now = Instant::now();
@@ -283,7 +305,7 @@ impl Upstream {
                 break;
             }
             let until = plan.deadline.min(now + plan.share);
-            let place = (plan.first + number) % count;
+            let place = first.wrapping_add(number) % count;
             let outcome = match timeout_at(until, self.ask_server(place, &query, kind, plan)).await
             {
                 Ok(outcome) => outcome,
@@ -293,7 +315,10 @@ impl Upstream {
                 // Another nameserver may know better. What one of them said tells more than silence.
                 Err(LookupError::Timeout) => {}
                 Err(error) if !error.is_final() => failure = error,
-                outcome => return outcome,
+                outcome => {
+                    plan.first.store(place, Ordering::Relaxed);
+                    return outcome;
+                }
             }
         }
         Err(failure)
@@ -308,10 +333,7 @@ impl Upstream {
     ) -> Result<Reply, LookupError> {
         let server = self.servers.get(place).ok_or(LookupError::Internal)?;
         let response = match self.validators.get(place) {
-            None => {
-                let request = DnsRequest::from_query(query.clone(), self.options);
-                server.ask(&request, plan.look).await?
-            }
+            None => self.plain_response(server, query, plan).await?,
             Some(validator) => Box::pin(validated(validator, query, self.options)).await?,
         };
         match response.response_code {
@@ -328,6 +350,24 @@ impl Upstream {
         })
     }
 
+    /// Asks again without EDNS where a server does not understand it (RFC 6891, 6.2.2).
+    async fn plain_response(
+        &self,
+        server: &Server,
+        query: &Query,
+        plan: Plan<'_>,
+    ) -> Result<DnsResponse, LookupError> {
+        let request = DnsRequest::from_query(query.clone(), self.options);
+        let response = server.ask(&request, plan.look).await?;
+        if response.response_code != ResponseCode::FormErr {
+            return Ok(response);
+        }
+        let mut options = self.options;
+        options.use_edns = false;
+        let request = DnsRequest::from_query(query.clone(), options);
+        Ok(Box::pin(server.ask(&request, None)).await?)
+    }
+
     /// Gives each service the addresses of its target: what came with the answer, or what its own
     /// lookup finds before the deadline.
     async fn add_addresses(
@@ -342,7 +382,7 @@ impl Upstream {
         if self.validators.is_empty() {
             for (record, ip) in answer::addresses_of(additionals) {
                 let hosted = known.entry(answer::host(&record.name)).or_default();
-                hosted.add(Records::Addresses(vec![ip]), record.ttl, false);
+                hosted.add([ip], answer::ttl_of(record), false, &settings.allow);
             }
         }
         // They may all be silent, and the services are an answer without them.
@@ -362,7 +402,7 @@ impl Upstream {
         }
         let mut asked = futures_util::stream::iter(missing)
             .map(|target| async move {
-                let hosted = self.addresses(&target, plan).await?;
+                let hosted = self.addresses(&target, &settings.allow, plan).await?;
                 Ok::<_, LookupError>((target, hosted))
             })
             .buffer_unordered(MAX_TARGETS);
@@ -375,23 +415,27 @@ impl Upstream {
             dropped: 0,
             ttl: u32::MAX,
             secure: true,
+            complete: true,
         };
-        for hosted in known.values_mut() {
-            hosted.dropped = answer::keep_allowed(&mut hosted.ips, &settings.allow);
-        }
         for service in services {
             if let Some(hosted) = known.get(&service.target) {
                 service.addresses.clone_from(&hosted.ips);
                 added.dropped += hosted.dropped;
                 added.ttl = added.ttl.min(hosted.ttl);
                 added.secure = added.secure && hosted.secure;
+                added.complete = added.complete && hosted.complete;
             }
         }
         Ok(added)
     }
 
     /// An answer that DNSSEC cannot prove is an error; a target that cannot be found has no addresses.
-    async fn addresses(&self, target: &str, plan: Plan<'_>) -> Result<Hosted, LookupError> {
+    async fn addresses(
+        &self,
+        target: &str,
+        allow: &[IpNet],
+        plan: Plan<'_>,
+    ) -> Result<Hosted, LookupError> {
         let mut hosted = Hosted::default();
         let Ok(Question { mut name, .. }) = Question::new(target.as_bytes(), Kind::A) else {
             return Ok(hosted);
@@ -410,9 +454,10 @@ impl Upstream {
         let (v4, v6) = join(of(Kind::A), of(Kind::Aaaa)).await;
         for answered in [v4, v6] {
             match answered {
-                Ok((records, ttl, secure)) => hosted.add(records, ttl, secure),
+                Ok((Records::Addresses(ips), ttl, secure)) => hosted.add(ips, ttl, secure, allow),
+                Ok(_) | Err(LookupError::NxDomain | LookupError::NoRecords) => {}
                 Err(LookupError::Bogus) => return Err(LookupError::Bogus),
-                Err(_) => {}
+                Err(_) => hosted.complete = false,
             }
         }
         Ok(hosted)
@@ -425,6 +470,7 @@ struct Hosted {
     dropped: usize,
     ttl: u32,
     secure: bool,
+    complete: bool,
 }
 
 impl Default for Hosted {
@@ -434,17 +480,28 @@ impl Default for Hosted {
             dropped: 0,
             ttl: u32::MAX,
             secure: true,
+            complete: true,
         }
     }
 }
 
 impl Hosted {
-    fn add(&mut self, records: Records, ttl: u32, secure: bool) {
-        if let Records::Addresses(ips) = records {
-            self.ips.extend(ips);
-            self.ttl = self.ttl.min(ttl);
-            self.secure = self.secure && secure;
+    fn add(
+        &mut self,
+        ips: impl IntoIterator<Item = IpAddr>,
+        ttl: u32,
+        secure: bool,
+        allow: &[IpNet],
+    ) {
+        for ip in ips {
+            if !answer::is_allowed(ip, allow) {
+                self.dropped += 1;
+            } else if self.ips.len() < MAX_TARGET_ADDRESSES && !self.ips.contains(&ip) {
+                self.ips.push(ip);
+            }
         }
+        self.ttl = self.ttl.min(ttl);
+        self.secure = self.secure && secure;
     }
 }
 
@@ -453,10 +510,12 @@ struct Added {
     dropped: usize,
     ttl: u32,
     secure: bool,
+    complete: bool,
 }
 
 fn trusted(file: &Path) -> Result<TrustAnchors, LookupError> {
-    let text = fs::read_to_string(file).map_err(|_| LookupError::BadFile)?;
+    let text = system::read_file(file).map_err(|_| LookupError::BadFile)?;
+    let text = String::from_utf8(text).map_err(|_| LookupError::BadFile)?;
     // An empty file would do for hickory, which counts only the root's keys.
     if !text.to_ascii_uppercase().contains("DNSKEY") {
         return Err(LookupError::BadFile);
@@ -476,11 +535,43 @@ async fn validated(
         .await;
     let response = response.map_err(|error: NetError| LookupError::from(error))?;
     let is_sound = |record: &Record| matches!(record.proof, Proof::Secure | Proof::Insecure);
-    if response.answers.iter().all(is_sound) {
+    if response.answers.iter().all(is_sound) && is_proved(&response, query) {
         Ok(response)
     } else {
         Err(LookupError::Bogus)
     }
+}
+
+/// Whether what needs a proof of its own has one: that there are no such records, or that a wildcard
+/// stands for the name (RFC 4035, 5.4).
+///
+/// hickory does not look for it where all of the authority section is provably unsigned, whatever zones
+/// that is of. Only a zone that the name is in can do without.
+fn is_proved(response: &DnsResponse, query: &Query) -> bool {
+    let authorities = &response.authorities;
+    let is_insecure = |record: &&Record| record.proof == Proof::Insecure;
+    if authorities.is_empty() || !authorities.iter().all(|record| is_insecure(&record)) {
+        return true;
+    }
+    let is_wildcard = |record: &Record| {
+        matches!(
+            &record.data,
+            RData::DNSSEC(DNSSECRData::RRSIG(signature))
+                if record.proof == Proof::Secure
+                    && signature.input().num_labels < record.name.num_labels()
+        )
+    };
+    if response.answers.iter().any(is_wildcard) {
+        return false;
+    }
+    let is_answer = |record: &Record| {
+        let kind = record.record_type();
+        record.name == *query.name() && (kind == query.query_type() || kind == RecordType::CNAME)
+    };
+    response.answers.iter().any(is_answer)
+        || authorities
+            .iter()
+            .any(|record| record.name.zone_of(query.name()))
 }
 
 #[cfg(test)]

@@ -32,7 +32,7 @@ pub struct Resolvers {
     kept: RwLock<Vec<Arc<Kept>>>,
     flights: Arc<Flights>,
     cache: Cache,
-    /// Numbers upstreams and flights.
+    /// Numbers flights.
     last_number: AtomicU64,
     /// Whether there was a lookup since the last tick.
     active: AtomicBool,
@@ -45,7 +45,6 @@ struct Kept {
     source: Source,
     fingerprint: Fingerprint,
     upstream: Upstream,
-    number: u64,
 }
 
 /// How a lookup began.
@@ -82,38 +81,40 @@ impl Resolvers {
         self: &Arc<Self>,
         question: Question,
         settings: Arc<Settings>,
-        waiter: impl FnOnce() -> Box<dyn Waiter>,
-    ) -> Started {
+        waiter: impl FnOnce() -> Result<Box<dyn Waiter>, LookupError>,
+    ) -> Result<Started, LookupError> {
         self.note_activity();
-        let current = self.current(&settings.source);
+        let files = fingerprint(&settings.source);
         let key = Key { question, settings };
         if key.settings.cache.is_some()
-            && let Some(kept) = &current
-            && let Some((answer, ttl)) = self.cache.get(&key, kept.number, Instant::now().into())
+            && let Some((answer, ttl)) = self.cache.get(&key, &files, Instant::now().into())
         {
-            return Started::Cached(answer, ttl);
+            return Ok(Started::Cached(answer, ttl));
         }
-        let number = self.number();
+        let waiter = waiter()?;
+        let current = self.current(&key.settings.source, &files);
+        let number = self.last_number.fetch_add(1, Ordering::Relaxed);
         let is_ready = current.is_some();
-        let (ticket, started) = self.flights.board(key.clone(), number, waiter(), || {
+        let (ticket, started) = self.flights.board(key.clone(), number, waiter, || {
             self.task(key, number, current)
         });
         match started {
             Some(task) if is_ready => {
                 let outcome = task.start_here();
                 if let Some(answer) = outcome.and_then(|outcome| ticket.land_here(outcome)) {
-                    return Started::Answered(answer);
+                    return Ok(Started::Answered(answer));
                 }
             }
             // Files have to be read first.
             Some(task) => task.start_there(),
             None => {}
         }
-        Started::UnderWay(ticket)
+        Ok(Started::UnderWay(ticket))
     }
 
-    /// Forgets all answers, and closes what no lookup is using.
+    /// Forgets all answers, has no later lookup share one that is under way, and closes what none is using.
     pub fn flush(&self) {
+        self.flights.forget();
         self.drop_there(self.cache.take());
         self.kept.write().clear();
     }
@@ -134,7 +135,7 @@ impl Resolvers {
         number: u64,
         current: Option<Arc<Kept>>,
     ) -> Arc<Task<Outcome>> {
-        let (this, landing, landing_key) = (Arc::clone(self), Arc::clone(self), key.clone());
+        let (this, landing) = (Arc::clone(self), Arc::clone(self));
         let start = Instant::now();
         Task::new(
             self.runtime.clone(),
@@ -146,7 +147,7 @@ impl Resolvers {
                 this.outcome(key, &kept, start, &look).await
             },
             Err(LookupError::Internal),
-            move |outcome| landing.flights.land(&landing_key, number, &outcome),
+            move |outcome| landing.flights.land(number, &outcome),
         )
     }
 
@@ -157,30 +158,29 @@ impl Resolvers {
         let lookup = kept.upstream.lookup(&key.question, settings, start, look);
         let answer = Arc::new(lookup.await?);
         let settings = Arc::clone(settings);
-        if let Some(old) = self.cache.put(key, kept.number, &answer, &settings) {
+        if let Some(old) = self.cache.put(key, kept.fingerprint, &answer, &settings) {
             self.drop_there(old);
         }
         Ok(answer)
     }
 
     /// What is kept of `source`, unless a file that it was made from has changed.
-    fn current(&self, source: &Source) -> Option<Arc<Kept>> {
+    fn current(&self, source: &Source, files: &Fingerprint) -> Option<Arc<Kept>> {
         let kept = self.kept.read();
         let kept = kept.iter().find(|kept| kept.source == *source)?;
-        (kept.fingerprint == fingerprint(source)).then(|| Arc::clone(kept))
+        (kept.fingerprint == *files).then(|| Arc::clone(kept))
     }
 
     fn renewed(&self, source: &Source) -> Result<Arc<Kept>, LookupError> {
+        let fingerprint = fingerprint(source);
         // Another lookup may have been faster.
-        if let Some(kept) = self.current(source) {
+        if let Some(kept) = self.current(source, &fingerprint) {
             return Ok(kept);
         }
-        let fingerprint = fingerprint(source);
         let kept = Arc::new(Kept {
             source: source.clone(),
             fingerprint,
             upstream: Upstream::new(source)?,
-            number: self.number(),
         });
         let mut all = self.kept.write();
         all.retain(|other| other.source != *source);
@@ -189,10 +189,6 @@ impl Resolvers {
         }
         all.push(Arc::clone(&kept));
         Ok(kept)
-    }
-
-    fn number(&self) -> u64 {
-        self.last_number.fetch_add(1, Ordering::Relaxed)
     }
 
     fn note_activity(&self) {

@@ -26,7 +26,7 @@ pub struct Server {
     transport: Transport,
     udp: Option<Sockets>,
     stream: Stream,
-    /// Questions whose answers were cut over UDP: asked over TCP from then on.
+    /// Questions whose answers were cut over UDP and came over TCP: asked over TCP from then on.
     large: Mutex<HashSet<Query>>,
 }
 
@@ -63,7 +63,7 @@ impl Server {
             && !self.is_large(&request.queries)
         {
             let response = udp.ask(request, look).await?;
-            if !response.truncation {
+            if let Some(response) = response {
                 return Ok(response);
             }
         }
@@ -72,20 +72,29 @@ impl Server {
     }
 
     async fn ask_whole(&self, request: &DnsRequest) -> Result<DnsResponse, NetError> {
-        let question = request.queries.first().cloned().unwrap_or_default();
-        if self.udp.is_some() {
-            self.remember(question.clone());
-        }
-        let response = self.stream.ask(request).await;
-        match response {
-            Ok(response) if response.truncation => Err(NetError::Truncated),
-            Err(NetError::Timeout) | Ok(_) => response,
-            // UDP works and had a part of the answer; TCP gives none.
-            Err(_) if self.udp.is_some() => {
-                self.large.lock().remove(&question);
+        if self.udp.is_none() {
+            let response = self.stream.ask(request).await?;
+            return if response.truncation {
                 Err(NetError::Truncated)
+            } else {
+                Ok(response)
+            };
+        }
+        let question = request.queries.first().cloned().unwrap_or_default();
+        // Asked over UDP next time, unless this has an answer: a caller's deadline may drop it.
+        let doubt = Doubt {
+            server: self,
+            question: &question,
+        };
+        match self.stream.ask(request).await {
+            Ok(response) if !response.truncation => {
+                std::mem::forget(doubt);
+                self.remember(question);
+                Ok(response)
             }
-            Err(error) => Err(error),
+            Err(NetError::Timeout) => Err(NetError::Timeout),
+            // UDP works and had a part of the answer; TCP gives none.
+            _ => Err(NetError::Truncated),
         }
     }
 
@@ -105,10 +114,21 @@ impl Server {
 
     fn remember(&self, question: Query) {
         let mut large = self.large.lock();
-        if large.len() == MAX_LARGE {
+        if large.len() == MAX_LARGE && !large.contains(&question) {
             large.clear();
         }
         large.insert(question);
+    }
+}
+
+struct Doubt<'a> {
+    server: &'a Server,
+    question: &'a Query,
+}
+
+impl Drop for Doubt<'_> {
+    fn drop(&mut self) {
+        self.server.large.lock().remove(self.question);
     }
 }
 

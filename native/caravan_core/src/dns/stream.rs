@@ -89,12 +89,21 @@ impl Stream {
             number,
         };
         let question = request.queries.first().cloned();
-        let response = exchange.send(request).first_answer().await?;
+        let response = exchange.send(request).first_answer().await;
+        let response = response.map_err(|error| self.judged(error))?;
         if response.queries.first() != question.as_ref() {
             return Err(ProtoError::NotAResponse.into());
         }
         std::mem::forget(doubt);
         Ok(response)
+    }
+
+    /// hickory has only a text for an HTTP status, or for content of another type.
+    fn judged(&self, error: NetError) -> NetError {
+        match (&self.protocol, error) {
+            (Protocol::Https { .. }, NetError::Msg(_)) => ProtoError::NotAResponse.into(),
+            (_, error) => error,
+        }
     }
 
     fn open(&self) -> Option<(Exchange, u64)> {

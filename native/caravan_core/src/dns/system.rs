@@ -1,6 +1,7 @@
 //! The system's resolver configuration, read as the C library reads it (resolv.conf(5)).
 
 use std::fs;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6};
 use std::num::NonZeroU8;
 use std::os::unix::fs::MetadataExt;
@@ -50,6 +51,24 @@ pub fn fingerprint(source: &Source) -> Fingerprint {
     })
 }
 
+/// A file's contents; what is no file, as a pipe, could keep the reader for ever.
+pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    if fs::metadata(path)?.is_file() {
+        fs::read(path)
+    } else {
+        Err(io::ErrorKind::InvalidInput.into())
+    }
+}
+
+/// hickory reads no further than to the first line that is not UTF-8, be it a comment.
+fn read_hosts(text: &[u8]) -> Hosts {
+    let mut hosts = Hosts::default();
+    let text = String::from_utf8_lossy(text);
+    // Memory can be read; a line that cannot be used costs only itself.
+    let _ = hosts.read_hosts_conf(text.as_bytes());
+    hosts
+}
+
 /// What the two files say. Lines that cannot be used are left out, as the C library does.
 #[derive(Debug)]
 pub struct System {
@@ -72,7 +91,7 @@ pub struct System {
 impl System {
     pub fn read() -> Self {
         let text = fs::read(RESOLV_CONF).unwrap_or_default();
-        Self::parse(&text, Hosts::from_system().unwrap_or_default())
+        Self::parse(&text, read_hosts(&fs::read(HOSTS).unwrap_or_default()))
     }
 
     /// Nothing of the system's, but the nameservers given.
@@ -114,6 +133,16 @@ impl System {
     }
 }
 
+/// What any octets come to, were they the two files: for fuzzing.
+#[cfg(any(test, fuzzing))]
+pub fn read_any_files(octets: &[u8]) {
+    let system = System::parse(octets, read_hosts(octets));
+    assert!(!system.nameservers.is_empty());
+    assert!(system.search.iter().all(Name::is_fqdn));
+    let attempts = system.attempts.map_or(1, NonZeroU8::get);
+    assert!((1..=MAX_ATTEMPTS).contains(&attempts));
+}
+
 fn nameserver(ip: &ScopedIp) -> Nameserver {
     let address = match ip {
         ScopedIp::V4(ip) => SocketAddr::new(IpAddr::V4(*ip), DNS_PORT),
@@ -147,6 +176,8 @@ fn domain(text: &str) -> Option<Name> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hickory_resolver::proto::op::Query;
+    use hickory_resolver::proto::rr::RecordType;
 
     fn parse(text: &str) -> System {
         System::parse(text.as_bytes(), Hosts::default())
@@ -169,6 +200,18 @@ mod tests {
         let system = parse("nameserver 10.0.0.2\nnameserver ::1\noptions ndots:5 edns0\n");
         assert_eq!(addresses(&system), ["10.0.0.2:53", "[::1]:53"]);
         assert_eq!(system.ndots, 5);
+    }
+
+    #[test]
+    fn hosts_are_read_past_what_is_not_utf8() {
+        let hosts = read_hosts(
+            b"10.0.0.1 a.test\n# caf\xe9\n10.0.0.2 b.test\nnonsense c.test\n10.0.0.3 d.test\n",
+        );
+        for name in ["a.test.", "b.test.", "d.test."] {
+            let name = Name::from_ascii(name).expect("a name");
+            let query = Query::query(name, RecordType::A);
+            assert!(hosts.lookup_static_host(&query).is_some(), "{query}");
+        }
     }
 
     #[test]

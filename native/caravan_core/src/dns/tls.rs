@@ -15,6 +15,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 
 use super::LookupError;
+use super::system::read_file;
 
 type Exchange = DnsExchange<TokioRuntimeProvider>;
 
@@ -65,8 +66,8 @@ fn rustls_error() -> NetError {
 
 fn read(file: &Path) -> Result<RootCertStore, LookupError> {
     let mut roots = RootCertStore::empty();
-    let certificates = CertificateDer::pem_file_iter(file).map_err(|_| LookupError::BadFile)?;
-    for certificate in certificates {
+    let text = read_file(file).map_err(|_| LookupError::BadFile)?;
+    for certificate in CertificateDer::pem_slice_iter(&text) {
         let certificate = certificate.map_err(|_| LookupError::BadFile)?;
         roots.add(certificate).map_err(|_| LookupError::BadFile)?;
     }

@@ -58,13 +58,13 @@ impl Sockets {
         }
     }
 
-    /// The answer to `request`. Datagrams that do not match it are passed over, so this ends with a
-    /// matching one, with an error of the network, or with its caller's deadline.
+    /// The answer to `request`; nothing when it was cut. Datagrams that do not match it are passed over,
+    /// so this ends with a matching one, with an error of the network, or with its caller's deadline.
     pub async fn ask(
         &self,
         request: &DnsRequest,
         look: Option<&Look>,
-    ) -> Result<DnsResponse, NetError> {
+    ) -> Result<Option<DnsResponse>, NetError> {
         let (socket, query) = self.send(request)?;
         // Dropped, and with it closed, when no answer comes: a late one would be found by the next
         // question.
@@ -79,7 +79,11 @@ impl Sockets {
             None => socket.watch(&query).await?,
         };
         self.give_back(socket);
-        Ok(DnsResponse::from_buffer(datagram)?)
+        // Not read: it may end in the middle of a record.
+        if is_cut(&datagram) {
+            return Ok(None);
+        }
+        Ok(Some(DnsResponse::from_buffer(datagram)?))
     }
 
     fn send(&self, request: &DnsRequest) -> Result<(Socket, Query), NetError> {
@@ -180,6 +184,16 @@ impl Socket {
     }
 }
 
+fn is_servers_error(code: ResponseCode) -> bool {
+    use ResponseCode::{FormErr, NotImp, Refused, ServFail};
+    matches!(code, FormErr | ServFail | NotImp | Refused)
+}
+
+/// Truncated, as the server says (TC), or by the size of our buffer.
+fn is_cut(datagram: &[u8]) -> bool {
+    datagram.get(2).is_some_and(|flags| flags & 0x02 != 0) || datagram.len() == MAX_DATAGRAM
+}
+
 /// A question as it was sent.
 struct Query {
     bytes: Vec<u8>,
@@ -187,8 +201,9 @@ struct Query {
 }
 
 impl Query {
-    /// A response with our id, to our question. An error may come without the question (RFC 1035 has a
-    /// server copy it, but one that cannot read it has nothing to copy).
+    /// A response with our id, to our question. An error of the server may come without the question
+    /// (RFC 1035 has a server copy it, but one that cannot read it has nothing to copy); what is said of
+    /// the name may not, nor anything where the question is to make forging harder.
     fn is_answered_by(&self, datagram: &[u8]) -> bool {
         let (Some(ours), Some(theirs)) = (self.bytes.get(..HEADER), datagram.get(..HEADER)) else {
             return false;
@@ -209,11 +224,12 @@ impl Query {
             return false;
         };
         let is_response = flags & 0x80 != 0;
-        if !is_response || (*id_high, *id_low) != (their_id_high, their_id_low) {
+        let is_of_a_query = flags & 0x78 == 0;
+        if !is_response || !is_of_a_query || (*id_high, *id_low) != (their_id_high, their_id_low) {
             return false;
         }
         match u16::from_be_bytes([count_high, count_low]) {
-            0 => ResponseCode::from_low(code & 0x0f) != ResponseCode::NoError,
+            0 => !self.exact_case && is_servers_error(ResponseCode::from_low(code & 0x0f)),
             1 => self.has_question_of(datagram),
             _ => false,
         }
@@ -295,13 +311,35 @@ mod tests {
     }
 
     #[test]
-    fn only_an_error_may_come_without_the_question() {
+    fn only_an_error_of_the_server_may_come_without_the_question() {
+        let answered = |exact_case, code: u8| {
+            let query = query(exact_case);
+            let mut bytes = response(&query)[..HEADER].to_vec();
+            bytes[5] = 0;
+            bytes[3] |= code;
+            query.is_answered_by(&bytes)
+        };
+        let codes: Vec<_> = (0..16).filter(|code| answered(false, *code)).collect();
+        assert_eq!(codes, [1, 2, 4, 5]);
+        assert!(!(0..16).any(|code| answered(true, code)));
+    }
+
+    #[test]
+    fn what_answers_no_query_is_passed_over() {
         let query = query(false);
-        let mut bytes = response(&query)[..HEADER].to_vec();
-        bytes[5] = 0;
-        assert!(!query.is_answered_by(&bytes));
-        bytes[3] |= 1;
-        assert!(query.is_answered_by(&bytes));
+        let mut bytes = response(&query);
+        bytes[2] |= 5 << 3;
+        assert!(!query.is_answered_by(&bytes), "an update");
+    }
+
+    #[test]
+    fn an_answer_is_cut_by_the_server_or_by_us() {
+        let mut bytes = response(&query(false));
+        assert!(!is_cut(&bytes));
+        bytes[2] |= 0x02;
+        assert!(is_cut(&bytes));
+        assert!(is_cut(&[0; MAX_DATAGRAM]));
+        assert!(!is_cut(&[0; MAX_DATAGRAM - 1]));
     }
 
     proptest! {
