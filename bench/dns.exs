@@ -176,7 +176,6 @@ floor = fn ->
   text |> String.split() |> Enum.map(&String.to_integer/1)
 end
 
-{:ok, _} = Caravan.Dns.lookup("few.bench.test", :srv, nameservers: [address])
 for _ <- 1..500, do: {ours.("few"), inet.("few")}
 
 # On two cores a round trip takes 5 or 50 us, by where the kernel puts client and server: the median of many.
@@ -213,6 +212,7 @@ for callers <- [16, 128] do
     do: Bench.row("the same", {:per_s, a}, {:per_s, floor_many}, "bare UDP", "", a / floor_many)
 end
 
+{:ok, _} = Caravan.Dns.lookup("few.bench.test", :srv, nameservers: [address])
 {a, b} = Bench.medians(5_000, fn -> cached.("few") end, fn -> inet.("few") end)
 Bench.row("cached", {:us, a}, {:us, b}, ":inet_res", "≤ 0.1", a / b)
 
@@ -230,4 +230,29 @@ run = Bench.longest_run(10_000, fn -> ours.("r1000") end)
 
 IO.puts(
   "| longest run of a scheduler, 10,000 lookups of 1,000 records | #{run} ms over 1 ms | | | none |"
+)
+
+# Of a nameserver that says nothing; the other side is to wait for the same time.
+{:ok, silent} = :gen_udp.open(0, ip: {127, 0, 0, 1}, active: false)
+{:ok, port} = :inet.port(silent)
+
+waits = fn wait ->
+  for(_ <- 1..200, do: elem(:timer.tc(wait), 0)) |> Enum.max() |> Kernel.*(1_000)
+end
+
+a =
+  waits.(fn ->
+    options = [nameservers: ["127.0.0.1:#{port}"], timeout: 20]
+    {:error, %{reason: :timeout}} = Caravan.Dns.lookup("few.bench.test", :srv, options)
+  end)
+
+b = waits.(fn -> Process.sleep(20) end)
+
+Bench.row(
+  "no answer in 20 ms, the longest of 200 waits",
+  {:us, a},
+  {:us, b},
+  "a sleep",
+  "30 ms",
+  a / b
 )

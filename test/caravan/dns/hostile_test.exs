@@ -13,7 +13,7 @@ defmodule Caravan.Dns.HostileTest do
   # What a lookup waits for an answer that does not come, and what it gets to fail by itself in.
   @short 300
   @long 5_000
-  # A busy machine's. That deadlines are kept to the millisecond is shown in bench/.
+  # A busy machine's. How deadlines are kept to is shown by bench/dns.exs.
   @margin 3_000
   @at_once 20
 
