@@ -44,10 +44,10 @@ defmodule Caravan.Cluster.DnsStrategy do
       `Caravan.Epmd` finds it without asking the host's resolver. With `ports: :srv`, names need carry no
       port: all nodes learn it from the records.
     * Nobody is disconnected, unless `:prune` says so. The end of this process leaves connections as they
-      are; started again, it goes on.
+      are; started again, it goes on with what DNS names from then on.
     * Records that make no valid node name are left out, with a line in the log. A name becomes an atom
-      when it is about to be connected, at most `:max_new_names` within 24 hours, and none at all while
-      the VM's atom table is four fifths full.
+      when it is about to be connected, at most `:max_new_names` within 24 hours, over restarts too, and
+      none at all while the VM's atom table is four fifths full.
     * One log line for a change (connected, lost, a new reason of failure), none for a lookup without one.
       `Caravan.Telemetry` lists the events.
 
@@ -75,6 +75,7 @@ defmodule Caravan.Cluster.DnsStrategy do
   alias Caravan.Cluster.Discovery
   alias Caravan.Cluster.Drain
   alias Caravan.Cluster.Jobs
+  alias Caravan.Cluster.Ledger
   alias Caravan.Cluster.Membership
   alias Caravan.Cluster.NodeName
   alias Caravan.Cluster.Records
@@ -131,11 +132,13 @@ defmodule Caravan.Cluster.DnsStrategy do
   @impl true
   def init(%Config{} = config) do
     seed = :erlang.phash2({node(), make_ref(), System.system_time()}, 1_000_000_000)
+    key = Registration.register(config.topology)
+    membership = Membership.new(config, Atom.to_string(node()), seed, now())
 
     state = %__MODULE__{
       config: config,
-      key: Registration.register(config.topology),
-      membership: Membership.new(config, Atom.to_string(node()), seed, now()),
+      key: key,
+      membership: Membership.spend(membership, Ledger.spent(key)),
       discovery: Discovery.new(config),
       jobs: %Jobs{}
     }
@@ -222,11 +225,18 @@ defmodule Caravan.Cluster.DnsStrategy do
 
   defp step(state, event) do
     {actions, membership} = Membership.handle(state.membership, event, env())
+    note_spent(state, membership)
 
     actions
     |> Enum.reduce(%{state | membership: membership}, &act/2)
     |> set_tick()
     |> answer_waiters()
+  end
+
+  # Before the atoms are made.
+  defp note_spent(%{key: key, membership: before}, membership) do
+    spent = Membership.spent(membership)
+    if spent == Membership.spent(before), do: :ok, else: Ledger.note(key, spent)
   end
 
   defp env do

@@ -15,6 +15,7 @@ defmodule Caravan.Cluster.Membership do
   import Caravan.Cluster.Membership.State, except: [new: 4, connected: 1, members: 1]
 
   alias Caravan.Cluster.Config
+  alias Caravan.Cluster.Membership.Budget
   alias Caravan.Cluster.Membership.Dial
   alias Caravan.Cluster.Membership.Names
   alias Caravan.Cluster.Membership.Peer
@@ -82,6 +83,15 @@ defmodule Caravan.Cluster.Membership do
   @doc "The names that DNS gives, or gave not long ago; without this node."
   @spec members(t) :: [String.t()]
   defdelegate members(state), to: State
+
+  @doc "What was spent of the budget of new names."
+  @spec spent(t) :: Budget.spent()
+  def spent(%State{budget: budget}), do: budget.spent
+
+  @doc "Counts what was spent before the process that owns it was started again."
+  @spec spend(t, Budget.spent()) :: t
+  def spend(%State{budget: budget} = state, spent),
+    do: %{state | budget: %{budget | spent: spent}}
 
   ## Events
 

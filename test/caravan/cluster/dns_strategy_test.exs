@@ -24,7 +24,9 @@ defmodule Caravan.Cluster.DnsStrategyTest do
       node_sname: "app",
       nameservers: [DnsServer.address(context.server)],
       lookup_timeout: 2_000,
-      poll_interval: 100
+      poll_interval: 100,
+      # Its own: what one spent of its budget counts for the next of that name.
+      topology: context.test
     ]
     |> Keyword.merge(FakeNetwork.options(context.network))
     |> Keyword.merge(options)
@@ -558,6 +560,41 @@ defmodule Caravan.Cluster.DnsStrategyTest do
       refute_received {:disconnect, _}
     end
 
+    test "no crash, and no restart with other options, brings back the budget of new names",
+         context do
+      topology = context.test
+      options = [max_new_names: 10, log_level: :none]
+
+      put = fn host ->
+        DnsServer.put(context.server, @query, :srv, for(n <- 1..50, do: srv(n, host)))
+      end
+
+      names = fn -> length(FakeNetwork.list(context.network)) end
+
+      put.("first.budget.test")
+      start(context, options)
+      Host.await(fn -> names.() == 10 end, "ten connects")
+
+      [first] = Caravan.Cluster.Registration.whereis(topology)
+      Process.exit(first, :kill)
+
+      Host.await(
+        fn -> Caravan.Cluster.Registration.whereis(topology) not in [[], [first]] end,
+        "another"
+      )
+
+      put.("second.budget.test")
+      await_round()
+      await_round()
+      assert names.() == 10
+
+      stop_supervised!({DnsStrategy, topology})
+      start(context, Keyword.merge(options, max_new_names: 15, poll_interval: 200))
+      Host.await(fn -> names.() == 15 end, "five more connects")
+      await_round()
+      assert names.() == 15
+    end
+
     test "it is a libcluster strategy", context do
       {config, functions} =
         Keyword.split(options(context), [:query, :node_sname, :nameservers, :poll_interval])
@@ -590,8 +627,11 @@ defmodule Caravan.Cluster.DnsStrategyTest do
       DnsServer.put(context.server, "a.test", :srv, [srv(1)])
       DnsServer.put(context.server, "b.test", :srv, [srv(2)])
 
+      # Without a topology, the query tells them apart.
       children =
-        for query <- ["a.test", "b.test"], do: {DnsStrategy, options(context, query: query)}
+        for query <- ["a.test", "b.test"],
+            options = context |> options(query: query) |> Keyword.delete(:topology),
+            do: {DnsStrategy, options}
 
       start_supervised!(%{
         id: :both,
