@@ -172,8 +172,10 @@ defmodule Caravan.Cluster.Config do
 
   # Options that become :sources, :templates and :basename.
   @derived [:query, :type, :node_sname, :node_basename, :node_name]
-  @enforce_keys [:sources, :templates, :basename] ++ (Keyword.keys(@schema) -- @derived)
-  defstruct @enforce_keys
+  @enforce_keys [:sources, :templates, :basename]
+
+  # The defaults count in an upgrade of the code as well: see upgrade.ex.
+  defstruct @enforce_keys ++ Map.to_list(Map.drop(Options.defaults(@schema), @derived))
 
   @typedoc "One lookup of a round."
   @type source :: {query :: String.t(), Dns.type()}
@@ -243,7 +245,7 @@ defmodule Caravan.Cluster.Config do
       refuse!(options, :dnssec, "true where :trust_anchors is given", false)
     end
 
-    rest = %{rest | min_interval: min_interval!(rest, options)}
+    rest = complete!(rest, options)
     templates = Map.new(derived.type, &{&1, template!(&1, derived, rest.ports, options)})
 
     struct!(
@@ -255,6 +257,10 @@ defmodule Caravan.Cluster.Config do
       })
     )
   end
+
+  @doc "A configuration that an older version of the code made, whose fields are those of this one."
+  @spec upgrade!(t) :: t
+  def upgrade!(%__MODULE__{} = config), do: complete!(config, Map.from_struct(config))
 
   @doc "All options as a Markdown table."
   @spec docs() :: String.t()
@@ -275,6 +281,8 @@ defmodule Caravan.Cluster.Config do
   end
 
   ## Options that depend on each other
+
+  defp complete!(config, options), do: %{config | min_interval: min_interval!(config, options)}
 
   defp min_interval!(%{min_interval: nil, poll_interval: poll}, _options),
     do: min(@min_interval, div(poll, 2))

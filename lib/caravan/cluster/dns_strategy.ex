@@ -94,16 +94,8 @@ defmodule Caravan.Cluster.DnsStrategy do
   # How long after a failed try to be alone a drained node tries again.
   @drain_again 500
 
-  defstruct [
-    :config,
-    :key,
-    :membership,
-    :discovery,
-    :jobs,
-    :tick,
-    waiters: [],
-    told: MapSet.new()
-  ]
+  @enforce_keys [:config, :key, :membership, :discovery, :jobs]
+  defstruct @enforce_keys ++ [tick: nil, waiters: [], told: MapSet.new()]
 
   @typedoc "The options in the table above, or libcluster's list of one `Cluster.Strategy.State`."
   @type options :: keyword | [struct]
@@ -219,7 +211,14 @@ defmodule Caravan.Cluster.DnsStrategy do
   end
 
   @impl true
-  def code_change(_version, state, _extra), do: {:ok, Upgrade.term(state)}
+  def code_change(_version, %__MODULE__{} = state, _extra) do
+    state = Upgrade.term(state)
+    config = Config.upgrade!(state.config)
+    {:ok, %{state | config: config, membership: Membership.limit(state.membership, config)}}
+  end
+
+  # Caravan 1.0's, for one.
+  def code_change(_version, _state, _extra), do: {:error, :unknown_state}
 
   ## Events and actions
 

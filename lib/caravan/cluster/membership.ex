@@ -12,7 +12,8 @@ defmodule Caravan.Cluster.Membership do
   #   * the next lookup of every source has its time; after a :tick that lies ahead.
   @moduledoc false
 
-  import Caravan.Cluster.Membership.State, except: [new: 4, connected: 1, members: 1]
+  import Caravan.Cluster.Membership.State,
+    except: [new: 4, limit: 2, connected: 1, members: 1]
 
   alias Caravan.Cluster.Config
   alias Caravan.Cluster.Membership.Budget
@@ -83,6 +84,10 @@ defmodule Caravan.Cluster.Membership do
   @doc "The names that DNS gives, or gave not long ago; without this node."
   @spec members(t) :: [String.t()]
   defdelegate members(state), to: State
+
+  @doc "From now on with the limits of this configuration."
+  @spec limit(t, Config.t()) :: t
+  defdelegate limit(state, config), to: State
 
   @doc "What was spent of the budget of new names."
   @spec spent(t) :: Budget.spent()

@@ -1,12 +1,13 @@
 defmodule Caravan.Cluster.Upgrade do
   # State of an older version of the code, as this version has it: fields that a struct of ours had not
-  # get their defaults, and those that it has no longer go.
+  # get their defaults, and those that it has no longer go. Where there is no default, or no such struct,
+  # it raises, which OTP takes for a code_change that failed.
   @moduledoc false
 
   @spec term(term) :: term
   def term(%module{} = struct) do
     if String.starts_with?(Atom.to_string(module), "Elixir.Caravan."),
-      do: struct(module, term(Map.from_struct(struct))),
+      do: upgrade(struct, module),
       else: struct
   end
 
@@ -16,4 +17,9 @@ defmodule Caravan.Cluster.Upgrade do
   def term([head | tail]), do: [term(head) | term(tail)]
   def term(tuple) when is_tuple(tuple), do: tuple |> Tuple.to_list() |> term() |> List.to_tuple()
   def term(other), do: other
+
+  defp upgrade(struct, module) do
+    fields = Map.take(struct, Map.keys(module.__struct__()) -- [:__struct__])
+    struct!(module, term(fields))
+  end
 end

@@ -79,13 +79,20 @@ defmodule Caravan.Cluster.Membership.State do
   def new(config, self, seed, now) do
     %__MODULE__{
       self: self,
-      limits:
-        Map.take(config, [:min_interval, :poll_interval, :keep, :prune, :max_nodes, :max_connects]),
+      limits: limits(config),
       sources: for(source <- config.sources, do: {source, %Source{next_at: now}}),
       budget: Budget.new(config.max_new_names),
       rand: :rand.seed_s(:exsss, seed)
     }
   end
+
+  @spec limit(t, Config.t()) :: t
+  def limit(%__MODULE__{} = state, config),
+    do: %{state | limits: limits(config), budget: %{state.budget | limit: config.max_new_names}}
+
+  defp limits(config),
+    do:
+      Map.take(config, [:min_interval, :poll_interval, :keep, :prune, :max_nodes, :max_connects])
 
   @spec source(t, Config.source()) :: Source.t()
   def source(state, name) do
