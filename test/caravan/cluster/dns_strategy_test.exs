@@ -239,6 +239,19 @@ defmodule Caravan.Cluster.DnsStrategyTest do
       refute_received {:connect, _}
     end
 
+    test "a connect without end is given up at its deadline, and tried again", context do
+      FakeNetwork.behave(context.network, :"app-4001@node.test", :hangs)
+      DnsServer.put(context.server, @query, :srv, [srv(4001)])
+
+      log =
+        capture_log(fn ->
+          start(context, connect_timeout: 100)
+          for _ <- 1..3, do: assert_receive({:connect, :"app-4001@node.test"}, 10_000)
+        end)
+
+      assert log =~ "cannot connect to app-4001@node.test: no end in time"
+    end
+
     test "a connect function that fails is logged once and tried again", context do
       FakeNetwork.behave(context.network, :"app-1@node.test", :raises)
       FakeNetwork.behave(context.network, :"app-2@node.test", {:returns, :rubbish})
