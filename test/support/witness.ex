@@ -23,6 +23,16 @@ defmodule Caravan.Test.Witness do
   @spec report() :: map
   def report, do: GenServer.call(__MODULE__, :report, 30_000)
 
+  @doc "Keeps these events of telemetry, too: `:events`, each `{event, metadata}`, oldest first."
+  @spec attach([[atom]]) :: :ok
+  def attach(events),
+    do: :telemetry.attach_many(__MODULE__, events, &__MODULE__.handle_event/4, nil)
+
+  @doc false
+  @spec handle_event([atom], map, map, term) :: term
+  def handle_event(event, _measurements, metadata, _config),
+    do: send(__MODULE__, {:event, event, metadata})
+
   @impl true
   def init(nil) do
     :ok = :net_kernel.monitor_nodes(true)
@@ -30,14 +40,14 @@ defmodule Caravan.Test.Witness do
     _ = :pg.start(@group)
     :ok = :pg.join(@group, @group, self())
     send(self(), :send)
-    {:ok, %{ups: [], downs: [], received: %{}}}
+    {:ok, %{ups: [], downs: [], events: [], received: %{}}}
   end
 
   @impl true
   def handle_call(:report, _from, state) do
     members = @group |> :pg.get_members(@group) |> Enum.map(&node/1) |> Enum.sort()
-    lists = %{ups: Enum.reverse(state.ups), downs: Enum.reverse(state.downs), members: members}
-    {:reply, Map.merge(state, lists), state}
+    lists = for list <- [:ups, :downs, :events], into: %{}, do: {list, Enum.reverse(state[list])}
+    {:reply, state |> Map.merge(lists) |> Map.put(:members, members), state}
   end
 
   @impl true
@@ -54,6 +64,9 @@ defmodule Caravan.Test.Witness do
 
   def handle_info({:nodeup, node}, state), do: {:noreply, keep(state, :ups, node)}
   def handle_info({:nodedown, node}, state), do: {:noreply, keep(state, :downs, node)}
+
+  def handle_info({:event, event, metadata}, state),
+    do: {:noreply, Map.update!(state, :events, &[{event, metadata} | &1])}
 
   defp keep(state, what, node),
     do: Map.update!(state, what, &[{node, System.system_time(:millisecond)} | &1])

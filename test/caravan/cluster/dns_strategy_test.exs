@@ -411,9 +411,12 @@ defmodule Caravan.Cluster.DnsStrategyTest do
       [:caravan, :node, :prune],
       [:caravan, :membership, :change],
       [:caravan, :membership, :limit],
+      [:caravan, :membership, :drain],
+      [:caravan, :membership, :resume],
       [:libcluster, :connect_node, :ok],
       [:libcluster, :connect_node, :error],
-      [:libcluster, :disconnect_node, :ok]
+      [:libcluster, :disconnect_node, :ok],
+      [:libcluster, :disconnect_node, :error]
     ]
 
     setup do
@@ -509,6 +512,35 @@ defmodule Caravan.Cluster.DnsStrategyTest do
 
       assert_receive {:event, [:libcluster, :disconnect_node, :ok], %{duration: _},
                       %{node: :"limited-2@node.test"}},
+                     5_000
+    end
+
+    test "of a drop that failed", context do
+      DnsServer.put(context.server, @query, :srv, {:sequence, [[srv(1), srv(2)], [srv(1)]]})
+      # It answers false.
+      start(context, prune: [after: 1], keep: 0, disconnect: {:erlang, :is_pid, []})
+
+      assert_receive {:event, [:libcluster, :disconnect_node, :error], empty,
+                      %{node: :"app-2@node.test", reason: :already_disconnected}},
+                     5_000
+
+      assert empty == %{}
+    end
+
+    test "of leaving and of coming back", context do
+      DnsServer.put(context.server, @query, :srv, [srv(1)])
+      strategy = start(context, topology: :events)
+      assert_receive {:event, [:caravan, :node, :up], _, _}, 5_000
+      assert Caravan.Cluster.drain(strategy) == :ok
+
+      assert_receive {:event, [:caravan, :membership, :drain], %{connected: 1},
+                      %{topology: :events}},
+                     5_000
+
+      assert Caravan.Cluster.resume(strategy) == :ok
+
+      assert_receive {:event, [:caravan, :membership, :resume], %{connected: _},
+                      %{topology: :events}},
                      5_000
     end
   end

@@ -288,6 +288,11 @@ defmodule Caravan.Cluster.NodesTest do
         do: PeerNode.call(node, :logger, :remove_handler, [handler])
 
     :ok = PeerNode.call(node, :logger, :set_primary_config, [:level, :info])
+
+    telemetry = :telemetry |> :code.which() |> Path.dirname() |> String.to_charlist()
+    true = PeerNode.call(node, :code, :add_path, [telemetry])
+    diagnosis = [:caravan, :node, :connect, :diagnosis]
+    :ok = PeerNode.call(node, Caravan.Test.Witness, :attach, [[diagnosis]])
     start_strategy(node, context.knot)
 
     lines = fn text ->
@@ -303,6 +308,11 @@ defmodule Caravan.Cluster.NodesTest do
 
     assert [_] = lines.(refused)
     assert [_] = lines.(accepted)
+
+    found = for {^diagnosis, found} <- report(node).events, do: {found.node, found.finding}
+
+    assert Enum.sort(found) ==
+             [{:"app-#{closed}@127.0.0.1", :refused}, {other.name, :accepted}] |> Enum.sort()
   end
 
   test "records of dead addresses, ahead of the others, keep nobody from joining", context do
