@@ -83,19 +83,29 @@ defmodule Caravan.Cluster.NodesTest do
     assert downs(c) == [b.name]
   end
 
-  test "a node that hung is back when it goes on, and the others never parted", context do
-    # `global` would have a or b drop the other because c lost both, which is not Caravan's to decide.
-    args = ~w(-kernel net_ticktime 6 prevent_overlapping_partitions false)
-    [a, b, c] = nodes = for _ <- 1..3, do: start_node(context.knot, args: args)
-    put_records(context.knot, nodes)
-    await_mesh(nodes)
+  # With OTP's default, `global` may have a and b part for a moment when c, which lost both, comes back:
+  # seen in one of eight runs, and healed in a tenth of a second. So there the mesh is what counts; that
+  # Caravan parts nobody shows without it.
+  for prevents <- [true, false] do
+    test "a node that hung is back when it goes on; prevent_overlapping_partitions #{prevents}",
+         context do
+      args = ~w(-kernel net_ticktime 6 prevent_overlapping_partitions #{unquote(prevents)})
+      [a, b, c] = nodes = for _ <- 1..3, do: start_node(context.knot, args: args)
+      put_records(context.knot, nodes)
+      await_mesh(nodes)
 
-    signal(c, "STOP")
-    await_mesh([a, b])
-    signal(c, "CONT")
-    await_mesh(nodes)
-    refute b.name in downs(a)
-    refute a.name in downs(b)
+      signal(c, "STOP")
+      await_mesh([a, b])
+      signal(c, "CONT")
+      # Not a mesh of the connections of before.
+      Host.await(fn -> [a.name, b.name] -- downs(c) == [] end, "c to have lost both")
+      await_mesh(nodes)
+
+      unless unquote(prevents) do
+        refute b.name in downs(a)
+        refute a.name in downs(b)
+      end
+    end
   end
 
   test "two that lost their connection find each other with no lookup", context do
