@@ -115,11 +115,32 @@ defmodule Caravan.Cluster.NodesTest do
     for node <- nodes, do: start_strategy(node, context.knot, strategy)
     await_mesh(nodes)
     stop_supervised!(Knot)
+
+    # One of a few tries: the machine is busy.
+    assert Enum.any?(1..5, fn _try ->
+             took = reconnect(a, b)
+             IO.puts("\nnodedown to nodeup: #{took} ms")
+             took < 1_000
+           end)
+  end
+
+  # Milliseconds from nodedown to nodeup, as `b` sees them.
+  defp reconnect(a, b) do
+    Host.await(fn -> steady?(a, b) and steady?(b, a) end, "a connection that lasts")
+    ups = length(report(b).ups)
     true = PeerNode.call(a, :erlang, :disconnect_node, [b.name])
-    Host.await(fn -> length(report(b).ups) == 2 end, "b to see a again")
-    await_mesh(nodes)
-    %{ups: [_, {_, up}], downs: [{_, down}]} = report(b)
-    IO.puts("\nnodedown to nodeup: #{up - down} ms")
+    Host.await(fn -> length(report(b).ups) > ups end, "b to see a again")
+    await_mesh([a, b])
+    %{ups: ups, downs: downs} = report(b)
+    {_, up} = List.last(ups)
+    {_, down} = List.last(downs)
+    up - down
+  end
+
+  # One that goes down sooner after it came is dialled later each time.
+  defp steady?(node, other) do
+    now = PeerNode.call(node, :erlang, :monotonic_time, [:millisecond])
+    match?(%{up_since: since} when is_integer(since) and now - since > 5_000, known(node, other))
   end
 
   test "all nodes replaced one by one, while each sends: nobody else is ever lost", context do
