@@ -41,7 +41,7 @@ defmodule Caravan.Test.Fleet do
     for second <- 0..(div(until, 1_000) - 1), do: Map.get(asked, second, 0)
   end
 
-  @doc "The busiest second over the mean; the second of the start, in which all ask by design, does not count."
+  @doc "The busiest second over the mean; the first one, in which all ask by design, does not count."
   @spec peak([non_neg_integer]) :: float
   def peak([_start | load]), do: Enum.max(load) / mean(load)
 
