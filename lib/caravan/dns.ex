@@ -283,6 +283,7 @@ defmodule Caravan.Dns do
     options
   end
 
+  @spec refuse!(atom, String.t()) :: no_return
   defp refuse!(key, where) do
     raise ArgumentError,
           "Caravan.Dns: expected #{inspect(key)} to be true #{where}, got: false"
