@@ -187,7 +187,9 @@ defmodule Caravan.Cluster.DnsStrategy do
   def handle_cast(_unexpected, state), do: {:noreply, state}
 
   @impl true
-  def handle_info(:tick, state), do: {:noreply, %{state | tick: nil} |> observe() |> step(:tick)}
+  # A late one, whose timer was set anew while it lay in the mailbox, sets none beside that.
+  def handle_info(:tick, state),
+    do: {:noreply, %{state | tick: cancel(state.tick)} |> observe() |> step(:tick)}
 
   # A node that comes and goes at once is seen, too.
   def handle_info({:nodeup, node}, state) when is_atom(node),

@@ -724,6 +724,34 @@ defmodule Caravan.Cluster.DnsStrategyTest do
       assert_receive {:connect, :"app-2@node.test"}, 5_000
     end
 
+    test "pauses make no more ticks than there are polls", context do
+      DnsServer.put(context.server, @query, :srv, [srv(4001)])
+      strategy = start(context)
+      assert_receive {:connect, _}, 5_000
+
+      # A tick lies in the mailbox, behind an event that plans anew.
+      for _ <- 1..20 do
+        :sys.suspend(strategy)
+        send(strategy, {:nodedown, :a@b})
+
+        Host.await(
+          fn -> :tick in elem(Process.info(strategy, :messages), 1) end,
+          "a tick"
+        )
+
+        :sys.resume(strategy)
+        await_round()
+      end
+
+      :erlang.trace(strategy, true, [:receive])
+      for _ <- 1..10, do: await_round()
+      :erlang.trace(strategy, false, [:receive])
+      delivered = :erlang.trace_delivered(strategy)
+      assert_receive {:trace_delivered, ^strategy, ^delivered}, 5_000
+      # One for each poll; a pause of this machine adds some.
+      assert ticks() in 5..40
+    end
+
     test "it survives messages that nobody expected", context do
       DnsServer.put(context.server, @query, :srv, [srv(4001)])
       strategy = start(context)
@@ -795,6 +823,15 @@ defmodule Caravan.Cluster.DnsStrategyTest do
   end
 
   defp older_peer({name, peer}), do: {name, Map.drop(peer, [:absent, :flaps, :told, :left])}
+
+  defp ticks(count \\ 0) do
+    receive do
+      {:trace, _strategy, :receive, :tick} -> ticks(count + 1)
+      {:trace, _strategy, :receive, _message} -> ticks(count)
+    after
+      0 -> count
+    end
+  end
 
   # One SRV record whose target is a label of 63 bytes, NUL and 0xFF among them.
   defp hostile_answer(<<id::16, _flags::16, 1::16, _::48, rest::binary>>) do
