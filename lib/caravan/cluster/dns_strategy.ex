@@ -193,9 +193,11 @@ defmodule Caravan.Cluster.DnsStrategy do
 
   # A node that comes and goes at once is seen, too.
   def handle_info({:nodeup, node}, state) when is_atom(node),
-    do: {:noreply, state |> observe([node]) |> guard()}
+    do: {:noreply, state |> observe(&[node | &1]) |> guard()}
 
-  def handle_info({:nodedown, _node}, state), do: {:noreply, observe(state)}
+  # And one that went and is back already.
+  def handle_info({:nodedown, node}, state) when is_atom(node),
+    do: {:noreply, observe(state, &List.delete(&1, node))}
 
   def handle_info(:guard, state), do: {:noreply, guard(state)}
 
@@ -320,13 +322,14 @@ defmodule Caravan.Cluster.DnsStrategy do
 
   # The live list of nodes decides, not what a connect returned: a peer may have been faster, or have
   # been connected before DNS named it.
-  defp observe(state, up \\ []) do
+  defp observe(state, correct \\ & &1) do
     # Functions of the user's own have a truth of their own.
-    up = if state.config.list_nodes == {:erlang, :nodes, [:connected]}, do: up, else: []
+    correct =
+      if state.config.list_nodes == {:erlang, :nodes, [:connected]}, do: correct, else: & &1
 
     case Connector.list(state.config) do
       {:ok, connected} ->
-        names = Enum.map(up ++ connected, &Atom.to_string/1)
+        names = connected |> correct.() |> Enum.map(&Atom.to_string/1)
         state |> tell_once(:list_nodes, false, "") |> step({:nodes, names})
 
       {:error, reason} ->

@@ -145,6 +145,21 @@ defmodule Caravan.Cluster.NodesTest do
     match?(%{up_since: since} when is_integer(since) and now - since > 5_000, known(node, other))
   end
 
+  test "a node that went and came while the strategy was busy was down for it, too", context do
+    [a, b] = nodes = for _ <- 1..2, do: start_node(context.knot)
+    put_records(context.knot, nodes)
+    await_mesh(nodes)
+    Host.await(fn -> match?(%{up_since: since} when since != nil, known(a, b)) end, "b to be up")
+    %{up_since: before} = known(a, b)
+
+    [strategy] = PeerNode.call(a, Caravan.Cluster.Registration, :whereis, [:caravan])
+    :ok = PeerNode.call(a, :sys, :suspend, [strategy])
+    true = PeerNode.call(a, :erlang, :disconnect_node, [b.name])
+    Host.await(fn -> length(report(a).ups) == 2 end, "b to be back")
+    :ok = PeerNode.call(a, :sys, :resume, [strategy])
+    Host.await(fn -> known(a, b).up_since not in [nil, before] end, "b to be up anew")
+  end
+
   test "all nodes replaced one by one, while each sends: nobody else is ever lost", context do
     old = for _ <- 1..5, do: start_node(context.knot)
     put_records(context.knot, old)
