@@ -74,11 +74,11 @@ defmodule Caravan.Cluster.Report do
     :ok
   end
 
-  def report(config, {:port_conflict, name}, _counts) do
+  def report(config, {:port_conflict, names}, _counts) do
     log(
       config,
       :warning,
-      "SRV records give #{name} more than one port; the lowest of the first query counts. " <>
+      "SRV records give #{list(names)} more than one port; the lowest of the first query counts. " <>
         "Nodes on one host need names of their own: see the option :node_name"
     )
   end

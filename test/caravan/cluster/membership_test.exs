@@ -270,8 +270,31 @@ defmodule Caravan.Cluster.MembershipTest do
     test "gets the lowest port of several, with one warning" do
       state = membership(ports: :srv) |> handle(answer([{"a@h", [7, 9], []}]), 0)
       assert {:publish, [{"a@h", 7, []}]} in actions(state)
-      assert {:port_conflict, "a@h"} in reports(state)
-      assert state |> handle(answer([{"a@h", [7, 9], []}]), 1) |> reports() == []
+      assert {:port_conflict, ["a@h"]} in reports(state)
+      state = handle(state, answer([{"a@h", [7, 9], []}]), 1)
+      assert reports(state) == []
+      state = handle(state, answer([{"a@h", [7], []}]), 2)
+      assert reports(state) == []
+      state = handle(state, answer([{"a@h", [7, 9], []}]), 3)
+      assert reports(state) == [{:port_conflict, ["a@h"]}]
+    end
+
+    test "tells of names with several ports once an answer, and remembers no more than there are" do
+      state = membership(ports: :srv, keep: 0, max_nodes: 10)
+
+      answers = for poll <- 1..20, do: answer(for n <- 1..10, do: {"p#{poll}n#{n}@h", [1, 2], []})
+
+      {_, membership} =
+        answers
+        |> Enum.with_index()
+        |> Enum.reduce(state, fn {answer, poll}, state ->
+          state = handle(state, answer, poll * 10_000)
+          assert [names] = for({:port_conflict, names} <- reports(state), do: names)
+          assert length(names) == 10
+          state
+        end)
+
+      assert membership.standing == MapSet.new()
     end
 
     test "gets the addresses of all sources" do

@@ -79,22 +79,28 @@ defmodule Caravan.Cluster.Membership.Names do
   defp publish(state) do
     sources = source_names(state)
     peers = for {_name, peer} <- state.peers, Peer.member?(peer), do: peer
-
-    {entries, state} =
-      peers
-      |> Enum.sort_by(& &1.name)
-      |> Enum.map_reduce(state, fn peer, state ->
-        {entry, conflict} = Peer.entry(peer, sources)
-        {entry, conflict(state, {:port_conflict, peer.name}, conflict)}
-      end)
+    said = peers |> Enum.sort_by(& &1.name) |> Enum.map(&Peer.entry(&1, sources))
+    entries = Enum.map(said, &elem(&1, 0))
+    state = tell_conflicts(state, said)
 
     if entries == state.published,
       do: state,
       else: act(%{state | published: entries}, {:publish, entries})
   end
 
-  defp conflict(state, conflict, true), do: stands(state, conflict, conflict)
-  defp conflict(state, conflict, false), do: over(state, conflict)
+  # What was told stands with the peer, and goes with it.
+  defp tell_conflicts(state, said) do
+    changed =
+      for {{name, _port, _addresses}, conflict} <- said,
+          state.peers[name].conflict != conflict,
+          do: {name, conflict}
+
+    new = for {name, true} <- changed, do: name
+
+    state
+    |> update_peers(Enum.map(changed, &elem(&1, 0)), &%{&1 | conflict: not &1.conflict})
+    |> report_if(new != [], {:port_conflict, new})
+  end
 
   ## Dropping
 

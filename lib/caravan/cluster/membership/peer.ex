@@ -16,6 +16,7 @@ defmodule Caravan.Cluster.Membership.Peer do
                 flaps: 0,
                 told: [],
                 admitted: false,
+                conflict: false,
                 left: false
               ]
 
@@ -29,6 +30,7 @@ defmodule Caravan.Cluster.Membership.Peer do
       earliest next one;
     * `:flaps`: how often in a row it went down as soon as it was up;
     * `:admitted`: the name is an atom, or may become one;
+    * `:conflict`: it was told of that the sources contradict each other about its port;
     * `:left`: the node said that it is leaving.
   """
   @type t :: %__MODULE__{
@@ -42,6 +44,7 @@ defmodule Caravan.Cluster.Membership.Peer do
           flaps: non_neg_integer,
           told: [term],
           admitted: boolean,
+          conflict: boolean,
           left: boolean,
           retry_at: integer
         }

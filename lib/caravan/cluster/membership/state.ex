@@ -73,7 +73,7 @@ defmodule Caravan.Cluster.Membership.State do
           | {:connect_failed, String.t(), kind :: term}
           | {:limit, :max_nodes | :max_new_names | :atom_table, left_out :: pos_integer}
           | {:pruned, [String.t()], spared :: non_neg_integer}
-          | {:port_conflict, String.t()}
+          | {:port_conflict, [String.t()]}
 
   @spec new(Config.t(), String.t(), integer, integer) :: t
   def new(config, self, seed, now) do
