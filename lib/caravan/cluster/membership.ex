@@ -16,6 +16,7 @@ defmodule Caravan.Cluster.Membership do
     except: [new: 4, limit: 2, connected: 1, members: 1]
 
   alias Caravan.Cluster.Config
+  alias Caravan.Cluster.Membership.Backoff
   alias Caravan.Cluster.Membership.Budget
   alias Caravan.Cluster.Membership.Dial
   alias Caravan.Cluster.Membership.Names
@@ -162,15 +163,23 @@ defmodule Caravan.Cluster.Membership do
 
   ## Connections
 
-  # One that was lost is back: the network may be, so the others need not wait for their turn.
+  # One that was lost is back: the network may be, so others that were lost with it need not wait for their
+  # turn. One that flaps says nothing of the network, and addresses that never answered do not either.
   defp come_back(state, joined, now) do
-    if Enum.any?(joined, &state.peers[&1].was_up) do
-      waiting = for {name, peer} <- state.peers, not Peer.up?(peer), not peer.left, do: name
-      update_peers(state, waiting, &Peer.retry(&1, now))
+    if Enum.any?(joined, &back?(state.peers[&1])) do
+      state.peers
+      |> Enum.filter(fn {_name, peer} -> peer.was_up and not Peer.up?(peer) and not peer.left end)
+      |> Enum.reduce(state, fn {name, _peer}, state ->
+        {random, state} = random(state)
+        at = now + Backoff.after_nodedown(random)
+        update_peers(state, [name], &Peer.retry(&1, at))
+      end)
     else
       state
     end
   end
+
+  defp back?(peer), do: peer.was_up and peer.flaps == 0
 
   defp lose(state, [], _now), do: state
 

@@ -186,16 +186,47 @@ defmodule Caravan.Cluster.MembershipTest do
       assert state |> handle(answer(["a@h", "b@h"]), 2) |> dialled() == ["a@h"]
     end
 
-    test "all others at once when one that was lost is back" do
-      state = membership() |> handle(answer(["a@h", "b@h"]), 0) |> handle({:nodes, ["b@h"]}, 1)
+    test "all that were lost, soon, when one of them is back" do
+      names = for n <- 1..20, do: "n#{n}@h"
+      state = membership() |> handle(answer(["dead@h" | names]), 0) |> handle({:nodes, names}, 1)
+      state = handle(state, {:nodes, []}, 10_000)
+
+      state =
+        for(_ <- 1..8, name <- ["dead@h" | names], do: name)
+        |> Enum.reduce(state, &handle(&2, {:connect_done, &1, {:error, :unreachable}}, 10_000))
+
+      {_, membership} = handle(state, {:nodes, ["n1@h"]}, 10_001)
+
+      times =
+        for {name, peer} <- membership.peers, name not in ["n1@h", "dead@h"], do: peer.retry_at
+
+      assert Enum.all?(times, &(&1 in 10_051..10_301))
+      assert length(Enum.uniq(times)) > 10
+      # Nobody has ever seen this one.
+      assert membership.peers["dead@h"].retry_at > 30_000
+    end
+
+    test "nobody sooner because of a node that comes and goes" do
+      state =
+        membership() |> handle(answer(["a@h", "b@h"]), 0) |> handle({:nodes, ["a@h", "b@h"]}, 1)
+
+      state = handle(state, {:nodes, ["b@h"]}, 10_000)
 
       state =
         Enum.reduce(1..8, state, fn _, state ->
-          handle(state, {:connect_done, "a@h", {:error, :unreachable}}, 0)
+          handle(state, {:connect_done, "a@h", {:error, :unreachable}}, 10_000)
         end)
 
-      state = handle(state, {:nodes, []}, 10_000)
-      assert state |> handle({:nodes, ["b@h"]}, 10_001) |> dialled() == ["a@h"]
+      # It was steady once, and is not any more.
+      state = state |> handle({:nodes, []}, 10_010) |> handle({:nodes, ["b@h"]}, 10_020)
+
+      state =
+        for(_ <- 1..8, do: {:connect_done, "a@h", {:error, :unreachable}})
+        |> Enum.reduce(state, &handle(&2, &1, 10_020))
+
+      state = handle(state, {:nodes, []}, 10_030)
+      {_, membership} = handle(state, {:nodes, ["b@h"]}, 10_040)
+      assert membership.peers["a@h"].retry_at > 15_000
     end
 
     test "not soon one that said it leaves" do

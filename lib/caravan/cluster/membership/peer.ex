@@ -162,8 +162,8 @@ defmodule Caravan.Cluster.Membership.Peer do
       else: {false, peer}
   end
 
-  @doc "Something suggests that it can be reached again."
-  @spec retry(t, integer) :: t
-  def retry(peer, now),
-    do: %{peer | failures: min(peer.failures, 1), retry_at: min(peer.retry_at, now)}
+  @doc "Something suggests that it can be reached again: it is dialled at this time, or sooner."
+  @spec retry(t, at :: integer) :: t
+  def retry(peer, at),
+    do: %{peer | failures: min(peer.failures, 1), retry_at: min(peer.retry_at, at)}
 end
