@@ -42,7 +42,8 @@ defmodule Caravan.Cluster.DnsStrategy do
       disappears for longer than `:keep` and returns, starts that anew.
     * What SRV, A and AAAA records say of ports and addresses goes to `Caravan.Epmd.Peers`, where
       `Caravan.Epmd` finds it without asking the host's resolver. With `ports: :srv`, names need carry no
-      port: all nodes learn it from the records.
+      port: all nodes learn it from the records. Where queries differ, the first one counts, but not if it has
+      failed for longer than `:keep`.
     * Nobody is disconnected, unless `:prune` says so. The end of this process leaves connections as they
       are; started again, it goes on with what DNS names from then on.
     * Records that make no valid node name are left out, with a line in the log. A name becomes an atom

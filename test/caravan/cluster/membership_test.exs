@@ -310,6 +310,40 @@ defmodule Caravan.Cluster.MembershipTest do
       assert reports(state) == [{:port_conflict, ["a@h"]}]
     end
 
+    test "gets first what a query says now, before what one that fails said once" do
+      [old, new] = [{10, 0, 0, 1}, {10, 0, 0, 2}]
+      other = {"other.test", :srv}
+      options = [query: ["app.test", "other.test"], ports: :srv, keep: 60_000]
+
+      state =
+        membership(options)
+        |> handle(answer([{"a@h", [1], [old]}]), 0)
+        |> handle({:lookup_failed, @srv, {:servfail, "no"}}, 10_000)
+        |> handle(answer([{"a@h", [2], [new]}], other), 59_000)
+
+      assert {:publish, [{"a@h", 1, [old, new]}]} in actions(state)
+      assert {:port_conflict, ["a@h"]} in reports(state)
+
+      state = handle(state, answer([{"a@h", [2], [new]}], other), 60_001)
+      assert {:publish, [{"a@h", 2, [new, old]}]} in actions(state)
+
+      # It answers again: the order of the options counts.
+      state = handle(state, answer([{"a@h", [1], [old]}]), 70_000)
+      assert {:publish, [{"a@h", 1, [old, new]}]} in actions(state)
+    end
+
+    test "keeps its order where answers are further apart than :keep" do
+      other = {"other.test", :srv}
+      options = [query: ["app.test", "other.test"], ports: :srv, keep: 0]
+
+      state =
+        membership(options)
+        |> handle(answer([{"a@h", [1], []}]), 0)
+        |> handle(answer([{"a@h", [2], []}], other), 5_000)
+
+      refute List.keyfind(actions(state), :publish, 0)
+    end
+
     test "tells of names with several ports once an answer, and remembers no more than there are" do
       state = membership(ports: :srv, keep: 0, max_nodes: 10)
 

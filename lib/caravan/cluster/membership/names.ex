@@ -20,7 +20,7 @@ defmodule Caravan.Cluster.Membership.Names do
     |> miss(source, answer, now)
     |> bound()
     |> report_members(before)
-    |> publish()
+    |> publish(now)
     |> prune(source, answer)
   end
 
@@ -76,10 +76,12 @@ defmodule Caravan.Cluster.Membership.Names do
     report_if(state, added != [] or removed != [], {:members, added, removed})
   end
 
-  defp publish(state) do
+  defp publish(%State{limits: limits} = state, now) do
     sources = source_names(state)
+    # Each source has had its turn since, unless it fails.
+    fresh = now - max(limits.keep, 2 * limits.poll_interval)
     peers = for {_name, peer} <- state.peers, Peer.member?(peer), do: peer
-    said = peers |> Enum.sort_by(& &1.name) |> Enum.map(&Peer.entry(&1, sources))
+    said = peers |> Enum.sort_by(& &1.name) |> Enum.map(&Peer.entry(&1, sources, fresh))
     entries = Enum.map(said, &elem(&1, 0))
     state = tell_conflicts(state, said)
 

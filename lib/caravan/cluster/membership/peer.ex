@@ -100,16 +100,20 @@ defmodule Caravan.Cluster.Membership.Peer do
     %{peer | named_by: named_by, absent: Map.update(peer.absent, source, 1, &(&1 + 1))}
   end
 
-  @doc "What the table of addresses is told, and whether the sources contradict each other about the port."
-  @spec entry(t, [Config.source()]) ::
+  @doc """
+  What the table of addresses is told, and whether the sources contradict each other about the port. In the
+  order of the sources, but those that have not named it since `fresh` come last, and contradict nobody.
+  """
+  @spec entry(t, [Config.source()], fresh :: integer) ::
           {{String.t(), :inet.port_number() | nil, [:inet.ip_address()]}, conflict :: boolean}
-  def entry(peer, sources) do
+  def entry(peer, sources, fresh) do
     said = for source <- sources, %{^source => said} <- [peer.named_by], do: said
-    ports = said |> Enum.flat_map(&elem(&1, 1)) |> Enum.uniq()
+    {new, old} = Enum.split_with(said, fn {seen, _ports, _addresses} -> seen >= fresh end)
+    port = (new ++ old) |> Enum.flat_map(&elem(&1, 1)) |> List.first()
+    addresses = (new ++ old) |> Enum.flat_map(&elem(&1, 2)) |> Enum.uniq()
+    ports = new |> Enum.flat_map(&elem(&1, 1)) |> Enum.uniq()
 
-    addresses = said |> Enum.flat_map(&elem(&1, 2)) |> Enum.uniq() |> Enum.take(@max_addresses)
-
-    {{peer.name, List.first(ports), addresses}, match?([_, _ | _], ports)}
+    {{peer.name, port, Enum.take(addresses, @max_addresses)}, match?([_, _ | _], ports)}
   end
 
   @spec joined(t, integer) :: t
