@@ -44,7 +44,7 @@ defmodule Caravan.Test.ModelWorld do
     world = %__MODULE__{
       config: config,
       now: now,
-      membership: Membership.new(config, @self, 42, now)
+      membership: Membership.new(config, 42, now)
     }
 
     handle(world, :tick)
@@ -169,7 +169,13 @@ defmodule Caravan.Test.ModelWorld do
   end
 
   defp handle(world, event) do
-    env = %{now: world.now, atom?: &(&1 in world.atoms), atom_room: world.atom_room}
+    env = %{
+      now: world.now,
+      self: @self,
+      atom?: &(&1 in world.atoms),
+      atom_room: world.atom_room
+    }
+
     {actions, membership} = Membership.handle(world.membership, event, env)
     {connected, world} = {world.connected, %{world | membership: membership}}
     world = Enum.reduce(actions, world, &act/2)

@@ -126,7 +126,7 @@ defmodule Caravan.Cluster.DnsStrategy do
   def init(%Config{} = config) do
     seed = :erlang.phash2({node(), make_ref(), System.system_time()}, 1_000_000_000)
     key = Registration.register(config.topology)
-    membership = Membership.new(config, Atom.to_string(node()), seed, now())
+    membership = Membership.new(config, seed, now())
 
     state = %__MODULE__{
       config: config,
@@ -248,6 +248,8 @@ defmodule Caravan.Cluster.DnsStrategy do
 
     %{
       now: now(),
+      # Distribution may start later.
+      self: Atom.to_string(node()),
       atom?: &match?({:ok, _node}, NodeName.existing(&1)),
       atom_room: used < @atom_share * :erlang.system_info(:atom_limit)
     }

@@ -13,7 +13,7 @@ defmodule Caravan.Cluster.Membership do
   @moduledoc false
 
   import Caravan.Cluster.Membership.State,
-    except: [new: 4, limit: 2, connected: 1, members: 1]
+    except: [new: 3, limit: 2, connected: 1, members: 1]
 
   alias Caravan.Cluster.Config
   alias Caravan.Cluster.Membership.Backoff
@@ -50,17 +50,24 @@ defmodule Caravan.Cluster.Membership do
           | :tick
 
   @typedoc """
-  What cannot be known here: the time, in milliseconds of a clock that never goes back; whether a name
-  is an atom already; whether the VM has room for more atoms.
+  What cannot be known here: the time, in milliseconds of a clock that never goes back; the name of this
+  node; whether a name is an atom already; whether the VM has room for more atoms.
   """
-  @type env :: %{now: integer, atom?: (String.t() -> boolean), atom_room: boolean}
+  @type env :: %{
+          now: integer,
+          self: String.t(),
+          atom?: (String.t() -> boolean),
+          atom_room: boolean
+        }
 
-  @spec new(Config.t(), self :: String.t(), seed :: integer, now :: integer) :: t
-  defdelegate new(config, self, seed, now), to: State
+  @spec new(Config.t(), seed :: integer, now :: integer) :: t
+  defdelegate new(config, seed, now), to: State
 
   @doc "Takes an event in; the actions are in the order in which they are to be carried out."
   @spec handle(t, event, env) :: {[State.action()], t}
   def handle(%State{} = state, event, env) do
+    # A name that DNS gave may have become this node's own.
+    state = %{state | peers: Map.delete(state.peers, env.self)}
     state = state |> take_in(event, env) |> plan(env)
     {Enum.reverse(state.out), %{state | out: []}}
   end
@@ -108,7 +115,7 @@ defmodule Caravan.Cluster.Membership do
     state
     |> put_source(name, Source.answered(source, answer.ttl, now, state.limits, random))
     |> report_if(source.told != [], {:recovered, name})
-    |> Names.answered(name, answer, now)
+    |> Names.answered(name, answer, env)
     # Nodes of new names may be connected already.
     |> then(&take_in(&1, {:nodes, &1.live}, env))
   end

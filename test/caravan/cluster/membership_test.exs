@@ -12,11 +12,15 @@ defmodule Caravan.Cluster.MembershipTest do
         Keyword.merge([query: "app.test", node_sname: "app", poll_interval: 10_000], options)
       )
 
-    Membership.new(config, "me@h", 1, 0)
+    Membership.new(config, 1, 0)
   end
 
   defp env(now, options),
-    do: Map.merge(%{now: now, atom?: fn _ -> false end, atom_room: true}, Map.new(options))
+    do:
+      Map.merge(
+        %{now: now, self: "me@h", atom?: fn _ -> false end, atom_room: true},
+        Map.new(options)
+      )
 
   defp handle({_actions, membership}, event, now, options),
     do: Membership.handle(membership, event, env(now, options))
@@ -72,6 +76,21 @@ defmodule Caravan.Cluster.MembershipTest do
       state = handle(state, answer(["me@h", "a@h"]), 1)
       assert dialled(state) == ["a@h"]
       assert state |> handle(answer(["a@h", "b@h"], other), 2) |> dialled() == ["b@h"]
+    end
+
+    test "not this node, if it has its name later than DNS" do
+      nobody = [self: "nonode@nohost"]
+      state = membership() |> handle(answer(["me@h", "a@h"]), 0, nobody)
+      assert dialled(state) == ["a@h", "me@h"]
+
+      state =
+        state
+        |> handle({:connect_done, "me@h", {:error, :not_distributed}}, 1, nobody)
+        |> handle({:connect_done, "a@h", {:error, :not_distributed}}, 1, nobody)
+
+      state = handle(state, :tick, 60_000)
+      assert dialled(state) == ["a@h"]
+      assert Membership.members(elem(state, 1)) == ["a@h"]
     end
 
     test "not who is connected already, in or out of DNS before" do

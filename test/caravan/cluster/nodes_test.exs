@@ -371,6 +371,24 @@ defmodule Caravan.Cluster.NodesTest do
     await_mesh([a, b])
   end
 
+  test "a node whose distribution starts after the strategy does not dial itself", context do
+    port = Host.free_port()
+    name = :"app-#{port}@127.0.0.1"
+    Knot.put_records(context.knot, ["_app._tcp 1 SRV 0 0 #{port} host"])
+    node = PeerNode.start!(name: nil, epmd: true)
+    {:ok, _} = PeerNode.call(node, :application, :ensure_all_started, [:logger])
+    :ok = PeerNode.call(node, :logger, :set_primary_config, [:level, :none])
+    start_strategy(node, context.knot)
+
+    # By its name: its pid is another one for us as soon as the node has a name.
+    strategy = :"Caravan.Cluster.DnsStrategy:caravan"
+    known = fn -> Map.keys(PeerNode.call(node, :sys, :get_state, [strategy]).membership.peers) end
+
+    Host.await(fn -> known.() == [Atom.to_string(name)] end, "the record")
+    {:ok, _} = PeerNode.call(node, :net_kernel, :start, [[name, :longnames]])
+    Host.await(fn -> known.() == [] end, "the node to know itself")
+  end
+
   test "its documentation holds: the module is a child of any supervisor", context do
     child =
       {DnsStrategy,

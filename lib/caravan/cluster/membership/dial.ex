@@ -24,7 +24,7 @@ defmodule Caravan.Cluster.Membership.Dial do
     due = for peer <- waiting(state), peer.retry_at <= env.now, do: peer
 
     if free > 0 and due != [],
-      do: due |> Enum.sort_by(&turn(state, &1)) |> dial(free, state, env),
+      do: due |> Enum.sort_by(&turn(env.self, &1)) |> dial(free, state, env),
       else: state
   end
 
@@ -72,8 +72,8 @@ defmodule Caravan.Cluster.Membership.Dial do
 
   # Names that failed least come first; the rest is in an order of this node's own, so that not all
   # nodes of a fleet dial the same newcomer at once.
-  defp turn(state, peer),
-    do: {peer.failures, :erlang.phash2({state.self, peer.name}), peer.name}
+  defp turn(self, peer),
+    do: {peer.failures, :erlang.phash2({self, peer.name}), peer.name}
 
   defp waiting(state) do
     for {name, peer} <- state.peers,

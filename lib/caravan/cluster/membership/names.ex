@@ -11,12 +11,12 @@ defmodule Caravan.Cluster.Membership.Names do
   alias Caravan.Cluster.Membership.State
 
   @doc "Takes an answer in."
-  @spec answered(State.t(), Config.source(), Membership.answer(), now :: integer) :: State.t()
-  def answered(%State{} = state, source, answer, now) do
+  @spec answered(State.t(), Config.source(), Membership.answer(), Membership.env()) :: State.t()
+  def answered(%State{} = state, source, answer, %{now: now, self: self}) do
     before = MapSet.new(members(state))
 
     state
-    |> remember(source, Map.delete(answer.names, state.self), now)
+    |> remember(source, Map.delete(answer.names, self), now)
     |> miss(source, answer, now)
     |> bound()
     |> report_members(before)

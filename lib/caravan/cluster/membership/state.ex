@@ -7,7 +7,7 @@ defmodule Caravan.Cluster.Membership.State do
   alias Caravan.Cluster.Membership.Peer
   alias Caravan.Cluster.Membership.Source
 
-  @enforce_keys [:self, :limits, :sources, :budget, :rand]
+  @enforce_keys [:limits, :sources, :budget, :rand]
   defstruct @enforce_keys ++
               [
                 peers: %{},
@@ -21,7 +21,7 @@ defmodule Caravan.Cluster.Membership.State do
               ]
 
   @typedoc """
-    * `:self`: this node's name; `:limits`: the options that count here;
+    * `:limits`: the options that count here;
     * `:sources`: in the order of the options;
     * `:live`: all nodes that were connected when last seen, of this topology or not;
     * `:connecting`: since when a name is being dialled;
@@ -31,7 +31,6 @@ defmodule Caravan.Cluster.Membership.State do
     * `:out`: the actions of the event at hand, latest first.
   """
   @type t :: %__MODULE__{
-          self: String.t(),
           limits: limits,
           sources: [{Config.source(), Source.t()}],
           budget: Budget.t(),
@@ -75,10 +74,9 @@ defmodule Caravan.Cluster.Membership.State do
           | {:pruned, [String.t()], spared :: non_neg_integer}
           | {:port_conflict, [String.t()]}
 
-  @spec new(Config.t(), String.t(), integer, integer) :: t
-  def new(config, self, seed, now) do
+  @spec new(Config.t(), integer, integer) :: t
+  def new(config, seed, now) do
     %__MODULE__{
-      self: self,
       limits: limits(config),
       sources: for(source <- config.sources, do: {source, %Source{next_at: now}}),
       budget: Budget.new(config.max_new_names),
