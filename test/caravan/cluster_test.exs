@@ -152,8 +152,9 @@ defmodule Caravan.ClusterTest do
       strategy = start(context)
       assert_receive {:connect, :"app-1@n.test"}, 5_000
       assert Cluster.drain(strategy) == :ok
-      assert %{running: running} = :sys.get_state(strategy).jobs
-      assert running == %{}
+      running = fn -> :sys.get_state(strategy).jobs.running end
+      # But for a look at who is left.
+      assert Eventually.true?(fn -> running.() == %{} end, 2_000)
       Cluster.resume(strategy)
       assert_receive {:connect, :"app-1@n.test"}, 5_000
     end

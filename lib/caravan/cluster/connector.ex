@@ -17,20 +17,22 @@ defmodule Caravan.Cluster.Connector do
   @spec disconnect(Config.t(), String.t()) :: (() -> term)
   def disconnect(%Config{disconnect: mfa}, name), do: call(mfa, name)
 
-  # Bounded, because its caller waits: it is the user's own.
-  @list_timeout 1_000
-
-  @doc "The connected nodes."
-  @spec list(Config.t()) :: {:ok, [node]} | {:error, term}
+  @doc "The connected nodes; a function of the user's own is to be run as a job."
+  @spec list(Config.t()) :: {:ok, [node]} | {:job, (() -> term)}
   def list(%Config{list_nodes: {:erlang, :nodes, [type]}}), do: {:ok, :erlang.nodes(type)}
 
-  def list(%Config{list_nodes: {module, function, arguments}}) do
-    with {:ok, nodes} <- Job.run(fn -> apply(module, function, arguments) end, @list_timeout) do
-      if is_list(nodes) and not List.improper?(nodes) and Enum.all?(nodes, &is_atom/1),
-        do: {:ok, nodes},
-        else: {:error, {:returned, nodes}}
-    end
+  def list(%Config{list_nodes: {module, function, arguments}}),
+    do: {:job, fn -> apply(module, function, arguments) end}
+
+  @doc "The connected nodes, from the outcome of that job."
+  @spec listed(Job.outcome()) :: {:ok, [node]} | {:error, term}
+  def listed({:ok, nodes}) do
+    if is_list(nodes) and not List.improper?(nodes) and Enum.all?(nodes, &is_atom/1),
+      do: {:ok, nodes},
+      else: {:error, {:returned, nodes}}
   end
+
+  def listed({:error, reason}), do: {:error, reason}
 
   @doc "What the outcome of such a job says."
   @spec result(Job.outcome()) :: result

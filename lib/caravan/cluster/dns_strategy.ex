@@ -92,11 +92,14 @@ defmodule Caravan.Cluster.DnsStrategy do
   # Diagnoses at once; what fails beyond is reported without.
   @max_diagnoses 8
 
+  # How long a list_nodes function of the user's own may take.
+  @list_timeout 1_000
+
   # How long after a failed try to be alone a drained node tries again.
   @drain_again 500
 
   @enforce_keys [:config, :key, :membership, :discovery, :jobs]
-  defstruct @enforce_keys ++ [tick: nil, waiters: [], told: MapSet.new()]
+  defstruct @enforce_keys ++ [tick: nil, unlisted: nil, waiters: [], told: MapSet.new()]
 
   @typedoc "The options in the table above, or libcluster's list of one `Cluster.Strategy.State`."
   @type options :: keyword | [struct]
@@ -148,7 +151,7 @@ defmodule Caravan.Cluster.DnsStrategy do
     # Before a crash it had left the cluster.
     if Drain.drained?(state.key),
       do: {:noreply, state |> stop_discovery() |> leave(nil)},
-      else: {:noreply, state |> observe() |> step(:tick)}
+      else: {:noreply, observe(state, [:tick])}
   end
 
   @impl true
@@ -194,11 +197,11 @@ defmodule Caravan.Cluster.DnsStrategy do
 
   # A node that comes and goes at once is seen, too.
   def handle_info({:nodeup, node}, state) when is_atom(node),
-    do: {:noreply, state |> observe(&[node | &1]) |> guard()}
+    do: {:noreply, state |> observe([], &[node | &1]) |> guard()}
 
   # And one that went and is back already.
   def handle_info({:nodedown, node}, state) when is_atom(node),
-    do: {:noreply, observe(state, &List.delete(&1, node))}
+    do: {:noreply, observe(state, [], &List.delete(&1, node))}
 
   def handle_info(:guard, state), do: {:noreply, guard(state)}
 
@@ -324,21 +327,42 @@ defmodule Caravan.Cluster.DnsStrategy do
   ## Who is connected
 
   # The live list of nodes decides, not what a connect returned: a peer may have been faster, or have
-  # been connected before DNS named it.
-  defp observe(state, correct \\ & &1) do
-    # Functions of the user's own have a truth of their own.
-    correct =
-      if state.config.list_nodes == {:erlang, :nodes, [:connected]}, do: correct, else: & &1
-
+  # been connected before DNS named it. So `events` are taken in after the list.
+  defp observe(state, events \\ [], correct \\ & &1) do
     case Connector.list(state.config) do
-      {:ok, connected} ->
-        names = connected |> correct.() |> Enum.map(&Atom.to_string/1)
-        state |> tell_once(:list_nodes, false, "") |> step({:nodes, names})
+      {:ok, nodes} ->
+        # Other lists than that of all nodes have a truth of their own.
+        all = state.config.list_nodes == {:erlang, :nodes, [:connected]}
+        listed(state, {:ok, if(all, do: correct.(nodes), else: nodes)}, events)
 
-      {:error, reason} ->
-        text = "list_nodes #{inspect(state.config.list_nodes)} failed: #{inspect(reason)}"
-        tell_once(state, :list_nodes, true, text)
+      {:job, list} ->
+        list(%{state | unlisted: Enum.reverse(events, state.unlisted || [])}, list)
     end
+  end
+
+  # One at a time. What comes meanwhile waits for the next one: this one may not have seen it.
+  defp list(state, list) do
+    if Jobs.count(state.jobs, &match?({:list, _events}, &1)) > 0 do
+      state
+    else
+      tag = {:list, Enum.reverse(state.unlisted)}
+      %{state | unlisted: nil, jobs: Jobs.start(state.jobs, tag, list, @list_timeout)}
+    end
+  end
+
+  defp listed(state, result, events) do
+    state =
+      case result do
+        {:ok, nodes} ->
+          names = Enum.map(nodes, &Atom.to_string/1)
+          state |> tell_once(:list_nodes, false, "") |> step({:nodes, names})
+
+        {:error, reason} ->
+          text = "list_nodes #{inspect(state.config.list_nodes)} failed: #{inspect(reason)}"
+          tell_once(state, :list_nodes, true, text)
+      end
+
+    Enum.reduce(events, state, &step(&2, &1))
   end
 
   ## Lookups
@@ -362,8 +386,7 @@ defmodule Caravan.Cluster.DnsStrategy do
 
     state
     |> tell_once({:left_out, source}, refusals != [], left_out(query, refusals))
-    |> observe()
-    |> step({:answer, source, answer})
+    |> observe([{:answer, source, answer}])
   end
 
   defp looked_up(state, source, {:error, error}), do: step(state, {:lookup_failed, source, error})
@@ -386,14 +409,17 @@ defmodule Caravan.Cluster.DnsStrategy do
     result = Connector.result(outcome)
     :ok = Report.connected(state.config, name, result, duration)
 
-    state
-    |> observe()
-    |> step({:connect_done, name, result})
+    observe(state, [{:connect_done, name, result}])
   end
 
   defp done({:disconnect, name}, outcome, duration, state) do
     :ok = Report.disconnected(state.config, name, Connector.result(outcome), duration)
     observe(state)
+  end
+
+  defp done({:list, events}, outcome, _duration, state) do
+    state = listed(state, Connector.listed(outcome), events)
+    if state.unlisted, do: observe(state), else: state
   end
 
   defp done({:diagnose, name, reason}, outcome, duration, state) do
@@ -451,6 +477,7 @@ defmodule Caravan.Cluster.DnsStrategy do
     %{
       state
       | discovery: Discovery.stop(state.discovery),
+        unlisted: nil,
         jobs: Jobs.stop(state.jobs, &(elem(&1, 0) != :leave))
     }
   end

@@ -12,7 +12,13 @@ defmodule Caravan.Cluster.ConnectorTest do
 
   defp result(network, name, timeout \\ 5_000) do
     config = Config.new!([query: "app.test", node_sname: "app"] ++ FakeNetwork.options(network))
-    config |> Connector.connect(name) |> Job.run(timeout) |> Connector.result()
+    config |> Connector.connect(name) |> run(timeout) |> Connector.result()
+  end
+
+  defp run(fun, timeout) do
+    job = Job.start(fun, timeout)
+    assert_receive message when elem(message, 1) == job.ref, 10_000
+    Job.outcome(job, message)
   end
 
   test "tells what became of a connect", %{network: network} do
@@ -33,7 +39,15 @@ defmodule Caravan.Cluster.ConnectorTest do
   test "disconnects by the function of the topology", %{network: network} do
     :ok = result(network, "up@h")
     config = Config.new!([query: "app.test", node_sname: "app"] ++ FakeNetwork.options(network))
-    assert config |> Connector.disconnect("up@h") |> Job.run(5_000) |> Connector.result() == :ok
+    assert config |> Connector.disconnect("up@h") |> run(5_000) |> Connector.result() == :ok
     assert FakeNetwork.list(network) == []
+  end
+
+  test "a list of nodes is one of atoms" do
+    listed = &Connector.listed({:ok, &1})
+    assert listed.([:a@h]) == {:ok, [:a@h]}
+
+    for rubbish <- [nil, :a@h, ["a@h"], [:a@h | :b@h]],
+        do: assert(listed.(rubbish) == {:error, {:returned, rubbish}})
   end
 end

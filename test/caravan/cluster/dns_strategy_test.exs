@@ -297,6 +297,34 @@ defmodule Caravan.Cluster.DnsStrategyTest do
     end
   end
 
+  describe "a list_nodes function that hangs" do
+    test "stalls nobody", context do
+      DnsServer.put(context.server, @query, :srv, for(n <- 1..50, do: srv(n)))
+
+      strategy = start(context, list_nodes: {Process, :sleep, [:infinity]}, log_level: :none)
+
+      # Each of these is an event that wants a list.
+      for n <- 1..50 do
+        node = :"app-#{n}@node.test"
+        assert_receive {:connect, ^node}, 10_000
+      end
+
+      flush_queries()
+      assert_receive {:dns_query, _}, 10_000
+
+      for _ <- 1..10 do
+        started = System.monotonic_time(:millisecond)
+        send(strategy, {:nodedown, :a@b})
+        assert Caravan.Cluster.await(strategy, nodes: 1, timeout: 0) == {:error, :timeout}
+        assert System.monotonic_time(:millisecond) - started < 900
+      end
+
+      assert Caravan.Cluster.drain(strategy) == :ok
+      assert Caravan.Cluster.resume(strategy) == :ok
+      assert_receive {:connect, _}, 10_000
+    end
+  end
+
   describe "names without end" do
     @tag timeout: 180_000
     test "make no more atoms than the budget, in a thousand polls of a thousand", context do
