@@ -146,7 +146,8 @@ defmodule Caravan.Cluster.DnsStrategy do
   def handle_continue(:start, state) do
     _ = Caravan.Telemetry.load()
     advise(state)
-    :ok = :net_kernel.monitor_nodes(true)
+    # Hidden ones too, which `:connect` may make, and the default of `:list_nodes` lists.
+    :ok = :net_kernel.monitor_nodes(true, node_type: :all)
 
     # Before a crash it had left the cluster.
     if Drain.drained?(state.key),
@@ -196,11 +197,11 @@ defmodule Caravan.Cluster.DnsStrategy do
     do: {:noreply, %{state | tick: cancel(state.tick)} |> observe() |> step(:tick)}
 
   # A node that comes and goes at once is seen, too.
-  def handle_info({:nodeup, node}, state) when is_atom(node),
+  def handle_info({:nodeup, node, _info}, state) when is_atom(node),
     do: {:noreply, state |> observe([], &[node | &1]) |> guard()}
 
   # And one that went and is back already.
-  def handle_info({:nodedown, node}, state) when is_atom(node),
+  def handle_info({:nodedown, node, _info}, state) when is_atom(node),
     do: {:noreply, observe(state, [], &List.delete(&1, node))}
 
   def handle_info(:guard, state), do: {:noreply, guard(state)}

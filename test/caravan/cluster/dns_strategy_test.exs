@@ -226,7 +226,7 @@ defmodule Caravan.Cluster.DnsStrategyTest do
       Host.await(fn -> FakeNetwork.list(context.network) != [] end, "a connect")
 
       FakeNetwork.drop(context.network, :"app-4001@node.test")
-      send(strategy, {:nodedown, :"app-4001@node.test"})
+      send(strategy, {:nodedown, :"app-4001@node.test", []})
       assert_receive {:connect, :"app-4001@node.test"}, 5_000
     end
 
@@ -314,7 +314,7 @@ defmodule Caravan.Cluster.DnsStrategyTest do
 
       for _ <- 1..10 do
         started = System.monotonic_time(:millisecond)
-        send(strategy, {:nodedown, :a@b})
+        send(strategy, {:nodedown, :a@b, []})
         assert Caravan.Cluster.await(strategy, nodes: 1, timeout: 0) == {:error, :timeout}
         assert System.monotonic_time(:millisecond) - started < 900
       end
@@ -502,7 +502,7 @@ defmodule Caravan.Cluster.DnsStrategyTest do
                      5_000
 
       FakeNetwork.drop(context.network, :"app-1@node.test")
-      send(strategy, {:nodedown, :"app-1@node.test"})
+      send(strategy, {:nodedown, :"app-1@node.test", []})
 
       assert_receive {:event, [:caravan, :node, :down], %{connected: 0},
                       %{node: :"app-1@node.test"}},
@@ -760,7 +760,7 @@ defmodule Caravan.Cluster.DnsStrategyTest do
       # A tick lies in the mailbox, behind an event that plans anew.
       for _ <- 1..20 do
         :sys.suspend(strategy)
-        send(strategy, {:nodedown, :a@b})
+        send(strategy, {:nodedown, :a@b, []})
 
         Host.await(
           fn -> :tick in elem(Process.info(strategy, :messages), 1) end,
@@ -789,11 +789,11 @@ defmodule Caravan.Cluster.DnsStrategyTest do
             :hello,
             {make_ref(), {:ok, 1}},
             {:DOWN, make_ref(), :process, self(), :x},
-            {:nodeup, :a@b},
-            {:nodeup, "rubbish"},
+            {:nodeup, :a@b, []},
+            {:nodeup, "rubbish", []},
             {:await_timeout, :nobody},
             :guard,
-            {:nodedown, :a@b}
+            {:nodedown, :a@b, []}
           ] do
         send(strategy, message)
       end

@@ -145,6 +145,20 @@ defmodule Caravan.Cluster.NodesTest do
     match?(%{up_since: since} when is_integer(since) and now - since > 5_000, known(node, other))
   end
 
+  test "so do two whose connection is a hidden one", context do
+    hidden = {:net_kernel, :hidden_connect_node, []}
+    strategy = [poll_interval: 3_600_000, min_interval: 3_600_000, connect: hidden]
+    [a, b] = nodes = for _ <- 1..2, do: start_alone()
+    put_records(context.knot, nodes)
+    for node <- nodes, do: start_strategy(node, context.knot, strategy)
+    for node <- nodes, do: Host.await(fn -> hidden(node) != [] end, "a connection", 60_000)
+    stop_supervised!(Knot)
+    true = PeerNode.call(a, :erlang, :disconnect_node, [b.name])
+    Host.await(fn -> hidden(a) == [b.name] end, "a to see b again")
+  end
+
+  defp hidden(node), do: PeerNode.call(node, :erlang, :nodes, [:hidden])
+
   test "a node that went and came while the strategy was busy was down for it, too", context do
     [a, b] = nodes = for _ <- 1..2, do: start_node(context.knot)
     put_records(context.knot, nodes)
