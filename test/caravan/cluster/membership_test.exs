@@ -306,6 +306,24 @@ defmodule Caravan.Cluster.MembershipTest do
     end
   end
 
+  test "of two queries, one beyond :max_nodes is told of once" do
+    small = {"small.test", :srv}
+    state = membership(query: ["app.test", "small.test"], max_nodes: 10)
+    names = for n <- 1..15, do: "n#{n}@h"
+
+    {limits, _state} =
+      Enum.flat_map_reduce(1..10, state, fn n, state ->
+        big = handle(state, answer(names), n * 1_000)
+
+        small =
+          handle(big, answer(Enum.take(Membership.members(elem(big, 1)), 5), small), n * 1_000)
+
+        {for({:limit, _, _} = limit <- reports(big) ++ reports(small), do: limit), small}
+      end)
+
+    assert limits == [{:limit, :max_nodes, 5}]
+  end
+
   describe "the table of addresses" do
     test "is told what changes, and nothing else" do
       ip = {10, 0, 0, 1}

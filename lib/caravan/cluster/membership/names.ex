@@ -55,10 +55,13 @@ defmodule Caravan.Cluster.Membership.Names do
   # An empty answer says nothing about anybody.
   defp evidence?(answer), do: answer.complete and answer.names != %{}
 
+  # Over when there is room again: an answer that fits may be one of several, or a part.
+  defp bound(%{limits: %{max_nodes: most}} = state) when map_size(state.peers) < most,
+    do: over(state, {:limit, :max_nodes})
+
   # Connected nodes before those that were, those before names that are only names, and among these the
   # ones known longest: made-up names push nobody out.
-  defp bound(%{limits: %{max_nodes: most}} = state) when map_size(state.peers) <= most,
-    do: over(state, {:limit, :max_nodes})
+  defp bound(%{limits: %{max_nodes: most}} = state) when map_size(state.peers) == most, do: state
 
   defp bound(%{limits: %{max_nodes: most}} = state) do
     {kept, left_out} = state.peers |> Map.values() |> Enum.sort_by(&rank/1) |> Enum.split(most)
