@@ -59,7 +59,8 @@ defmodule Caravan.Cluster.DnsStrategy do
   With `prune: [after: 3]`, a connected node is disconnected when no query has named it for `:keep`
   milliseconds, and it was missing from three complete answers of *every* query in a row. A query that never
   has an answer (AAAA records where there are none) therefore keeps everybody. At most half of the
-  connected nodes are dropped in one round, so a last one never is.
+  connected nodes are dropped in one round, so a last one never is. One that could not be disconnected is
+  tried again after twice as many answers, each time.
 
   Think twice. OTP's `global` keeps clusters fully meshed (`prevent_overlapping_partitions`, on since OTP 25): a
   node that is disconnected reports the loss to all others, and they drop the reporting or the reported

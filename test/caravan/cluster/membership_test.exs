@@ -469,6 +469,26 @@ defmodule Caravan.Cluster.MembershipTest do
       assert {:pruned, ["n2@h", "n3@h"], 1} in reports(state)
     end
 
+    test "less and less often where it fails, and told of once" do
+      state = pruning(prune: [after: 1])
+
+      {drops, {_, pruned}} =
+        Enum.flat_map_reduce(1..40, {state, []}, fn n, {state, pruned} ->
+          state = handle(state, answer(["n1@h", "n2@h", "n3@h"]), n * 1_000)
+          pruned = pruned ++ for {:pruned, names, _} <- reports(state), do: names
+          {for("n4@h" <- dropped(state), do: n), {state, pruned}}
+        end)
+
+      assert drops == [1, 2, 4, 8, 16, 32]
+      assert pruned == [["n4@h"]]
+
+      # It went at last, came back, and goes again.
+      state =
+        state |> handle({:nodes, ["n1@h"]}, 50_000) |> handle({:nodes, ["n1@h", "n4@h"]}, 51_000)
+
+      assert state |> handle(answer(["n1@h"]), 52_000) |> reports() |> List.keymember?(:pruned, 0)
+    end
+
     test "never without the option" do
       state = pruning(prune: nil)
       state = Enum.reduce(1..50, state, &handle(&2, answer(["n1@h"]), &1 * 1_000))

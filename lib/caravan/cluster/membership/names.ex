@@ -132,8 +132,12 @@ defmodule Caravan.Cluster.Membership.Names do
   defp drop(state, {[], spared}), do: stands(state, :all_spared, {:pruned, [], spared})
 
   defp drop(state, {dropped, spared}) do
-    state = act(state, {:report, {:pruned, dropped, spared}})
+    # Those that stayed were told of.
+    news = Enum.filter(dropped, &(state.peers[&1].drops == 0))
+    state = report_if(state, news != [], {:pruned, news, spared})
     state = Enum.reduce(dropped, state, &act(&2, {:disconnect, &1}))
+
     %{state | prune_after: MapSet.new(source_names(state))}
+    |> update_peers(dropped, &%{&1 | drops: &1.drops + 1})
   end
 end

@@ -10,6 +10,7 @@ defmodule Caravan.Cluster.Membership.Peer do
               [
                 named_by: %{},
                 absent: %{},
+                drops: 0,
                 up_since: nil,
                 was_up: false,
                 failures: 0,
@@ -24,7 +25,7 @@ defmodule Caravan.Cluster.Membership.Peer do
     * `:named_by`: by source, when it last named it, with which ports and addresses; without any, the
       name is no member any more and stays here only while its node is connected;
     * `:absent`: by source, in how many complete answers in a row it was missing, since anybody named
-      it or it came up;
+      it or it came up; `:drops`: how often it was to be disconnected since then;
     * `:up_since`: connected since; `:was_up`: once, at least;
     * `:failures` of connects in a row, `:told` the kinds of them that were reported, `:retry_at` the
       earliest next one;
@@ -38,6 +39,7 @@ defmodule Caravan.Cluster.Membership.Peer do
           known_since: integer,
           named_by: %{Config.source() => said},
           absent: %{Config.source() => pos_integer},
+          drops: non_neg_integer,
           up_since: integer | nil,
           was_up: boolean,
           failures: non_neg_integer,
@@ -78,7 +80,7 @@ defmodule Caravan.Cluster.Membership.Peer do
     {_seen, old_ports, old_addresses} = Map.get(peer.named_by, source, {now, ports, addresses})
     addresses = if addresses == [], do: old_addresses, else: addresses
     named_by = Map.put(peer.named_by, source, {now, ports, addresses})
-    peer = %{peer | named_by: named_by, absent: %{}}
+    peer = %{peer | named_by: named_by, absent: %{}, drops: 0}
 
     if {ports, addresses} == {old_ports, old_addresses} or peer.left,
       do: peer,
@@ -126,6 +128,7 @@ defmodule Caravan.Cluster.Membership.Peer do
         left: false,
         told: [],
         absent: %{},
+        drops: 0,
         failures: 0
     }
   end

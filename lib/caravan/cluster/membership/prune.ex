@@ -5,12 +5,15 @@ defmodule Caravan.Cluster.Membership.Prune do
   alias Caravan.Cluster.Config
   alias Caravan.Cluster.Membership.Peer
 
+  @most_doublings 16
+
   @doc """
   The connected nodes to drop, longest missing first, and how many more would be, were not half of the
   connected ones the most of one round. A node is dropped only when
 
     * no source has named it for the time of `:keep`, so that it is no member any more, and
-    * it was missing from `needed` complete answers in a row of *every* source.
+    * it was missing from `needed` complete answers in a row of *every* source; twice as many for each time
+      that it was dropped and stayed.
   """
   @spec select([Peer.t()], [Config.source()], needed :: pos_integer) ::
           {[String.t()], spared :: non_neg_integer}
@@ -28,6 +31,7 @@ defmodule Caravan.Cluster.Membership.Prune do
   end
 
   defp gone?(peer, sources, needed) do
+    needed = needed * 2 ** min(peer.drops, @most_doublings)
     not Peer.member?(peer) and Enum.all?(sources, &(Map.get(peer.absent, &1, 0) >= needed))
   end
 
