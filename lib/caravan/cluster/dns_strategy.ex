@@ -100,7 +100,7 @@ defmodule Caravan.Cluster.DnsStrategy do
   @drain_again 500
 
   @enforce_keys [:config, :key, :membership, :discovery, :jobs]
-  defstruct @enforce_keys ++ [tick: nil, unlisted: nil, waiters: [], told: MapSet.new()]
+  defstruct @enforce_keys ++ [tick: nil, unlisted: nil, waiters: [], told: %{}]
 
   @typedoc "The options in the table above, or libcluster's list of one `Cluster.Strategy.State`."
   @type options :: keyword | [struct]
@@ -528,13 +528,21 @@ defmodule Caravan.Cluster.DnsStrategy do
     end
   end
 
-  # One line when it begins to hold, none while it does.
+  # One line when it begins to hold, none while it does, and none when it holds again within `:keep`: of
+  # several servers, one may differ.
   defp tell_once(state, what, true, text) do
-    unless what in state.told, do: Report.log(state.config, :warning, text)
-    %{state | told: MapSet.put(state.told, what)}
+    unless is_map_key(state.told, what), do: Report.log(state.config, :warning, text)
+    %{state | told: Map.put(state.told, what, now())}
   end
 
-  defp tell_once(state, what, false, _text), do: %{state | told: MapSet.delete(state.told, what)}
+  defp tell_once(state, what, false, _text) do
+    over = now() - state.config.keep
+
+    case state.told do
+      %{^what => last} when last <= over -> %{state | told: Map.delete(state.told, what)}
+      _ -> state
+    end
+  end
 
   defp now, do: System.monotonic_time(:millisecond)
 end

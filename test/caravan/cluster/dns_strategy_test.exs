@@ -182,6 +182,21 @@ defmodule Caravan.Cluster.DnsStrategyTest do
       refute_received {:connect, _}
     end
 
+    test "records that come and go are told of once", context do
+      replies =
+        for _ <- 1..10, records <- [[srv(1), srv(2, "sp ace.test")], [srv(1)]], do: records
+
+      DnsServer.put(context.server, @query, :srv, {:sequence, replies})
+
+      log =
+        capture_log(fn ->
+          start(context)
+          for _ <- 1..6, do: await_round()
+        end)
+
+      assert [_, _] = String.split(log, "are left out")
+    end
+
     test "bytes of all values in a target harm nobody", context do
       raw = {:raw, fn query, _transport -> hostile_answer(query) end}
       DnsServer.put(context.server, @query, :srv, raw)
