@@ -285,12 +285,15 @@ defmodule Caravan.Cluster.DnsStrategy do
   defp act({:publish, entries}, state) do
     full = Peers.put(state.key, entries) == {:error, :full}
 
-    tell_once(
-      state,
-      :table_full,
-      full,
-      "the table of addresses is full: those of this topology are not in it (see Caravan.Epmd.Peers)"
-    )
+    state =
+      tell_once(
+        state,
+        :table_full,
+        full,
+        "the table of addresses is full: those of this topology are not in it (see Caravan.Epmd.Peers)"
+      )
+
+    if full, do: step(state, :table_full), else: state
   end
 
   defp act({:report, {:connect_failed, name, kind}}, state), do: connect_failed(state, name, kind)

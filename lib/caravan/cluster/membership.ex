@@ -45,6 +45,8 @@ defmodule Caravan.Cluster.Membership do
           | {:connect_done, String.t(), :ok | {:error, kind :: term}}
           # The node said that it leaves.
           | {:left, String.t()}
+          # What was to be published is not.
+          | :table_full
           | :drain
           | :resume
           | :tick
@@ -152,6 +154,9 @@ defmodule Caravan.Cluster.Membership do
       do: update_peers(state, [name], &%{&1 | left: true}),
       else: state
   end
+
+  # With the next answer there may be room.
+  defp take_in(state, :table_full, _env), do: %{state | published: nil}
 
   defp take_in(state, :drain, _env), do: %{state | drained: true, connecting: %{}}
 

@@ -400,6 +400,27 @@ defmodule Caravan.Cluster.DnsStrategyTest do
       Caravan.Epmd.Peers.delete(:"Caravan.Cluster.DnsStrategy:ports")
     end
 
+    test "go into the table when it has room again", context do
+      # Other tests may have left something.
+      free = 16_384 - length(Caravan.Epmd.Peers.list())
+      :ok = Caravan.Epmd.Peers.put(:big, for(n <- 1..free, do: {"x#{n}@h", nil, []}))
+      on_exit(fn -> Caravan.Epmd.Peers.delete(:big) end)
+      DnsServer.put(context.server, @query, :srv, [srv(25_001, "room.test")])
+
+      log =
+        capture_log(fn ->
+          start(context, ports: :srv, topology: :room)
+          assert_receive {:connect, :"app@room.test"}, 5_000
+          await_round()
+        end)
+
+      assert [_, _] = String.split(log, "the table of addresses is full")
+      Caravan.Epmd.Peers.delete(:big)
+      named = fn {name, port, _} -> {name, port} == {"app@room.test", 25_001} end
+      Host.await(fn -> Enum.any?(Caravan.Epmd.Peers.list(), named) end, "the entry")
+      Caravan.Epmd.Peers.delete(:"Caravan.Cluster.DnsStrategy:room")
+    end
+
     test "a name with two ports is told of once, and has the lowest", context do
       DnsServer.put(context.server, @query, :srv, [srv(25_002, "n.test"), srv(25_001, "n.test")])
 

@@ -25,7 +25,7 @@ defmodule Caravan.Cluster.Membership.State do
     * `:sources`: in the order of the options;
     * `:live`: all nodes that were connected when last seen, of this topology or not;
     * `:connecting`: since when a name is being dialled;
-    * `:published`: what the table of addresses was told last;
+    * `:published`: what the table of addresses was told last; `nil`: it did not take it;
     * `:standing`: what was reported and still holds;
     * `:prune_after`: the sources that have to answer before anybody may be dropped again;
     * `:out`: the actions of the event at hand, latest first.
@@ -38,7 +38,7 @@ defmodule Caravan.Cluster.Membership.State do
           peers: %{String.t() => Peer.t()},
           live: MapSet.t(String.t()),
           connecting: %{String.t() => integer},
-          published: [entry],
+          published: [entry] | nil,
           standing: MapSet.t(term),
           prune_after: MapSet.t(Config.source()),
           drained: boolean,
