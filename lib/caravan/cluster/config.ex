@@ -75,7 +75,8 @@ defmodule Caravan.Cluster.Config do
       default: nil,
       type: "milliseconds, 50 to 3,600,000",
       doc:
-        "the shortest, but after the first answer; between the two, its TTL counts. `nil`: 1,000, or half of " <>
+        "the shortest, less up to a fifth by chance, but after the first answer; between the two, its TTL counts. " <>
+          "`nil`: 1,000, or half of " <>
           "`:poll_interval` if that is less"
     ],
     keep: [

@@ -27,8 +27,8 @@ defmodule Caravan.Cluster.Membership.Schedule do
   @max_polls 6
 
   @doc """
-  After an answer whose records live for `ttl` milliseconds; `nil`: it did not say. Never more often than
-  `:min_interval`, never later than `:poll_interval`. Only the wait after the first answer is left to chance
+  After an answer whose records live for `ttl` milliseconds; `nil`: it did not say. Never later than
+  `:poll_interval`, and sooner than `:min_interval` by the share of chance at most. Only the wait after the first answer is left to chance
   altogether: nodes that were started by one deployment would else stay in step for minutes.
   """
   @spec after_answer(non_neg_integer | nil, boolean, limits, float) :: pos_integer
@@ -36,7 +36,7 @@ defmodule Caravan.Cluster.Membership.Schedule do
     %{min_interval: min, poll_interval: poll} = limits
     base = (ttl || poll) |> max(min) |> min(poll)
     high = min(poll, round(base * (1 + @jitter)))
-    low = max(min, min(base, round(high * (1 - @jitter))))
+    low = min(base, round(high * (1 - @jitter)))
 
     # Up to the mean of the waits to come: the second round sets in where the first one ends.
     if first,
