@@ -10,7 +10,7 @@ defmodule Caravan.Telemetry do
   | `[:caravan, :dns, :lookup, :stop]` | `:duration`, `:records` | `:query`, `:type`, `:result`: `:ok` or `{:error, reason}`, as in `Caravan.Dns.Error` |
   | `[:caravan, :dns, :lookup, :exception]` | `:duration` | `:query`, `:type`, `:kind`, `:reason`, `:stacktrace`: a `:dns_client` that raised, or a resolver that never replied |
   | `[:caravan, :node, :connect, :stop]` | `:duration` | `:node`, `:result`: `:ok` or `{:error, reason}` |
-  | `[:caravan, :node, :connect, :diagnosis]` | `:duration` | `:node`, `:finding`: `:unresolvable`, `:no_port`, `:refused`, `:no_reply`, `:accepted` (then the handshake failed) or `:network` |
+  | `[:caravan, :node, :connect, :diagnosis]` | `:duration` | `:node`, `:finding`: `:name_type` (short and long names), `:unresolvable`, `:no_port`, `:refused`, `:no_reply`, `:accepted` (then the handshake failed) or `:network` |
   | `[:caravan, :node, :up]`, `[:caravan, :node, :down]` | `:connected`: how many are now | `:node` |
   | `[:caravan, :node, :prune]` | `:spared`: how many more would have been | `:node` |
   | `[:caravan, :membership, :change]` | `:members`, `:added`, `:removed` | `:added`, `:removed`: lists of names, as strings |

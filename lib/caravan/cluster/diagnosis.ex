@@ -6,7 +6,8 @@ defmodule Caravan.Cluster.Diagnosis do
   alias Caravan.Cluster.Config
 
   @type finding ::
-          {:unresolvable, host :: String.t()}
+          {:name_type, host :: String.t()}
+          | {:unresolvable, host :: String.t()}
           | {:no_port, term}
           | {:refused | :no_reply | :accepted, where :: String.t()}
           | {:network, where :: String.t(), :inet.posix()}
@@ -38,10 +39,12 @@ defmodule Caravan.Cluster.Diagnosis do
     [name, host] = node |> String.split("@", parts: 2) |> Enum.map(&String.to_charlist/1)
     family = Caravan.Epmd.family()
 
-    with {:port, _port, _version} <- Caravan.Epmd.port_please(name, host),
+    with :ok <- name_type(host, :net_kernel.longnames()),
+         {:port, _port, _version} <- Caravan.Epmd.port_please(name, host),
          {:ok, ip, port, _version} <- Caravan.Epmd.address_please(name, host, family) do
       dial(ip, port, family)
     else
+      {:name_type, _host} = finding -> finding
       :noport -> {:no_port, node}
       {:error, _reason} -> {:unresolvable, List.to_string(host)}
     end
@@ -49,6 +52,13 @@ defmodule Caravan.Cluster.Diagnosis do
 
   @doc "For the log."
   @spec text(finding) :: String.t()
+  def text({:name_type, host}) do
+    {this, other} = if host =~ ".", do: {"short", "long"}, else: {"long", "short"}
+
+    "this node runs with #{this} names, and #{host} is the host of a #{other} one: use -name, " <>
+      "or -sname, on all nodes"
+  end
+
   def text({:unresolvable, host}),
     do: "its host #{host} does not resolve; see what `getent ahosts #{host}` says here"
 
@@ -67,6 +77,19 @@ defmodule Caravan.Cluster.Diagnosis do
         "side only, or a node that hangs"
 
   def text({:network, where, reason}), do: "#{where}: #{:inet.format_error(reason)}"
+
+  # As net_kernel checks, before it asks for a port (splitnode in kernel/src/inet_tcp_dist.erl).
+  defp name_type(host, long) do
+    dotted = ?. in host
+    refused = {:name_type, List.to_string(host)}
+
+    cond do
+      dotted and long == false -> refused
+      dotted or long != true -> :ok
+      match?({:ok, _ip}, :inet.parse_strict_address(host)) -> :ok
+      true -> refused
+    end
+  end
 
   defp dial(ip, port, family) do
     where = where(ip, port)

@@ -326,9 +326,18 @@ defmodule Caravan.Cluster.NodesTest do
     assert find.(Atom.to_string(other.name)) == {:accepted, where}
 
     # No resolver is asked for such a name.
-    host = String.duplicate("a", 64)
+    host = String.duplicate("a", 64) <> ".test"
     assert find.("app-4001@#{host}") == {:unresolvable, host}
     assert find.("app-70000@127.0.0.1") == {:no_port, "app-70000@127.0.0.1"}
+
+    # OTP lets no short name meet a long one, whoever listens.
+    refute PeerNode.call(node, :net_kernel, :connect_node, [:"app-#{closed}@localhost"])
+    assert find.("app-#{closed}@localhost") == {:name_type, "localhost"}
+    short = PeerNode.start!(name: "app-#{Host.free_port()}")
+    refute PeerNode.call(short, :net_kernel, :connect_node, [node.name])
+    long = Atom.to_string(node.name)
+    assert {:name_type, host} = PeerNode.call(short, Caravan.Cluster.Diagnosis, :find, [long])
+    assert host == "127.0.0.1"
   end
 
   test "and logged, once", context do
