@@ -31,6 +31,7 @@ defmodule Caravan.Test.ModelWorld do
     answers: [],
     joined_at: %{},
     answers_at_drop: nil,
+    table: MapSet.new(),
     drained: false
   ]
 
@@ -79,6 +80,7 @@ defmodule Caravan.Test.ModelWorld do
 
     %{world | drained: true, connected: connected, connecting: %{}, agenda: []}
     |> handle(:drain)
+    |> Map.put(:table, MapSet.new())
     |> handle({:nodes, []})
   end
 
@@ -193,6 +195,7 @@ defmodule Caravan.Test.ModelWorld do
     refute name == @self, "dials itself"
     refute name in world.connected, "dials #{name}, which is connected"
     refute is_map_key(world.connecting, name), "dials #{name} twice at once"
+    assert name in world.table, "dials #{name}, whose address nobody was told"
     assert Enum.any?(world.answers, fn {_, _, names, _} -> name in names end), "made up #{name}"
 
     new =
@@ -223,7 +226,8 @@ defmodule Caravan.Test.ModelWorld do
 
   defp act({:publish, entries}, world) do
     assert length(entries) <= world.config.max_nodes
-    world
+    refute world.drained, "fills the table of addresses while drained"
+    %{world | table: MapSet.new(entries, &elem(&1, 0))}
   end
 
   defp act({:report, _report}, world), do: world

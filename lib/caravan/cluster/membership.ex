@@ -158,7 +158,9 @@ defmodule Caravan.Cluster.Membership do
   # With the next answer there may be room.
   defp take_in(state, :table_full, _env), do: %{state | published: nil}
 
-  defp take_in(state, :drain, _env), do: %{state | drained: true, connecting: %{}}
+  # Nothing of it stands in the table of addresses any more.
+  defp take_in(state, :drain, _env),
+    do: %{state | drained: true, connecting: %{}, published: []}
 
   defp take_in(%{drained: false} = state, :resume, _env), do: state
 
@@ -169,6 +171,7 @@ defmodule Caravan.Cluster.Membership do
 
     %{state | drained: false, sources: sources}
     |> update_peers(Map.keys(state.peers), &Peer.retry(&1, now))
+    |> Names.publish(now)
   end
 
   defp take_in(state, :tick, _env), do: state

@@ -544,5 +544,8 @@ defmodule Caravan.Cluster.MembershipTest do
     state = handle(state, :resume, 100_001)
     assert {:lookup, @srv} in actions(state)
     assert dialled(state) == ["a@h"]
+    # The table of addresses was emptied, and is asked by the connect.
+    told = Enum.find_index(actions(state), &(&1 == {:publish, [{"a@h", nil, []}]}))
+    assert told < Enum.find_index(actions(state), &(&1 == {:connect, "a@h"}))
   end
 end

@@ -79,7 +79,9 @@ defmodule Caravan.Cluster.Membership.Names do
     report_if(state, added != [] or removed != [], {:members, added, removed})
   end
 
-  defp publish(%State{limits: limits} = state, now) do
+  @doc "Tells the table of addresses what it does not know."
+  @spec publish(State.t(), integer) :: State.t()
+  def publish(%State{limits: limits} = state, now) do
     sources = source_names(state)
     # Each source has had its turn since, unless it fails.
     fresh = now - max(limits.keep, 2 * limits.poll_interval)
