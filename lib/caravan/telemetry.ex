@@ -7,7 +7,7 @@ defmodule Caravan.Telemetry do
   | event | measurements | metadata |
   |---|---|---|
   | `[:caravan, :dns, :lookup, :start]` | `:system_time` | `:query`, `:type` |
-  | `[:caravan, :dns, :lookup, :stop]` | `:duration`, `:records` | `:query`, `:type`, `:result`: `:ok` or `{:error, reason}`, as in `Caravan.Dns.Error` |
+  | `[:caravan, :dns, :lookup, :stop]` | `:duration`, `:records` | `:query`, `:type`, `:result`: `:ok` or `{:error, reason}`, as in `Caravan.Dns.Error`, `:cancelled` where `Caravan.Cluster.drain/1` ended the lookup |
   | `[:caravan, :dns, :lookup, :exception]` | `:duration` | `:query`, `:type`, `:kind`, `:reason`, `:stacktrace`: a `:dns_client` that raised, or a resolver that never replied |
   | `[:caravan, :node, :connect, :stop]` | `:duration` | `:node`, `:result`: `:ok` or `{:error, reason}` |
   | `[:caravan, :node, :connect, :diagnosis]` | `:duration` | `:node`, `:finding`: `:name_type` (short and long names), `:unresolvable`, `:no_port`, `:refused`, `:no_reply`, `:accepted` (then the handshake failed) or `:network` |

@@ -67,10 +67,14 @@ defmodule Caravan.Cluster.Discovery do
     end
   end
 
-  @doc "Ends all lookups; they have no outcome."
+  @doc "Ends all lookups; they have no outcome but for whoever measures them."
   @spec stop(t) :: t
   def stop(%__MODULE__{} = discovery) do
-    for {ref, {_source, _started, timer}} <- discovery.pending, do: give_up(ref, timer)
+    for {ref, {source, started, timer}} <- discovery.pending do
+      give_up(ref, timer)
+      finished({:error, {:cancelled, "given up"}}, discovery.config, source, started)
+    end
+
     %{discovery | pending: %{}}
   end
 
