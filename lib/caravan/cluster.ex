@@ -67,14 +67,21 @@ defmodule Caravan.Cluster do
   Discovery stops. The other nodes are told, so that those with Caravan do not dial this one; then
   `:global.disconnect/0` leaves them all, which spares them what a lost node costs
   (`prevent_overlapping_partitions`). Whoever dials this node afterwards fails in the handshake, and both
-  sides log that as a connection that was rejected. Returns when no visible node is connected.
+  sides log that as a connection that was rejected. Only a node that was unknown here until then gets in, for
+  a moment and once.
+
+  Returns when nobody is connected whom this call has to leave: all visible nodes, of this topology or not,
+  and its members that are connected hidden. Remote consoles, which are hidden too, still come in, and stay.
+
+  So do nodes that another topology names whose strategy runs in this VM and is not drained: drain each to
+  leave all. Unless `connect_all` of `:kernel` is `false`, `:global.disconnect/0` takes these along, where
+  others have to be left, and they are dialled again at once.
 
   A crash of the strategy, or a restart of it, changes nothing: only `resume/1`, or the end of the VM, does.
-  Remote consoles (hidden nodes) still come in, and stay. Nodes that only another topology of this VM knows
-  are dialled again by that one: drain each.
 
   `{:error, :timeout}`: somebody was still connected after #{Drain.deadline()} ms. It is tried again for as long
-  as the topology is drained. `{:error, :failed}`: leaving raised an error, which is logged.
+  as the topology is drained. `{:error, :failed}`: leaving raised an error, which is logged, or somebody called
+  `resume/1` meanwhile.
   """
   @spec drain(topology) :: :ok | {:error, :timeout | :failed | :not_running}
   def drain(topology), do: each(topology, &call(&1, :drain, Drain.deadline() + @grace))

@@ -100,7 +100,7 @@ defmodule Caravan.Cluster.DnsStrategy do
   @drain_again 500
 
   @enforce_keys [:config, :key, :membership, :discovery, :jobs]
-  defstruct @enforce_keys ++ [tick: nil, unlisted: nil, waiters: [], told: %{}]
+  defstruct @enforce_keys ++ [tick: nil, unlisted: nil, waiters: [], leavers: [], told: %{}]
 
   @typedoc "The options in the table above, or libcluster's list of one `Cluster.Strategy.State`."
   @type options :: keyword | [struct]
@@ -152,7 +152,7 @@ defmodule Caravan.Cluster.DnsStrategy do
 
     # Before a crash it had left the cluster.
     if Drain.drained?(state.key),
-      do: {:noreply, state |> stop_discovery() |> leave(nil)},
+      do: {:noreply, state |> stop_discovery() |> leave()},
       else: {:noreply, observe(state, [:tick])}
   end
 
@@ -169,18 +169,27 @@ defmodule Caravan.Cluster.DnsStrategy do
       Report.drained(state.config, :drain, connected)
     end
 
-    {:noreply, state |> stop_discovery() |> leave(from)}
+    {:noreply, %{state | leavers: [from | state.leavers]} |> stop_discovery() |> leave()}
   end
 
   def handle_call(:resume, _from, state) do
     if Drain.drained?(state.key) do
-      state = %{state | jobs: Jobs.stop(state.jobs, &match?({:leave, _from}, &1))}
-      Drain.resume(state.key)
+      state = %{state | jobs: Jobs.stop(state.jobs, &(&1 == :leave))}
+      # It did not leave.
+      state = answer_leavers(state, {:error, :failed})
+      :ok = Drain.resume(state.key)
       Report.drained(state.config, :resume, length(Membership.connected(state.membership)))
       {:reply, :ok, step(state, :resume)}
     else
       {:reply, :ok, state}
     end
+  end
+
+  # Another strategy drains: whom does it have to spare?
+  def handle_call(:named, _from, state) do
+    if Drain.drained?(state.key),
+      do: {:reply, [], state},
+      else: {:reply, known(state), state}
   end
 
   # A peer's strategy drains.
@@ -199,13 +208,13 @@ defmodule Caravan.Cluster.DnsStrategy do
 
   # A node that comes and goes at once is seen, too.
   def handle_info({:nodeup, node, _info}, state) when is_atom(node),
-    do: {:noreply, state |> observe([], &[node | &1]) |> guard()}
+    do: {:noreply, state |> observe([], &[node | &1]) |> guard([])}
 
   # And one that went and is back already.
   def handle_info({:nodedown, node, _info}, state) when is_atom(node),
     do: {:noreply, observe(state, [], &List.delete(&1, node))}
 
-  def handle_info(:guard, state), do: {:noreply, guard(state)}
+  def handle_info({:guard, stay}, state), do: {:noreply, guard(state, stay)}
 
   def handle_info({:await_timeout, from}, state),
     do: {:noreply, %{state | waiters: Waiters.time_out(state.waiters, from)}}
@@ -268,12 +277,16 @@ defmodule Caravan.Cluster.DnsStrategy do
   end
 
   defp act({:connect, name}, state) do
-    connect = Connector.connect(state.config, name)
+    %{config: config, key: key} = state
+    connect = Connector.connect(config, name)
 
-    %{
-      state
-      | jobs: Jobs.start(state.jobs, {:connect, name}, connect, state.config.connect_timeout)
-    }
+    open_and_connect = fn ->
+      :ok = Drain.open(key, name)
+      connect.()
+    end
+
+    tag = {:connect, name}
+    %{state | jobs: Jobs.start(state.jobs, tag, open_and_connect, config.connect_timeout)}
   end
 
   defp act({:disconnect, name}, state) do
@@ -438,21 +451,20 @@ defmodule Caravan.Cluster.DnsStrategy do
     state
   end
 
-  defp done({:leave, from}, outcome, _duration, state) do
-    reply = left(outcome, state.config)
-    _ = if from, do: GenServer.reply(from, reply)
+  defp done(:leave, outcome, _duration, state) do
+    {reply, stay} = left(outcome, state.config)
 
-    # Not at once, what does not succeed.
-    _ = Process.send_after(self(), :guard, @drain_again)
-    observe(state)
+    # For whoever came meanwhile; and not at once, what does not succeed.
+    _ = Process.send_after(self(), {:guard, stay}, @drain_again)
+    state |> answer_leavers(reply) |> observe()
   end
 
-  defp left({:ok, :ok}, _config), do: :ok
-  defp left({:error, :timeout}, _config), do: {:error, :timeout}
+  defp left({:ok, stay}, _config), do: {:ok, stay}
+  defp left({:error, :timeout}, _config), do: {{:error, :timeout}, []}
 
   defp left({:error, reason}, config) do
     Report.log(config, :error, "leaving the cluster failed: #{inspect(reason)}")
-    {:error, :failed}
+    {{:error, :failed}, []}
   end
 
   defp diagnosed(state, name, {:ok, finding}, duration),
@@ -483,33 +495,33 @@ defmodule Caravan.Cluster.DnsStrategy do
       state
       | discovery: Discovery.stop(state.discovery),
         unlisted: nil,
-        jobs: Jobs.stop(state.jobs, &(elem(&1, 0) != :leave))
+        jobs: Jobs.stop(state.jobs, &(&1 != :leave))
     }
   end
 
-  defp leave(state, from) do
-    %{key: key, membership: membership} = state
-    known = Enum.uniq(Membership.members(membership) ++ Membership.connected(membership))
-    tag = {:leave, from}
-
-    %{
+  # One at a time; whoever drains meanwhile waits for the same.
+  defp leave(state) do
+    if Jobs.count(state.jobs, &(&1 == :leave)) > 0 do
       state
-      | jobs: Jobs.start(state.jobs, tag, fn -> Drain.leave(key, known) end, Drain.deadline())
-    }
-  end
-
-  # While drained, whoever gets in has to leave.
-  defp guard(state) do
-    key = state.key
-    leaving = Jobs.count(state.jobs, &match?({:leave, _from}, &1)) > 0
-
-    if not leaving and Drain.drained?(key) and Drain.intruded?() do
-      stay_out = fn -> Drain.stay_out(key, []) end
-      %{state | jobs: Jobs.start(state.jobs, {:leave, nil}, stay_out, Drain.deadline())}
     else
-      state
+      {key, known} = {state.key, known(state)}
+      leave = fn -> Drain.leave(key, known) end
+      %{state | jobs: Jobs.start(state.jobs, :leave, leave, Drain.deadline())}
     end
   end
+
+  # While drained, whoever gets in has to leave, but those who may stay.
+  defp guard(state, stay) do
+    if Drain.drained?(state.key) and Drain.intruded?(stay), do: leave(state), else: state
+  end
+
+  defp answer_leavers(state, reply) do
+    Enum.each(state.leavers, &GenServer.reply(&1, reply))
+    %{state | leavers: []}
+  end
+
+  defp known(%{membership: membership}),
+    do: Enum.uniq(Membership.members(membership) ++ Membership.connected(membership))
 
   defp answer_waiters(state),
     do: %{state | waiters: Waiters.answer(state.waiters, state.membership)}

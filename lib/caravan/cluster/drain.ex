@@ -4,123 +4,211 @@ defmodule Caravan.Cluster.Drain do
   # OTP has no switch for that. net_kernel:allow/1 cannot be taken back, and a node that is disconnected
   # again whenever it connects is seen to come and go by everybody. So there are three steps:
   #
-  #   * Its peers' strategies are told, and dial this node once a minute, not at once.
   #   * Each peer gets a cookie that nobody knows (erlang:set_cookie/2 is per node). Whoever dials this
   #     node then, of whatever library, fails in the handshake and never sees it come up; and what
-  #     connects by itself because somebody here sends a message fails as well. Hidden nodes are no
-  #     peers: a remote console still comes in.
+  #     connects by itself because somebody here sends a message fails as well. Hidden nodes that are no
+  #     members are no peers: a remote console still comes in.
+  #   * Its peers' strategies are told, and dial this node once a minute, not at once.
   #   * global:disconnect/0 (OTP 25.1) leaves without reports of lost connections, on which
   #     prevent_overlapping_partitions of the others would drop healthy nodes.
   #
-  # What this changed stands in a persistent term, so that a strategy that crashes stays out.
+  # A node that another strategy of this VM names stays, unless that one is drained too. Who is named is
+  # asked anew each time: what a strategy knows ends with it. Should it be asked while it cannot answer,
+  # its connects open what was shut for its want.
+  #
+  # What this changed stands in a persistent term, so that a strategy that crashes stays out. There is one
+  # for the VM, because a peer has one cookie, and one writer at a time.
   @moduledoc false
 
   import Bitwise, only: [<<<: 2]
 
+  alias Caravan.Cluster.Job
   alias Caravan.Cluster.NodeName
-  alias Caravan.Epmd.Peers
+  alias Caravan.Cluster.Registration
 
-  # Names the strategy on all nodes: where its peers are reached, and what it says in the table.
+  # Names the strategy on all nodes: where its peers are reached.
   @typedoc "The name under which the strategy is registered."
   @type key :: atom
 
-  @goodbye 1_000
+  @answers 1_000
   @deadline 10_000
   @again 50
+
+  # For a VM too busy to run a few lines.
+  @busy 5_000
 
   @doc "Milliseconds that `leave/2` takes at most."
   @spec deadline() :: pos_integer
   def deadline, do: @deadline
 
   @spec drained?(key) :: boolean
-  def drained?(key), do: :persistent_term.get(term(key), nil) != nil
+  def drained?(key), do: key in saved().keys
 
   @doc "From here on the node counts as drained."
   @spec start(key) :: :ok
   def start(key) do
-    # Without the true cookie it cannot be guessed, and whoever has that is no stranger.
-    seed = {:erlang.get_cookie(), make_ref(), System.system_time(), :rand.uniform(1 <<< 60)}
-
-    secret =
-      seed |> :erlang.term_to_binary() |> :erlang.md5() |> Base.encode16() |> String.to_atom()
-
-    :persistent_term.put(term(key), {secret, %{}})
+    change(fn saved ->
+      %{saved | secret: saved.secret || secret(), keys: Enum.uniq([key | saved.keys])}
+    end)
   end
 
   @doc """
-  Tells the peers, disconnects, and returns when nobody is connected. `known` are names of nodes that
-  may come back. To be run as a job.
+  Tells the peers, disconnects, and returns when nobody is connected who has to leave, with the nodes that
+  may stay. `known` are names of nodes that may come back. To be run as a job.
   """
-  @spec leave(key, known :: [String.t()]) :: :ok
+  @spec leave(key, known :: [String.t()]) :: stay :: [node]
   def leave(key, known) do
-    if Node.alive?(), do: goodbye(key, known), else: :ok
-  end
+    if Node.alive?() and drained?(key) do
+      stay = Registration.all() |> ask(:named) |> List.flatten() |> atoms()
+      shut(key, Enum.uniq(Node.list() ++ atoms(known)) -- stay)
 
-  defp goodbye(key, known) do
-    _ = GenServer.multi_call(to_leave(), key, {:left, node()}, @goodbye)
-    stay_out(key, known)
-  end
+      case to_leave(stay) do
+        [] ->
+          stay
 
-  @doc "As `leave/2`, for whoever has connected meanwhile."
-  @spec stay_out(key, known :: [String.t()]) :: :ok
-  def stay_out(key, known) do
-    nodes = to_leave()
-    shut(key, nodes ++ atoms(known))
-
-    if nodes == [] do
-      :ok
+        nodes ->
+          _ = ask(for(key <- saved().keys, node <- nodes, do: {key, node}), {:left, node()})
+          disconnect(nodes)
+          leave(key, known)
+      end
     else
-      disconnect(nodes)
-      stay_out(key, [])
+      []
     end
   end
 
-  @doc "Whether somebody is connected who should not be."
-  @spec intruded?() :: boolean
-  def intruded?, do: to_leave() != []
+  @doc "Whether somebody is connected who should not be. `stay` are nodes that should."
+  @spec intruded?(stay :: [node]) :: boolean
+  def intruded?(stay), do: to_leave(stay) != []
+
+  @doc "Before a strategy that is not drained connects a node: another's drain may have shut it."
+  @spec open(key, String.t()) :: :ok
+  def open(key, name) do
+    node = String.to_existing_atom(name)
+    if is_map_key(saved().cookies, node), do: change(&open_one(&1, key, node)), else: :ok
+  end
 
   @spec resume(key) :: :ok
   def resume(key) do
-    {_secret, cookies} = :persistent_term.get(term(key), {nil, %{}})
-    Enum.each(cookies, fn {node, cookie} -> :erlang.set_cookie(node, cookie) end)
-    _ = :persistent_term.erase(term(key))
-    :ok
+    change(fn saved ->
+      saved = %{saved | keys: List.delete(saved.keys, key)}
+      # What is still shut for another, a connect opens.
+      if saved.keys == [],
+        do: saved.cookies |> Map.keys() |> Enum.reduce(saved, &restore/2),
+        else: saved
+    end)
   end
 
-  # All visible nodes but those of other topologies, which stand in the table. Ours do not any more.
-  defp to_leave do
-    case Node.list() do
-      [] -> []
-      nodes -> nodes -- atoms(for {name, _port, _addresses} <- Peers.list(), do: name)
-    end
+  # Hidden nodes that were shut are members.
+  defp to_leave(stay) do
+    cookies = saved().cookies
+    (Node.list() ++ Enum.filter(Node.list(:hidden), &is_map_key(cookies, &1))) -- stay
   end
 
-  defp shut(key, nodes) do
-    {secret, cookies} = :persistent_term.get(term(key))
+  # The replies that come in time.
+  defp ask(servers, request) do
+    until = System.monotonic_time(:millisecond) + @answers
+    requests = for server <- servers, do: :gen_server.send_request(server, request)
 
-    new = Enum.reject(nodes, &is_map_key(cookies, &1))
-
-    if new != [] do
-      # First what resume/1 needs.
-      cookies = Enum.reduce(new, cookies, &Map.put(&2, &1, :erlang.get_cookie(&1)))
-      :persistent_term.put(term(key), {secret, cookies})
-    end
-
-    Enum.each(new, &:erlang.set_cookie(&1, secret))
+    for id <- requests,
+        {:reply, reply} <- [:gen_server.receive_response(id, {:abs, until})],
+        do: reply
   end
 
   defp disconnect(nodes) do
-    _ = if function_exported?(:global, :disconnect, 0), do: :global.disconnect()
+    # It leaves all, even who may stay and is dialled again then: to leave some of a mesh makes `global`
+    # drop connections between the others.
+    visible = Enum.any?(Node.list(), &(&1 in nodes))
+    mesh = visible and Application.get_env(:kernel, :connect_all, true)
+    _ = if mesh and function_exported?(:global, :disconnect, 0), do: :global.disconnect()
 
-    # Those that `global` does not know: it was told of them too late, or `-connect_all false`.
-    _ = if still(nodes) != [], do: Process.sleep(@again)
+    # Those that `global` does not know: it was told of them too late, or they are hidden.
+    _ = if mesh and still(nodes) != [], do: Process.sleep(@again)
     Enum.each(still(nodes), &Node.disconnect/1)
   end
 
-  defp still(nodes), do: Enum.filter(Node.list(), &(&1 in nodes))
+  defp still(nodes), do: Enum.filter(Node.list(:connected), &(&1 in nodes))
 
   # A name without an atom has never been connected.
   defp atoms(names), do: for(name <- names, {:ok, node} <- [NodeName.existing(name)], do: node)
 
-  defp term(key), do: {__MODULE__, key}
+  ## Cookies
+
+  defp shut(key, nodes) do
+    # Looked at anew, whatever is saved: distribution that was started again has forgotten it.
+    secret = saved().secret
+
+    if Enum.any?(nodes, &(:erlang.get_cookie(&1) != secret)),
+      do: change(&shut_all(&1, key, nodes)),
+      else: :ok
+  end
+
+  # A job of somebody who resumed meanwhile comes too late.
+  defp shut_all(saved, key, nodes) do
+    new =
+      for node <- nodes, key in saved.keys, cookie = other_cookie(node, saved), do: {node, cookie}
+
+    # First what resume/1 needs.
+    saved = save(%{saved | cookies: Map.merge(saved.cookies, Map.new(new))})
+    Enum.each(new, fn {node, _cookie} -> :erlang.set_cookie(node, saved.secret) end)
+    saved
+  end
+
+  defp other_cookie(node, saved) do
+    cookie = :erlang.get_cookie(node)
+    if cookie != saved.secret, do: cookie
+  end
+
+  defp open_one(saved, key, node) do
+    if key not in saved.keys and is_map_key(saved.cookies, node),
+      do: restore(node, saved),
+      else: saved
+  end
+
+  # Whoever set another meanwhile meant it.
+  defp restore(node, saved) do
+    {cookie, cookies} = Map.pop!(saved.cookies, node)
+    _ = if :erlang.get_cookie(node) == saved.secret, do: :erlang.set_cookie(node, cookie)
+    %{saved | cookies: cookies}
+  end
+
+  # Without the true cookie it cannot be guessed, and whoever has that is no stranger.
+  defp secret do
+    seed = {:erlang.get_cookie(), make_ref(), System.system_time(), :rand.uniform(1 <<< 60)}
+    seed |> :erlang.term_to_binary() |> :erlang.md5() |> Base.encode16() |> String.to_atom()
+  end
+
+  ## What is saved
+
+  defp saved, do: :persistent_term.get(__MODULE__, %{secret: nil, keys: [], cookies: %{}})
+
+  defp save(saved) do
+    :persistent_term.put(__MODULE__, saved)
+    saved
+  end
+
+  # In a process of its own, which nobody stops half-way.
+  defp change(fun) do
+    {:ok, _saved} =
+      Job.run(
+        fn ->
+          take_turn()
+          save(fun.(saved()))
+        end,
+        @busy
+      )
+
+    :ok
+  end
+
+  # A registered name is free again when its process ends.
+  defp take_turn do
+    Process.register(self(), __MODULE__)
+  rescue
+    ArgumentError ->
+      ref = Process.monitor(__MODULE__)
+
+      receive do
+        {:DOWN, ^ref, :process, _holder, _reason} -> take_turn()
+      end
+  end
 end

@@ -23,6 +23,14 @@ defmodule Caravan.Cluster.Registration do
     |> Enum.filter(&is_pid/1)
   end
 
+  @doc "The names of all strategies."
+  @spec all() :: [atom]
+  def all do
+    for name <- Process.registered(),
+        String.starts_with?(Atom.to_string(name), @prefix <> ":"),
+        do: name
+  end
+
   # Bounded by the strategies that there are: one atom for each.
   defp register(topology, number) do
     name = name(topology, number)

@@ -1,0 +1,317 @@
+defmodule Caravan.Cluster.DrainNodesTest do
+  @moduledoc "Leaving and coming back on real nodes, with whatever else runs in the VM that leaves."
+  use ExUnit.Case, async: true
+
+  import Caravan.Test.Cluster
+
+  alias Caravan.Cluster.Registration
+  alias Caravan.Test.Host
+  alias Caravan.Test.Knot
+  alias Caravan.Test.PeerNode
+
+  @moduletag timeout: 180_000
+
+  @two [topology: :two, query: "_two._tcp.caravan.test"]
+
+  setup do
+    %{knot: start_supervised!({Knot, zone: zone(), records: []})}
+  end
+
+  defp drain(node, topology \\ :caravan),
+    do: PeerNode.call(node, Caravan.Cluster, :drain, [topology])
+
+  defp resume(node, topology \\ :caravan),
+    do: PeerNode.call(node, Caravan.Cluster, :resume, [topology])
+
+  defp whereis(node, topology), do: PeerNode.call(node, Registration, :whereis, [topology])
+  defp disconnect(node, other), do: PeerNode.call(node, :erlang, :disconnect_node, [other.name])
+  defp connect(node, other), do: PeerNode.call(node, :net_kernel, :connect_node, [other.name])
+  # By a node that has seen the other one go.
+  defp assert_refused(node, other, connect \\ :connect_node) do
+    connected = fn -> PeerNode.call(node, :erlang, :nodes, [:connected]) end
+    Host.await(fn -> other.name not in connected.() end, "#{node.name} to lose #{other.name}")
+    refute PeerNode.call(node, :net_kernel, connect, [other.name])
+  end
+
+  defp hidden(node), do: PeerNode.call(node, :erlang, :nodes, [:hidden])
+  defp table(node), do: PeerNode.call(node, Caravan.Epmd.Peers, :list, [])
+  defp downs(node), do: Enum.map(report(node).downs, &elem(&1, 0))
+
+  # The one that `node` has for `other`, and whether it is its own.
+  defp true_cookie?(node, other) do
+    PeerNode.call(node, :erlang, :get_cookie, [other.name]) ==
+      PeerNode.call(node, :erlang, :get_cookie, [])
+  end
+
+  # Waits until the strategy knows of all these names by DNS, and not by their connections alone.
+  defp await_known(node, topology, others) do
+    names = Enum.sort(for other <- others, do: Atom.to_string(other.name))
+
+    for strategy <- whereis(node, topology) do
+      Host.await(
+        fn ->
+          membership = PeerNode.call(node, :sys, :get_state, [strategy]).membership
+          Enum.sort(Caravan.Cluster.Membership.members(membership)) == names
+        end,
+        "#{inspect(topology)} to know #{inspect(names)}"
+      )
+    end
+  end
+
+  # Each node with the services that name it.
+  defp put_services(knot, nodes) do
+    Knot.put_records(
+      knot,
+      for({node, services} <- nodes, service <- services) do
+        "_#{service}._tcp 1 SRV 0 0 #{PeerNode.port(node)} host"
+      end
+    )
+  end
+
+  describe "two topologies" do
+    test "that name the same nodes: who leaves both has left, who resumes both is back",
+         context do
+      [a, b] = nodes = for _ <- 1..2, do: start_alone()
+      put_services(context.knot, for(node <- nodes, do: {node, [:app, :two]}))
+
+      for node <- nodes do
+        start_strategy(node, context.knot, topology: :one)
+        start_strategy(node, context.knot, @two)
+      end
+
+      await_mesh(nodes)
+      for topology <- [:one, :two], do: await_known(b, topology, [a])
+
+      # The other one names a, and keeps it: even when the connection is lost.
+      assert drain(b, :one) == :ok
+      assert peers(b) == [a.name]
+      assert true_cookie?(b, a)
+      disconnect(b, a)
+      await_mesh(nodes)
+
+      assert drain(b, :two) == :ok
+      assert peers(b) == []
+      assert_refused(a, b)
+
+      # One that takes part again is enough.
+      assert resume(b, :one) == :ok
+      await_mesh(nodes)
+      assert resume(b, :two) == :ok
+      assert true_cookie?(b, a)
+      disconnect(b, a)
+      await_mesh(nodes)
+    end
+
+    test "of one atom", context do
+      [a, b] = nodes = for _ <- 1..2, do: start_alone()
+      put_services(context.knot, for(node <- nodes, do: {node, [:app, :two]}))
+
+      for node <- nodes do
+        start_strategy(node, context.knot)
+        start_strategy(node, context.knot, query: @two[:query])
+      end
+
+      await_mesh(nodes)
+      await_known(b, :caravan, [a])
+      assert drain(b) == :ok
+      assert peers(b) == []
+      assert_refused(a, b)
+      assert resume(b) == :ok
+      await_mesh(nodes)
+      assert true_cookie?(b, a)
+    end
+
+    test "with nodes of their own: only those of the drained one are left, others keep each other",
+         context do
+      [a, b, c] = nodes = for _ <- 1..3, do: start_alone()
+      put_services(context.knot, [{a, [:app]}, {b, [:two]}, {c, [:app, :two]}])
+      for node <- [a, c], do: start_strategy(node, context.knot, topology: :one)
+      for node <- [b, c], do: start_strategy(node, context.knot, @two)
+      # By `global`, a and b as well.
+      await_mesh(nodes)
+      await_known(c, :one, [a])
+      await_known(c, :two, [b])
+
+      assert drain(c, :one) == :ok
+      refute a.name in peers(c)
+
+      # Without :global.disconnect/0, b would be told of a loss, and drop one of them.
+      Host.await(fn -> peers(c) == [b.name] end, "c to be with b alone")
+      Host.await(fn -> peers(b) == Enum.sort([a.name, c.name]) end, "b to have both")
+      assert_refused(a, c)
+      assert downs(a) == [c.name]
+      refute a.name in downs(b)
+
+      # What is still drained stays shut when the other one takes part again.
+      assert drain(c, :two) == :ok
+      assert peers(c) == []
+      assert resume(c, :two) == :ok
+      Host.await(fn -> peers(c) == [b.name] end, "c to be with b again")
+      assert_refused(a, c)
+
+      # The other one comes to name a.
+      put_services(context.knot, [{a, [:app, :two]}, {b, [:two]}, {c, [:app, :two]}])
+      await_mesh(nodes)
+      assert resume(c, :one) == :ok
+      assert true_cookie?(c, a)
+    end
+
+    test "with nodes of their own, in no mesh: the other one's are not lost for a moment",
+         context do
+      args = ["-connect_all", "false"]
+      [a, b, c] = for _ <- 1..3, do: start_alone(args: args)
+      put_services(context.knot, [{a, [:app]}, {b, [:two]}, {c, [:app, :two]}])
+      for node <- [a, c], do: start_strategy(node, context.knot, topology: :one)
+      for node <- [b, c], do: start_strategy(node, context.knot, @two)
+      Host.await(fn -> peers(c) == Enum.sort([a.name, b.name]) end, "c to have both")
+      await_known(c, :one, [a])
+      await_known(c, :two, [b])
+      assert drain(c, :one) == :ok
+      assert peers(c) == [b.name]
+      assert_refused(a, c)
+      assert downs(c) == [a.name]
+      assert downs(b) == []
+    end
+
+    test "of which one has ended, and what somebody put into the table of addresses", context do
+      [a, b] = nodes = for _ <- 1..2, do: start_alone()
+      put_services(context.knot, for(node <- nodes, do: {node, [:app, :two]}))
+
+      for node <- nodes do
+        start_strategy(node, context.knot, topology: :one)
+        start_strategy(node, context.knot, @two)
+      end
+
+      await_mesh(nodes)
+      for topology <- [:one, :two], do: await_known(b, topology, [a])
+      entry = {Atom.to_string(a.name), nil, []}
+      :ok = PeerNode.call(b, Caravan.Epmd.Peers, :put, [:mine, [entry]])
+
+      # With its supervisor, for good.
+      [two] = whereis(b, :two)
+      {:links, [supervisor]} = PeerNode.call(b, Process, :info, [two, :links])
+      true = PeerNode.call(b, Process, :exit, [supervisor, :kill])
+      Host.await(fn -> whereis(b, :two) == [] end, "the strategy to end")
+
+      assert drain(b, :one) == :ok
+      assert peers(b) == []
+      assert_refused(a, b)
+      assert resume(b, :one) == :ok
+      await_mesh(nodes)
+    end
+  end
+
+  test "many drain calls at once, and a strategy that crashes meanwhile: all cookies are back",
+       context do
+    [a, b | others] = nodes = for _ <- 1..4, do: start_node(context.knot)
+    put_records(context.knot, nodes)
+    await_mesh(nodes)
+
+    drain_all = """
+    tasks = for _ <- 1..4, do: Task.async(fn -> Caravan.Cluster.drain(:caravan) end)
+    if crash do
+      [strategy] = Caravan.Cluster.Registration.whereis(:caravan)
+      Process.exit(strategy, :kill)
+    end
+    Task.await_many(tasks, 20_000)
+    """
+
+    for round <- 1..20 do
+      crash = rem(round, 4) == 0
+      await_known(b, :caravan, nodes -- [b])
+      results = PeerNode.eval(b, drain_all, crash: crash)
+      Host.await(fn -> whereis(b, :caravan) != [] end, "a strategy")
+      unless crash, do: assert(results == [:ok, :ok, :ok, :ok])
+
+      # Whichever calls the crash took, this one sees to the end.
+      assert drain(b) == :ok
+      assert peers(b) == []
+      assert resume(b) == :ok
+      for node <- [a | others], do: assert(true_cookie?(b, node), "round #{round}")
+      await_mesh(nodes)
+    end
+  end
+
+  test "members that are connected hidden are left, and stay out; a console stays", context do
+    strategy = [connect: {:net_kernel, :hidden_connect_node, []}]
+    [a, b] = nodes = for _ <- 1..2, do: start_node(context.knot, strategy: strategy)
+    console = PeerNode.start!(name: PeerNode.name("console"), args: ["-hidden"])
+    assert connect(console, b)
+    put_records(context.knot, nodes)
+    await = fn names -> Host.await(fn -> Enum.sort(hidden(b)) == names end, inspect(names)) end
+    await.(Enum.sort([a.name, console.name]))
+    await_known(b, :caravan, [a])
+
+    assert drain(b) == :ok
+    assert hidden(b) == [console.name]
+    assert_refused(a, b, :hidden_connect_node)
+    assert resume(b) == :ok
+    await.(Enum.sort([a.name, console.name]))
+  end
+
+  test "with ports from SRV records, who resumes knows them at once", context do
+    # No lookup comes to help: the next is due in an hour.
+    strategy = [
+      ports: :srv,
+      node_name: "{host_label}@127.0.0.1",
+      poll_interval: 3_600_000,
+      min_interval: 3_600_000
+    ]
+
+    {nodes, records} =
+      Enum.unzip(
+        for name <- ["m1", "m2"] do
+          port = Host.free_port()
+          args = ["-caravan", "listen_port", "#{port}"]
+          node = start_alone(name: "#{name}@127.0.0.1", args: args)
+          {node, "_app._tcp 1 SRV 0 0 #{port} #{name}"}
+        end
+      )
+
+    Knot.put_records(context.knot, records)
+    for node <- nodes, do: start_strategy(node, context.knot, strategy)
+    await_mesh(nodes)
+    [_a, b] = nodes
+    Host.await(fn -> length(table(b)) == 1 end, "the table")
+    before = table(b)
+
+    assert drain(b) == :ok
+    assert table(b) == []
+    # From here on, what it knew is all that it has.
+    stop_supervised!(Knot)
+    assert resume(b) == :ok
+    assert table(b) == before
+    await_mesh(nodes)
+  end
+
+  test "a node whose distribution was started again while it was drained stays out", context do
+    a = start_node(context.knot)
+
+    # OTP stops only what was started by hand.
+    name = String.to_atom(PeerNode.name("app"))
+    b = %{start_alone(name: nil) | name: name}
+
+    start = fn ->
+      {:ok, _} = PeerNode.call(b, :net_kernel, :start, [[name, :longnames]])
+      true = PeerNode.call(b, :erlang, :set_cookie, [:caravan_test])
+    end
+
+    start.()
+    start_strategy(b, context.knot)
+    put_records(context.knot, [a, b])
+    await_mesh([a, b])
+    await_known(b, :caravan, [a])
+    assert drain(b) == :ok
+    refute true_cookie?(b, a)
+
+    # The cookies of single nodes are gone with it.
+    :ok = PeerNode.call(b, :net_kernel, :stop, [])
+    assert drain(b) == :ok
+    start.()
+    assert true_cookie?(b, a)
+    assert drain(b) == :ok
+    assert_refused(a, b)
+    assert resume(b) == :ok
+    await_mesh([a, b])
+  end
+end

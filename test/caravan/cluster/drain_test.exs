@@ -1,0 +1,121 @@
+defmodule Caravan.Cluster.DrainTest do
+  @moduledoc "What a drain does to the strategy, without distribution."
+  # Not async: tests of the resolver count the lookups of this VM.
+  use ExUnit.Case
+
+  alias Caravan.Cluster
+  alias Caravan.Cluster.DnsStrategy
+  alias Caravan.Cluster.Drain
+  alias Caravan.Epmd.Peers
+  alias Caravan.Test.DnsServer
+  alias Caravan.Test.Eventually
+  alias Caravan.Test.FakeNetwork
+
+  @query "_app._tcp.test"
+  @lookup [:caravan, :dns, :lookup]
+
+  setup context do
+    server = start_supervised!(DnsServer)
+    network = start_supervised!({FakeNetwork, self()})
+    DnsServer.subscribe(server)
+    %{server: server, network: network, topology: context.test}
+  end
+
+  defp start(context, options) do
+    options =
+      [
+        query: @query,
+        node_sname: "app",
+        nameservers: [DnsServer.address(context.server)],
+        lookup_timeout: 2_000,
+        poll_interval: 100,
+        topology: context.topology
+      ]
+      |> Keyword.merge(FakeNetwork.options(context.network))
+      |> Keyword.merge(options)
+
+    start_supervised!({DnsStrategy, options})
+  end
+
+  test "who resumes while somebody leaves takes their turn, and both are told", context do
+    DnsServer.put(context.server, @query, :srv, [{0, 0, 1, "n.test"}])
+    strategy = start(context, [])
+    assert_receive {:connect, :"app-1@n.test"}, 5_000
+
+    # In this order into its mailbox, so that the leave has no time to end.
+    :sys.suspend(strategy)
+    drains = for _ <- 1..2, do: Task.async(fn -> Cluster.drain(strategy) end)
+    assert Eventually.true?(fn -> calls(strategy) == [:drain, :drain] end)
+    resume = Task.async(fn -> Cluster.resume(strategy) end)
+    assert Eventually.true?(fn -> calls(strategy) == [:drain, :drain, :resume] end)
+    :sys.resume(strategy)
+
+    assert Task.await(resume) == :ok
+    assert Task.await_many(drains) == [{:error, :failed}, {:error, :failed}]
+
+    # And none of it is left.
+    assert Cluster.drain(strategy) == :ok
+    assert Cluster.resume(strategy) == :ok
+  end
+
+  defp calls(strategy) do
+    {:messages, messages} = Process.info(strategy, :messages)
+    for {:"$gen_call", _from, request} <- messages, do: request
+  end
+
+  test "the table of addresses is as before when it resumes", context do
+    DnsServer.put(context.server, @query, :srv, [{0, 0, 25_001, "drain-table.test"}])
+    # No lookup comes to help.
+    strategy = start(context, ports: :srv, poll_interval: 3_600_000, min_interval: 3_600_000)
+    assert_receive {:connect, :"app@drain-table.test"}, 5_000
+    ours = fn -> for {"app@drain-table.test", port, _} <- Peers.list(), do: port end
+    assert ours.() == [25_001]
+    assert Cluster.drain(strategy) == :ok
+    assert ours.() == []
+    DnsServer.put(context.server, @query, :srv, :silent)
+    assert Cluster.resume(strategy) == :ok
+    assert ours.() == [25_001]
+  end
+
+  test "a lookup that it ends is measured to its end", context do
+    DnsServer.put(context.server, @query, :srv, :silent)
+    test = self()
+    handler = fn event, _, metadata, _ -> send(test, {List.last(event), metadata}) end
+    events = for what <- [:start, :stop, :exception], do: @lookup ++ [what]
+    topology = context.topology
+    :telemetry.attach_many(topology, events, handler, nil)
+    on_exit(fn -> :telemetry.detach(topology) end)
+
+    strategy = start(context, [])
+    assert_receive {:start, %{topology: ^topology}}, 5_000
+    assert Cluster.drain(strategy) == :ok
+    assert_receive {:stop, %{topology: ^topology, result: {:error, :cancelled}}}, 100
+    assert Cluster.drain(strategy) == :ok
+    refute_received {_event, %{topology: ^topology}}
+  end
+
+  test "what one strategy drains, another does not", context do
+    DnsServer.put(context.server, @query, :srv, [{0, 0, 1, "n.test"}])
+    one = start(context, topology: :drain_one)
+    two = start(context, topology: :drain_two)
+    names = fn strategy -> GenServer.call(strategy, :named) end
+    assert Eventually.true?(fn -> names.(one) == ["app-1@n.test"] end)
+    assert Eventually.true?(fn -> names.(two) == ["app-1@n.test"] end)
+    assert Cluster.drain(one) == :ok
+    assert {names.(one), names.(two)} == {[], ["app-1@n.test"]}
+    assert Cluster.drain(two) == :ok
+    assert {names.(one), names.(two)} == {[], []}
+    assert Cluster.resume(one) == :ok
+    assert {names.(one), names.(two)} == {["app-1@n.test"], []}
+    assert Cluster.resume(two) == :ok
+  end
+
+  test "whoever drains at the same moment counts" do
+    keys = for n <- 1..50, do: :"drain_test_#{n}"
+    at_once = fn fun -> keys |> Enum.map(&Task.async(fn -> fun.(&1) end)) |> Task.await_many() end
+    at_once.(&Drain.start/1)
+    assert Enum.all?(keys, &Drain.drained?/1)
+    at_once.(&Drain.resume/1)
+    refute Enum.any?(keys, &Drain.drained?/1)
+  end
+end
