@@ -250,26 +250,22 @@ defmodule Caravan.Cluster.DrainNodesTest do
   end
 
   test "with ports from SRV records, who resumes knows them at once", context do
-    # No lookup comes to help: the next is due in an hour.
-    strategy = [
-      ports: :srv,
-      node_name: "{host_label}@127.0.0.1",
-      poll_interval: 3_600_000,
-      min_interval: 3_600_000
-    ]
+    strategy = [ports: :srv, node_name: "{host_label}@127.0.0.1"]
 
     {nodes, records} =
       Enum.unzip(
         for name <- ["m1", "m2"] do
           port = Host.free_port()
           args = ["-caravan", "listen_port", "#{port}"]
-          node = start_alone(name: "#{name}@127.0.0.1", args: args)
+
+          node =
+            start_node(context.knot, name: "#{name}@127.0.0.1", args: args, strategy: strategy)
+
           {node, "_app._tcp 1 SRV 0 0 #{port} #{name}"}
         end
       )
 
     Knot.put_records(context.knot, records)
-    for node <- nodes, do: start_strategy(node, context.knot, strategy)
     await_mesh(nodes)
     [_a, b] = nodes
     Host.await(fn -> length(table(b)) == 1 end, "the table")
@@ -277,7 +273,7 @@ defmodule Caravan.Cluster.DrainNodesTest do
 
     assert drain(b) == :ok
     assert table(b) == []
-    # From here on, what it knew is all that it has.
+    # No lookup comes to help.
     stop_supervised!(Knot)
     assert resume(b) == :ok
     assert table(b) == before

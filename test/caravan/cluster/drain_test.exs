@@ -40,7 +40,7 @@ defmodule Caravan.Cluster.DrainTest do
   test "who resumes while somebody leaves takes their turn, and both are told", context do
     DnsServer.put(context.server, @query, :srv, [{0, 0, 1, "n.test"}])
     strategy = start(context, [])
-    assert_receive {:connect, :"app-1@n.test"}, 5_000
+    assert_receive {:connect, :"app-1@n.test"}, 20_000
 
     # In this order into its mailbox, so that the leave has no time to end.
     :sys.suspend(strategy)
@@ -50,8 +50,8 @@ defmodule Caravan.Cluster.DrainTest do
     assert Eventually.true?(fn -> calls(strategy) == [:drain, :drain, :resume] end)
     :sys.resume(strategy)
 
-    assert Task.await(resume) == :ok
-    assert Task.await_many(drains) == [{:error, :failed}, {:error, :failed}]
+    assert Task.await(resume, 20_000) == :ok
+    assert Task.await_many(drains, 20_000) == [{:error, :failed}, {:error, :failed}]
 
     # And none of it is left.
     assert Cluster.drain(strategy) == :ok
@@ -65,13 +65,13 @@ defmodule Caravan.Cluster.DrainTest do
 
   test "the table of addresses is as before when it resumes", context do
     DnsServer.put(context.server, @query, :srv, [{0, 0, 25_001, "drain-table.test"}])
-    # No lookup comes to help.
-    strategy = start(context, ports: :srv, poll_interval: 3_600_000, min_interval: 3_600_000)
-    assert_receive {:connect, :"app@drain-table.test"}, 5_000
+    strategy = start(context, ports: :srv)
+    assert_receive {:connect, :"app@drain-table.test"}, 20_000
     ours = fn -> for {"app@drain-table.test", port, _} <- Peers.list(), do: port end
     assert ours.() == [25_001]
     assert Cluster.drain(strategy) == :ok
     assert ours.() == []
+    # No lookup comes to help.
     DnsServer.put(context.server, @query, :srv, :silent)
     assert Cluster.resume(strategy) == :ok
     assert ours.() == [25_001]
@@ -86,8 +86,8 @@ defmodule Caravan.Cluster.DrainTest do
     :telemetry.attach_many(topology, events, handler, nil)
     on_exit(fn -> :telemetry.detach(topology) end)
 
-    strategy = start(context, [])
-    assert_receive {:start, %{topology: ^topology}}, 5_000
+    strategy = start(context, lookup_timeout: 20_000)
+    assert_receive {:start, %{topology: ^topology}}, 20_000
     assert Cluster.drain(strategy) == :ok
     assert_receive {:stop, %{topology: ^topology, result: {:error, :cancelled}}}, 100
     assert Cluster.drain(strategy) == :ok
@@ -99,8 +99,8 @@ defmodule Caravan.Cluster.DrainTest do
     one = start(context, topology: :drain_one)
     two = start(context, topology: :drain_two)
     names = fn strategy -> GenServer.call(strategy, :named) end
-    assert Eventually.true?(fn -> names.(one) == ["app-1@n.test"] end)
-    assert Eventually.true?(fn -> names.(two) == ["app-1@n.test"] end)
+    assert Eventually.true?(fn -> names.(one) == ["app-1@n.test"] end, 20_000)
+    assert Eventually.true?(fn -> names.(two) == ["app-1@n.test"] end, 20_000)
     assert Cluster.drain(one) == :ok
     assert {names.(one), names.(two)} == {[], ["app-1@n.test"]}
     assert Cluster.drain(two) == :ok
