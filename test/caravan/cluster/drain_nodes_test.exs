@@ -208,7 +208,7 @@ defmodule Caravan.Cluster.DrainNodesTest do
     await_mesh(nodes)
 
     drain_all = """
-    tasks = for _ <- 1..4, do: Task.async(fn -> Caravan.Cluster.drain(:caravan) end)
+    tasks = for _ <- 1..16, do: Task.async(fn -> Caravan.Cluster.drain(:caravan) end)
     if crash do
       [strategy] = Caravan.Cluster.Registration.whereis(:caravan)
       Process.exit(strategy, :kill)
@@ -221,7 +221,7 @@ defmodule Caravan.Cluster.DrainNodesTest do
       await_known(b, :caravan, nodes -- [b])
       results = PeerNode.eval(b, drain_all, crash: crash)
       Host.await(fn -> whereis(b, :caravan) != [] end, "a strategy")
-      unless crash, do: assert(results == [:ok, :ok, :ok, :ok])
+      unless crash, do: assert(Enum.uniq(results) == [:ok])
 
       # Whichever calls the crash took, this one sees to the end.
       assert drain(b) == :ok
