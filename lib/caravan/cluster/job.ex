@@ -18,6 +18,17 @@ defmodule Caravan.Cluster.Job do
     %__MODULE__{ref: ref, pid: pid, timer: Process.send_after(self(), {__MODULE__, ref}, timeout)}
   end
 
+  @doc "Runs `fun` and waits for its outcome, `timeout` milliseconds at the longest."
+  @spec run((() -> term), timeout :: pos_integer) :: outcome
+  def run(fun, timeout) do
+    %__MODULE__{ref: ref} = job = start(fun, timeout)
+
+    receive do
+      {:DOWN, ^ref, :process, _pid, _reason} = message -> outcome(job, message)
+      {__MODULE__, ^ref} = message -> outcome(job, message)
+    end
+  end
+
   @doc "The job's reference if `message` is one of a job, else `nil`."
   @spec ref(message :: term) :: reference | nil
   def ref({:DOWN, ref, :process, _pid, _reason}), do: ref

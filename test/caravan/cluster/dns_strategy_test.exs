@@ -401,9 +401,10 @@ defmodule Caravan.Cluster.DnsStrategyTest do
     end
 
     test "go into the table when it has room again", context do
-      # Other tests may have left something.
+      # Other tests may have left something; the list has a name once that stands there more often.
       free = 16_384 - length(Caravan.Epmd.Peers.list())
-      :ok = Caravan.Epmd.Peers.put(:big, for(n <- 1..free, do: {"x#{n}@h", nil, []}))
+      put = &Caravan.Epmd.Peers.put(:big, for(n <- 1..&1, do: {"x#{n}@h", nil, []}))
+      assert Enum.find(free..1//-1, &(put.(&1) == :ok))
       on_exit(fn -> Caravan.Epmd.Peers.delete(:big) end)
       DnsServer.put(context.server, @query, :srv, [srv(25_001, "room.test")])
 
