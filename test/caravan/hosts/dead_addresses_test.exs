@@ -75,9 +75,10 @@ defmodule Caravan.Hosts.DeadAddressesTest do
     Host.await(fn -> Hosts.mesh?(hosts.nodes) end, "the mesh of ten", 30_000)
     others = length(@live) - 1
 
-    times =
-      for {_n, node} <- hosts.nodes,
-          do: PeerNode.call(node, NodeEvents, :complete_at, [others]) - start
+    # A moment after the node itself sees the others, it tells of them.
+    complete_at = fn {_n, node} -> PeerNode.call(node, NodeEvents, :complete_at, [others]) end
+    Host.await(fn -> Enum.all?(hosts.nodes, complete_at) end, "the news of all")
+    times = for node <- hosts.nodes, do: complete_at.(node) - start
 
     part(hosts.nodes)
     Enum.max(times)
@@ -86,13 +87,14 @@ defmodule Caravan.Hosts.DeadAddressesTest do
   defp part(nodes) do
     :ok = Hosts.stop_discovery(nodes)
 
+    # A connect may still be under way: of who is there after that, the news must not have gone before.
     alone? = fn {_n, node} ->
       for other <- Hosts.peers(node), do: PeerNode.call(node, :erlang, :disconnect_node, [other])
+      :ok = PeerNode.call(node, NodeEvents, :clear, [])
       Hosts.peers(node) == []
     end
 
     Host.await(fn -> Enum.all?(nodes, alone?) end, "all alone again")
-    for {_n, node} <- nodes, do: :ok = PeerNode.call(node, NodeEvents, :clear, [])
   end
 
   defp reachable?(node, n) do
