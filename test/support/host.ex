@@ -1,7 +1,7 @@
 defmodule Caravan.Test.Host do
   @moduledoc "What the tests ask this machine: its ports and its processes."
 
-  import ExUnit.Assertions, only: [assert: 2, flunk: 1]
+  import ExUnit.Assertions, only: [assert: 2]
   import ExUnit.Callbacks, only: [on_exit: 1]
 
   alias Caravan.Test.Eventually
@@ -62,14 +62,22 @@ defmodule Caravan.Test.Host do
         do: path |> Path.split() |> Enum.at(2)
   end
 
-  @doc "Waits until a process is gone; kills one that has not ended by itself after 20 seconds."
+  @doc "Waits until a process is gone; kills one that has not ended by itself after 20 seconds, and says so."
+  @spec await_end(String.t()) :: :ended | :killed
+  def await_end(os_pid) do
+    if Eventually.true?(fn -> not alive?(os_pid) end, 20_000) do
+      :ended
+    else
+      System.cmd("kill", ["-9", os_pid], stderr_to_stdout: true)
+      IO.puts("\nprocess #{os_pid} did not end by itself and was killed")
+      :killed
+    end
+  end
+
+  @doc "As `await_end/1`, but fails the test where the process had to be killed."
   @spec await_exit(String.t()) :: :ok
   def await_exit(os_pid) do
-    unless Eventually.true?(fn -> not alive?(os_pid) end, 20_000) do
-      System.cmd("kill", ["-9", os_pid], stderr_to_stdout: true)
-      flunk("process #{os_pid} did not end")
-    end
-
+    assert await_end(os_pid) == :ended, "process #{os_pid} did not end"
     :ok
   end
 
