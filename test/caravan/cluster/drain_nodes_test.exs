@@ -58,6 +58,21 @@ defmodule Caravan.Cluster.DrainNodesTest do
     end
   end
 
+  # Two nodes, each with two topologies that name both.
+  defp start_with_both(knot) do
+    [a, b] = nodes = for _ <- 1..2, do: start_alone()
+    put_services(knot, for(node <- nodes, do: {node, [:app, :two]}))
+
+    for node <- nodes do
+      start_strategy(node, knot, topology: :one)
+      start_strategy(node, knot, @two)
+    end
+
+    await_mesh(nodes)
+    for topology <- [:one, :two], do: await_known(b, topology, [a])
+    nodes
+  end
+
   # Each node with the services that name it.
   defp put_services(knot, nodes) do
     Knot.put_records(
@@ -71,16 +86,7 @@ defmodule Caravan.Cluster.DrainNodesTest do
   describe "two topologies" do
     test "that name the same nodes: who leaves both has left, who resumes both is back",
          context do
-      [a, b] = nodes = for _ <- 1..2, do: start_alone()
-      put_services(context.knot, for(node <- nodes, do: {node, [:app, :two]}))
-
-      for node <- nodes do
-        start_strategy(node, context.knot, topology: :one)
-        start_strategy(node, context.knot, @two)
-      end
-
-      await_mesh(nodes)
-      for topology <- [:one, :two], do: await_known(b, topology, [a])
+      [a, b] = nodes = start_with_both(context.knot)
 
       # The other one names a, and keeps it: even when the connection is lost.
       assert drain(b, :one) == :ok
@@ -174,16 +180,7 @@ defmodule Caravan.Cluster.DrainNodesTest do
     end
 
     test "of which one has ended, and what somebody put into the table of addresses", context do
-      [a, b] = nodes = for _ <- 1..2, do: start_alone()
-      put_services(context.knot, for(node <- nodes, do: {node, [:app, :two]}))
-
-      for node <- nodes do
-        start_strategy(node, context.knot, topology: :one)
-        start_strategy(node, context.knot, @two)
-      end
-
-      await_mesh(nodes)
-      for topology <- [:one, :two], do: await_known(b, topology, [a])
+      [a, b] = nodes = start_with_both(context.knot)
       entry = {Atom.to_string(a.name), nil, []}
       :ok = PeerNode.call(b, Caravan.Epmd.Peers, :put, [:mine, [entry]])
 
