@@ -4,9 +4,9 @@
 #
 # Medians. A ratio is Caravan's figure over the other one's; for name to port, the other way round.
 
-Code.require_file("../test/support/daemon.ex", __DIR__)
-Code.require_file("../test/support/knot.ex", __DIR__)
-Code.require_file("../test/support/unbound.ex", __DIR__)
+Code.require_file("../test/support/servers/daemon.ex", __DIR__)
+Code.require_file("../test/support/servers/knot.ex", __DIR__)
+Code.require_file("../test/support/servers/unbound.ex", __DIR__)
 
 defmodule Bench do
   @zone "bench.test"

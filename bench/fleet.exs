@@ -4,7 +4,7 @@
 #
 #   mix run bench/fleet.exs
 
-Code.require_file("../test/support/fleet.ex", __DIR__)
+Code.require_file("../test/support/simulation/fleet.ex", __DIR__)
 
 alias Caravan.Test.Fleet
 

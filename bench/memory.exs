@@ -5,7 +5,7 @@
 #
 # Ends with status 1 when it grows by 5 MiB or more.
 
-for file <- ["eventually", "daemon", "knot", "os_resources"],
+for file <- ["eventually", "servers/daemon", "servers/knot", "os/os_resources"],
     do: Code.require_file("../test/support/#{file}.ex", __DIR__)
 
 alias Caravan.Test.Knot

@@ -1,6 +1,7 @@
 # What bench/join.exs and bench/mesh.exs share: VMs on Caravan.Epmd, and what runs inside them.
 
-for file <- ["daemon", "knot"], do: Code.require_file("../test/support/#{file}.ex", __DIR__)
+for file <- ["daemon", "knot"],
+    do: Code.require_file("../test/support/servers/#{file}.ex", __DIR__)
 
 defmodule Bench.Nodes do
   # Below the ports that Linux gives to outgoing connections.

@@ -16,7 +16,7 @@ defmodule Caravan.Test.Release do
   alias Caravan.Test.Host
   alias Caravan.Test.PeerNode
 
-  @fleet Path.expand("../../examples/fleet", __DIR__)
+  @fleet Path.expand("../../../examples/fleet", __DIR__)
 
   @enforce_keys [:dir]
   defstruct [:dir]
