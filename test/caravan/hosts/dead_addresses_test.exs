@@ -5,8 +5,8 @@ defmodule Caravan.Hosts.DeadAddressesTest do
   alias Caravan.Test.Host
   alias Caravan.Test.Hosts
   alias Caravan.Test.Netns
-  alias Caravan.Test.NodeEvents
   alias Caravan.Test.PeerNode
+  alias Caravan.Test.Witness
 
   @moduletag timeout: 120_000
   @moduletag Netns.tag()
@@ -76,7 +76,7 @@ defmodule Caravan.Hosts.DeadAddressesTest do
     others = length(@live) - 1
 
     # A moment after the node itself sees the others, it tells of them.
-    complete_at = fn {_n, node} -> PeerNode.call(node, NodeEvents, :complete_at, [others]) end
+    complete_at = fn {_n, node} -> PeerNode.call(node, Witness, :complete_at, [others]) end
     Host.await(fn -> Enum.all?(hosts.nodes, complete_at) end, "the news of all")
     times = for node <- hosts.nodes, do: complete_at.(node) - start
 
@@ -90,7 +90,7 @@ defmodule Caravan.Hosts.DeadAddressesTest do
     # A connect may still be under way: of who is there after that, the news must not have gone before.
     alone? = fn {_n, node} ->
       for other <- Hosts.peers(node), do: PeerNode.call(node, :erlang, :disconnect_node, [other])
-      :ok = PeerNode.call(node, NodeEvents, :clear, [])
+      :ok = PeerNode.call(node, Witness, :clear, [])
       Hosts.peers(node) == []
     end
 

@@ -5,8 +5,8 @@ defmodule Caravan.Hosts.PartitionTest do
   alias Caravan.Test.Host
   alias Caravan.Test.Hosts
   alias Caravan.Test.Netns
-  alias Caravan.Test.NodeEvents
   alias Caravan.Test.PeerNode
+  alias Caravan.Test.Witness
 
   @moduletag timeout: 120_000
   @moduletag Netns.tag()
@@ -26,7 +26,7 @@ defmodule Caravan.Hosts.PartitionTest do
     :ok = Netns.set(net, [])
     discover(context, @poll)
     await(fn -> Hosts.mesh?(nodes) end, 20_000, "the mesh")
-    for {_n, node} <- nodes, do: :ok = PeerNode.call(node, NodeEvents, :clear, [])
+    for {_n, node} <- nodes, do: :ok = PeerNode.call(node, Witness, :clear, [])
     :ok
   end
 
@@ -44,8 +44,7 @@ defmodule Caravan.Hosts.PartitionTest do
   defp await(condition, timeout, what), do: Host.await(condition, what, timeout)
 
   defp downs(nodes),
-    do:
-      for({n, node} <- nodes, down <- PeerNode.call(node, NodeEvents, :downs, []), do: {n, down})
+    do: for({n, node} <- nodes, down <- PeerNode.call(node, Witness, :downs, []), do: {n, down})
 
   # The network is whole again; the time is counted from then.
   defp assert_heals(net, nodes, what) do

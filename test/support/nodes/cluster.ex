@@ -29,6 +29,7 @@ defmodule Caravan.Test.Cluster do
     # What they log would stand among the results of the tests.
     :ok = PeerNode.call(node, :logger, :set_primary_config, [:level, :none])
     :ok = PeerNode.call(node, Witness, :start, [])
+    :ok = PeerNode.call(node, Witness, :join, [])
     node
   end
 

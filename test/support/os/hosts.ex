@@ -16,8 +16,8 @@ defmodule Caravan.Test.Hosts do
   alias Caravan.Test.Host
   alias Caravan.Test.Knot
   alias Caravan.Test.Netns
-  alias Caravan.Test.NodeEvents
   alias Caravan.Test.PeerNode
+  alias Caravan.Test.Witness
 
   @enforce_keys [:net, :dns, :family, :nodes]
   defstruct [:net, :dns, :family, :nodes]
@@ -137,7 +137,7 @@ defmodule Caravan.Test.Hosts do
     {:ok, _} = PeerNode.call(node, :application, :ensure_all_started, [:logger])
     # What they log would stand among the results of the tests.
     :ok = PeerNode.call(node, :logger, :set_primary_config, [:level, :none])
-    :ok = PeerNode.call(node, NodeEvents, :start, [])
+    :ok = PeerNode.call(node, Witness, :start, [])
     node
   end
 
