@@ -15,7 +15,7 @@ defmodule Caravan.Cluster do
   """
 
   alias Caravan.Cluster.Drain
-  alias Caravan.Cluster.Registration
+  alias Caravan.Cluster.Topologies
   alias Caravan.Options
 
   @typedoc "A topology's name, or a strategy's pid."
@@ -93,7 +93,7 @@ defmodule Caravan.Cluster do
   defp each(pid, fun) when is_pid(pid), do: fun.(pid)
 
   defp each(topology, fun) when is_atom(topology) do
-    case Registration.whereis(topology) do
+    case Topologies.whereis(topology) do
       [] -> {:error, :not_running}
       pids -> Enum.reduce(pids, :ok, &with(:ok <- fun.(&1), do: &2))
     end

@@ -129,13 +129,13 @@ defmodule Caravan.ClusterTest do
       records(context, [1, 2])
       refute_receive {:dns_query, _}, 300
 
-      [pid] = Caravan.Cluster.Registration.whereis(context.topology)
+      [pid] = Caravan.Cluster.Topologies.whereis(context.topology)
       Process.exit(pid, :kill)
 
       assert Eventually.true?(fn ->
                match?(
                  [new] when new != pid,
-                 Caravan.Cluster.Registration.whereis(context.topology)
+                 Caravan.Cluster.Topologies.whereis(context.topology)
                )
              end)
 
@@ -167,7 +167,7 @@ defmodule Caravan.ClusterTest do
       start_supervised!(Supervisor.child_spec(child, id: :second))
       assert_receive {:connect, :"app-1@n.test"}, 5_000
       assert_receive {:connect, :"app-2@n.test"}, 5_000
-      assert length(Caravan.Cluster.Registration.whereis(context.topology)) == 2
+      assert length(Caravan.Cluster.Topologies.whereis(context.topology)) == 2
       assert Cluster.drain(context.topology) == :ok
       flush()
       refute_receive {:dns_query, _}, 300

@@ -81,8 +81,8 @@ defmodule Caravan.Cluster.DnsStrategy do
   alias Caravan.Cluster.Membership
   alias Caravan.Cluster.NodeName
   alias Caravan.Cluster.Records
-  alias Caravan.Cluster.Registration
   alias Caravan.Cluster.Report
+  alias Caravan.Cluster.Topologies
   alias Caravan.Cluster.Upgrade
   alias Caravan.Cluster.Waiters
   alias Caravan.Epmd.Peers
@@ -129,7 +129,7 @@ defmodule Caravan.Cluster.DnsStrategy do
   @impl true
   def init(%Config{} = config) do
     seed = :erlang.phash2({node(), make_ref(), System.system_time()}, 1_000_000_000)
-    key = Registration.register(config.topology)
+    key = Topologies.register(config.topology)
     membership = Membership.new(config, seed, now())
 
     state = %__MODULE__{

@@ -24,7 +24,7 @@ defmodule Caravan.Cluster.Drain do
 
   alias Caravan.Cluster.Job
   alias Caravan.Cluster.NodeName
-  alias Caravan.Cluster.Registration
+  alias Caravan.Cluster.Topologies
 
   # Names the strategy on all nodes: where its peers are reached.
   @typedoc "The name under which the strategy is registered."
@@ -59,7 +59,7 @@ defmodule Caravan.Cluster.Drain do
   @spec leave(key, known :: [String.t()]) :: stay :: [node]
   def leave(key, known) do
     if Node.alive?() and drained?(key) do
-      stay = Registration.all() |> ask(:named) |> List.flatten() |> atoms()
+      stay = Topologies.all() |> ask(:named) |> List.flatten() |> atoms()
       shut(key, Enum.uniq(Node.list() ++ atoms(known)) -- stay)
 
       case to_leave(stay) do

@@ -722,11 +722,11 @@ defmodule Caravan.Cluster.DnsStrategyTest do
       start(context, options)
       Host.await(fn -> names.() == 10 end, "ten connects")
 
-      [first] = Caravan.Cluster.Registration.whereis(topology)
+      [first] = Caravan.Cluster.Topologies.whereis(topology)
       Process.exit(first, :kill)
 
       Host.await(
-        fn -> Caravan.Cluster.Registration.whereis(topology) not in [[], [first]] end,
+        fn -> Caravan.Cluster.Topologies.whereis(topology) not in [[], [first]] end,
         "another"
       )
 

@@ -4,7 +4,7 @@ defmodule Caravan.Cluster.DrainNodesTest do
 
   import Caravan.Test.Cluster
 
-  alias Caravan.Cluster.Registration
+  alias Caravan.Cluster.Topologies
   alias Caravan.Test.Host
   alias Caravan.Test.Knot
   alias Caravan.Test.PeerNode
@@ -23,7 +23,7 @@ defmodule Caravan.Cluster.DrainNodesTest do
   defp resume(node, topology \\ :caravan),
     do: PeerNode.call(node, Caravan.Cluster, :resume, [topology])
 
-  defp whereis(node, topology), do: PeerNode.call(node, Registration, :whereis, [topology])
+  defp whereis(node, topology), do: PeerNode.call(node, Topologies, :whereis, [topology])
   defp disconnect(node, other), do: PeerNode.call(node, :erlang, :disconnect_node, [other.name])
   defp connect(node, other), do: PeerNode.call(node, :net_kernel, :connect_node, [other.name])
   # By a node that has seen the other one go.
@@ -207,7 +207,7 @@ defmodule Caravan.Cluster.DrainNodesTest do
     drain_all = """
     tasks = for _ <- 1..16, do: Task.async(fn -> Caravan.Cluster.drain(:caravan) end)
     if crash do
-      [strategy] = Caravan.Cluster.Registration.whereis(:caravan)
+      [strategy] = Caravan.Cluster.Topologies.whereis(:caravan)
       Process.exit(strategy, :kill)
     end
     Task.await_many(tasks, 20_000)

@@ -20,7 +20,7 @@ defmodule Caravan.Cluster.NodesTest do
 
   # What the strategy on `node` knows of another one.
   defp known(node, other) do
-    [strategy] = PeerNode.call(node, Caravan.Cluster.Registration, :whereis, [:caravan])
+    [strategy] = PeerNode.call(node, Caravan.Cluster.Topologies, :whereis, [:caravan])
     state = PeerNode.call(node, :sys, :get_state, [strategy])
     state.membership.peers[Atom.to_string(other.name)]
   end
@@ -174,7 +174,7 @@ defmodule Caravan.Cluster.NodesTest do
     Host.await(fn -> match?(%{up_since: since} when since != nil, known(a, b)) end, "b to be up")
     %{up_since: before} = known(a, b)
 
-    [strategy] = PeerNode.call(a, Caravan.Cluster.Registration, :whereis, [:caravan])
+    [strategy] = PeerNode.call(a, Caravan.Cluster.Topologies, :whereis, [:caravan])
     :ok = PeerNode.call(a, :sys, :suspend, [strategy])
     true = PeerNode.call(a, :erlang, :disconnect_node, [b.name])
     Host.await(fn -> length(report(a).ups) == 2 end, "b to be back")
@@ -258,12 +258,12 @@ defmodule Caravan.Cluster.NodesTest do
       Host.await(fn -> peers(c) == [] end, "c to be alone")
 
       # Its strategy crashes.
-      [strategy] = PeerNode.call(c, Caravan.Cluster.Registration, :whereis, [:caravan])
+      [strategy] = PeerNode.call(c, Caravan.Cluster.Topologies, :whereis, [:caravan])
       PeerNode.call(c, :erlang, :exit, [strategy, :kill])
 
       Host.await(
         fn ->
-          strategies = PeerNode.call(c, Caravan.Cluster.Registration, :whereis, [:caravan])
+          strategies = PeerNode.call(c, Caravan.Cluster.Topologies, :whereis, [:caravan])
           strategies not in [[], [strategy]]
         end,
         "another strategy"
