@@ -75,12 +75,12 @@ defmodule Caravan.Cluster.DnsStrategy do
   alias Caravan.Cluster.Connector
   alias Caravan.Cluster.Diagnosis
   alias Caravan.Cluster.Discovery
+  alias Caravan.Cluster.Discovery.Endpoint
   alias Caravan.Cluster.Drain
   alias Caravan.Cluster.Jobs
   alias Caravan.Cluster.Ledger
   alias Caravan.Cluster.Membership
   alias Caravan.Cluster.NodeName
-  alias Caravan.Cluster.Records
   alias Caravan.Cluster.Report
   alias Caravan.Cluster.Topologies
   alias Caravan.Cluster.Upgrade
@@ -396,7 +396,7 @@ defmodule Caravan.Cluster.DnsStrategy do
   end
 
   defp looked_up(state, {query, type} = source, {:ok, answer}) do
-    {names, refusals} = Records.names(answer.records, type, state.config)
+    {names, refusals} = Endpoint.from_records(answer.records, type, state.config)
 
     # Where :allow counts, a record may be left out for want of an address that is there next time.
     complete = answer.complete and (state.config.allow == [] or refusals == [])

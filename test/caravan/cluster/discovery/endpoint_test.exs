@@ -1,8 +1,8 @@
-defmodule Caravan.Cluster.RecordsTest do
+defmodule Caravan.Cluster.Discovery.EndpointTest do
   use ExUnit.Case, async: true
 
   alias Caravan.Cluster.Config
-  alias Caravan.Cluster.Records
+  alias Caravan.Cluster.Discovery.Endpoint
   alias Caravan.Dns.Service
 
   defp config(options \\ []),
@@ -15,49 +15,58 @@ defmodule Caravan.Cluster.RecordsTest do
   test "with :allow, a target without an address is left out" do
     records = [srv(1, "a.test", [{10, 0, 0, 1}]), srv(2, "b.test")]
     allow = config(allow: ["10.0.0.0/8"])
-    assert {names, [reason]} = Records.names(records, :srv, allow)
+    assert {names, [reason]} = Endpoint.from_records(records, :srv, allow)
     assert Map.keys(names) == ["app-1@a.test"]
     assert reason == "app-2@b.test has no address that :allow lets through"
 
     # Whose addresses they are, does not count where the host is given.
     fixed = config(allow: ["10.0.0.0/8"], node_name: "{name}-{port}@127.0.0.1")
-    assert {%{"app-2@127.0.0.1" => _}, []} = Records.names(records, :srv, fixed)
+    assert {%{"app-2@127.0.0.1" => _}, []} = Endpoint.from_records(records, :srv, fixed)
   end
 
   test "the port is in the name, unless it comes from the record" do
     records = [srv(25_017, "n1.test")]
-    assert {%{"app-25017@n1.test" => {[], []}}, []} = Records.names(records, :srv, config())
+
+    assert {%{"app-25017@n1.test" => {[], []}}, []} =
+             Endpoint.from_records(records, :srv, config())
 
     assert {%{"app@n1.test" => {[25_017], []}}, []} =
-             Records.names(records, :srv, config(ports: :srv))
+             Endpoint.from_records(records, :srv, config(ports: :srv))
   end
 
   test "records of one name with several ports give all of them, in an order that stays" do
     for records <- [[srv(2, "n.test"), srv(1, "n.test")], [srv(1, "n.test"), srv(2, "n.test")]] do
       assert {%{"app@n.test" => {[1, 2], []}}, []} =
-               Records.names(records, :srv, config(ports: :srv))
+               Endpoint.from_records(records, :srv, config(ports: :srv))
     end
   end
 
   test "port 0 is none" do
     assert {%{"app@n.test" => {[], []}}, []} =
-             Records.names([srv(0, "n.test")], :srv, config(ports: :srv))
+             Endpoint.from_records([srv(0, "n.test")], :srv, config(ports: :srv))
   end
 
   test "addresses go with the host that they are of" do
     records = [srv(1, "n.test", [{10, 0, 0, 2}, {10, 0, 0, 1}])]
-    assert {%{"app-1@n.test" => {[], addresses}}, []} = Records.names(records, :srv, config())
+
+    assert {%{"app-1@n.test" => {[], addresses}}, []} =
+             Endpoint.from_records(records, :srv, config())
+
     assert addresses == [{10, 0, 0, 1}, {10, 0, 0, 2}]
 
     fixed = config(node_name: "{name}-{port}@localhost")
-    assert {%{"app-1@localhost" => {[], []}}, []} = Records.names(records, :srv, fixed)
+    assert {%{"app-1@localhost" => {[], []}}, []} = Endpoint.from_records(records, :srv, fixed)
 
     ip = {0xFDAA, 0, 0, 0, 0, 0, 0, 1}
-    assert {%{"app@fdaa::1" => {[], [^ip]}}, []} = Records.names([ip], :aaaa, config(type: :aaaa))
+
+    assert {%{"app@fdaa::1" => {[], [^ip]}}, []} =
+             Endpoint.from_records([ip], :aaaa, config(type: :aaaa))
   end
 
   test "what makes no name is told of" do
-    assert {names, [reason]} = Records.names([srv(1, "a@b"), srv(2, "n.test")], :srv, config())
+    assert {names, [reason]} =
+             Endpoint.from_records([srv(1, "a@b"), srv(2, "n.test")], :srv, config())
+
     assert Map.keys(names) == ["app-2@n.test"]
     assert reason =~ "is no valid node name"
   end

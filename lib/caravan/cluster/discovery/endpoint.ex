@@ -1,4 +1,4 @@
-defmodule Caravan.Cluster.Records do
+defmodule Caravan.Cluster.Discovery.Endpoint do
   # From the records of one answer to the names of nodes, with what else the records say of them.
   @moduledoc false
 
@@ -15,8 +15,9 @@ defmodule Caravan.Cluster.Records do
   With the option `:allow`, a target without an address is none: the host's resolver, which would be asked
   for it when the node is connected, knows nothing of what is allowed.
   """
-  @spec names([NodeName.dns_record()], Caravan.Dns.type(), Config.t()) :: {names, [String.t()]}
-  def names(records, type, %Config{} = config) do
+  @spec from_records([NodeName.dns_record()], Caravan.Dns.type(), Config.t()) ::
+          {names, [String.t()]}
+  def from_records(records, type, %Config{} = config) do
     template = config.templates[type]
     resolves = NodeName.host_from_record?(template)
 
