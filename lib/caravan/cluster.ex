@@ -14,7 +14,7 @@ defmodule Caravan.Cluster do
       Caravan.Cluster.drain(:app)
   """
 
-  alias Caravan.Cluster.Drain
+  alias Caravan.Cluster.Distribution.Drain
   alias Caravan.Cluster.Topologies
   alias Caravan.Options
 

@@ -72,11 +72,11 @@ defmodule Caravan.Cluster.DnsStrategy do
 
   use GenServer
 
-  alias Caravan.Cluster.Connector
-  alias Caravan.Cluster.Diagnosis
   alias Caravan.Cluster.Discovery
   alias Caravan.Cluster.Discovery.Endpoint
-  alias Caravan.Cluster.Drain
+  alias Caravan.Cluster.Distribution.Connector
+  alias Caravan.Cluster.Distribution.Diagnosis
+  alias Caravan.Cluster.Distribution.Drain
   alias Caravan.Cluster.Jobs
   alias Caravan.Cluster.Ledger
   alias Caravan.Cluster.Membership

@@ -3,8 +3,8 @@ defmodule Caravan.Cluster.Report do
   @moduledoc false
 
   alias Caravan.Cluster.Config
-  alias Caravan.Cluster.Connector
-  alias Caravan.Cluster.Diagnosis
+  alias Caravan.Cluster.Distribution.Connector
+  alias Caravan.Cluster.Distribution.Diagnosis
   alias Caravan.Cluster.Membership.State
   alias Caravan.Telemetry
 

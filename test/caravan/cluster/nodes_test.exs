@@ -322,7 +322,7 @@ defmodule Caravan.Cluster.NodesTest do
 
   test "why a node cannot be connected is told apart", context do
     node = start_node(context.knot)
-    find = &PeerNode.call(node, Caravan.Cluster.Diagnosis, :find, [&1])
+    find = &PeerNode.call(node, Caravan.Cluster.Distribution.Diagnosis, :find, [&1])
 
     closed = Host.free_port()
     assert find.("app-#{closed}@127.0.0.1") == {:refused, "127.0.0.1:#{closed}"}
@@ -344,7 +344,10 @@ defmodule Caravan.Cluster.NodesTest do
     short = PeerNode.start!(name: "app-#{Host.free_port()}")
     refute PeerNode.call(short, :net_kernel, :connect_node, [node.name])
     long = Atom.to_string(node.name)
-    assert {:name_type, host} = PeerNode.call(short, Caravan.Cluster.Diagnosis, :find, [long])
+
+    assert {:name_type, host} =
+             PeerNode.call(short, Caravan.Cluster.Distribution.Diagnosis, :find, [long])
+
     assert host == "127.0.0.1"
   end
 

@@ -1,11 +1,11 @@
-defmodule Caravan.Cluster.DrainTest do
+defmodule Caravan.Cluster.Distribution.DrainTest do
   @moduledoc "What a drain does to the strategy, without distribution."
   # Not async: tests of the resolver count the lookups of this VM.
   use ExUnit.Case
 
   alias Caravan.Cluster
+  alias Caravan.Cluster.Distribution.Drain
   alias Caravan.Cluster.DnsStrategy
-  alias Caravan.Cluster.Drain
   alias Caravan.Epmd.Peers
   alias Caravan.Test.DnsServer
   alias Caravan.Test.Eventually

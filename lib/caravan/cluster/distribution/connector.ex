@@ -1,4 +1,4 @@
-defmodule Caravan.Cluster.Connector do
+defmodule Caravan.Cluster.Distribution.Connector do
   # The connect, disconnect and list_nodes functions of a topology, as libcluster defines them, and what
   # their outcomes mean. They are the user's own: they may raise, hang, or return rubbish.
   @moduledoc false

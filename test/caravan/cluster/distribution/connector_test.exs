@@ -1,8 +1,8 @@
-defmodule Caravan.Cluster.ConnectorTest do
+defmodule Caravan.Cluster.Distribution.ConnectorTest do
   use ExUnit.Case, async: true
 
   alias Caravan.Cluster.Config
-  alias Caravan.Cluster.Connector
+  alias Caravan.Cluster.Distribution.Connector
   alias Caravan.Cluster.Job
   alias Caravan.Test.FakeNetwork
 

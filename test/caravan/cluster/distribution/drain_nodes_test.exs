@@ -1,4 +1,4 @@
-defmodule Caravan.Cluster.DrainNodesTest do
+defmodule Caravan.Cluster.Distribution.DrainNodesTest do
   @moduledoc "Leaving and coming back on real nodes, with whatever else runs in the VM that leaves."
   use ExUnit.Case, async: true
 

@@ -1,4 +1,4 @@
-defmodule Caravan.Cluster.Drain do
+defmodule Caravan.Cluster.Distribution.Drain do
   # Leaving the cluster, and staying out.
   #
   # OTP has no switch for that. net_kernel:allow/1 cannot be taken back, and a node that is disconnected
