@@ -5,7 +5,7 @@ defmodule Caravan.ClusterTest do
 
   alias Caravan.Cluster
   alias Caravan.Cluster.DnsStrategy
-  alias Caravan.Cluster.Jobs
+  alias Caravan.Cluster.DnsStrategy.Jobs
   alias Caravan.Cluster.Membership
   alias Caravan.Test.DnsServer
   alias Caravan.Test.Eventually

@@ -77,14 +77,14 @@ defmodule Caravan.Cluster.DnsStrategy do
   alias Caravan.Cluster.Distribution.Connector
   alias Caravan.Cluster.Distribution.Diagnosis
   alias Caravan.Cluster.Distribution.Drain
-  alias Caravan.Cluster.Jobs
+  alias Caravan.Cluster.DnsStrategy.Jobs
+  alias Caravan.Cluster.DnsStrategy.Waiters
   alias Caravan.Cluster.Ledger
   alias Caravan.Cluster.Membership
   alias Caravan.Cluster.NodeName
   alias Caravan.Cluster.Report
   alias Caravan.Cluster.Topologies
   alias Caravan.Cluster.Upgrade
-  alias Caravan.Cluster.Waiters
   alias Caravan.Epmd.Peers
 
   # No new atoms once so much of the table is used.

@@ -1,4 +1,4 @@
-defmodule Caravan.Cluster.Waiters do
+defmodule Caravan.Cluster.DnsStrategy.Waiters do
   # Who waits for nodes, each with a deadline. State of its owner, a GenServer.
   @moduledoc false
 

@@ -1,7 +1,7 @@
-defmodule Caravan.Cluster.JobsTest do
+defmodule Caravan.Cluster.DnsStrategy.JobsTest do
   use ExUnit.Case, async: true
 
-  alias Caravan.Cluster.Jobs
+  alias Caravan.Cluster.DnsStrategy.Jobs
 
   defp next(jobs) do
     receive do
