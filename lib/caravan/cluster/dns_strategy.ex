@@ -100,7 +100,7 @@ defmodule Caravan.Cluster.DnsStrategy do
   @drain_again 500
 
   @enforce_keys [:config, :key, :membership, :discovery, :jobs]
-  defstruct @enforce_keys ++ [tick: nil, unlisted: nil, waiters: [], leavers: [], told: %{}]
+  defstruct @enforce_keys ++ [tick: nil, unlisted: nil, waiters: [], leavers: [], alarms: %{}]
 
   @typedoc "The options in the table above, or libcluster's list of one `Cluster.Strategy.State`."
   @type options :: keyword | [struct]
@@ -108,7 +108,7 @@ defmodule Caravan.Cluster.DnsStrategy do
   @doc "A child specification; its id holds the topology, or else the query, so that several can stand side by side."
   @spec child_spec(options) :: Supervisor.child_spec()
   def child_spec(options) do
-    %{id: {__MODULE__, label(options)}, start: {__MODULE__, :start_link, [options]}}
+    %{id: {__MODULE__, child_id(options)}, start: {__MODULE__, :start_link, [options]}}
   end
 
   @doc "Starts the strategy. Raises `ArgumentError` for an option that is wrong."
@@ -118,9 +118,9 @@ defmodule Caravan.Cluster.DnsStrategy do
 
   defp start(options), do: GenServer.start_link(__MODULE__, Config.new!(options))
 
-  defp label([%{topology: topology}]), do: topology
+  defp child_id([%{topology: topology}]), do: topology
 
-  defp label(options) do
+  defp child_id(options) do
     if Keyword.keyword?(options), do: options[:topology] || options[:query]
   end
 
@@ -146,7 +146,7 @@ defmodule Caravan.Cluster.DnsStrategy do
   @impl true
   def handle_continue(:start, state) do
     _ = Caravan.Telemetry.load()
-    advise(state)
+    warn_if_not_on_caravan_epmd(state)
     # Hidden ones too, which `:connect` may make, and the default of `:list_nodes` lists.
     :ok = :net_kernel.monitor_nodes(true, node_type: :all)
 
@@ -179,7 +179,7 @@ defmodule Caravan.Cluster.DnsStrategy do
       state = answer_leavers(state, {:error, :failed})
       :ok = Drain.resume(state.key)
       Report.drained(state.config, :resume, length(Membership.connected(state.membership)))
-      {:reply, :ok, step(state, :resume)}
+      {:reply, :ok, dispatch(state, :resume)}
     else
       {:reply, :ok, state}
     end
@@ -189,12 +189,12 @@ defmodule Caravan.Cluster.DnsStrategy do
   def handle_call(:named, _from, state) do
     if Drain.drained?(state.key),
       do: {:reply, [], state},
-      else: {:reply, known(state), state}
+      else: {:reply, peer_names(state), state}
   end
 
   # A peer's strategy drains.
   def handle_call({:left, node}, _from, state) when is_atom(node),
-    do: {:reply, :ok, step(state, {:left, Atom.to_string(node)})}
+    do: {:reply, :ok, dispatch(state, {:left, Atom.to_string(node)})}
 
   def handle_call(_unexpected, _from, state), do: {:reply, {:error, :unknown_call}, state}
 
@@ -204,7 +204,7 @@ defmodule Caravan.Cluster.DnsStrategy do
   @impl true
   # A late one, whose timer was set anew while it lay in the mailbox, sets none beside that.
   def handle_info(:tick, state),
-    do: {:noreply, %{state | tick: cancel(state.tick)} |> observe() |> step(:tick)}
+    do: {:noreply, %{state | tick: cancel(state.tick)} |> observe() |> dispatch(:tick)}
 
   # A node that comes and goes at once is seen, too.
   def handle_info({:nodeup, node, _info}, state) when is_atom(node),
@@ -241,12 +241,12 @@ defmodule Caravan.Cluster.DnsStrategy do
 
   ## Events and actions
 
-  defp step(state, event) do
+  defp dispatch(state, event) do
     {actions, membership} = Membership.handle(state.membership, event, env())
     note_spent(state, membership)
 
     actions
-    |> Enum.reduce(%{state | membership: membership}, &act/2)
+    |> Enum.reduce(%{state | membership: membership}, &perform/2)
     |> set_tick()
     |> answer_waiters()
   end
@@ -269,14 +269,14 @@ defmodule Caravan.Cluster.DnsStrategy do
     }
   end
 
-  defp act({:lookup, source}, state) do
+  defp perform({:lookup, source}, state) do
     case Discovery.start(state.discovery, source) do
       {:started, discovery} -> %{state | discovery: discovery}
       {:done, result} -> looked_up(state, source, result)
     end
   end
 
-  defp act({:connect, name}, state) do
+  defp perform({:connect, name}, state) do
     %{config: config, key: key} = state
     connect = Connector.connect(config, name)
 
@@ -289,29 +289,30 @@ defmodule Caravan.Cluster.DnsStrategy do
     %{state | jobs: Jobs.start(state.jobs, tag, open_and_connect, config.connect_timeout)}
   end
 
-  defp act({:disconnect, name}, state) do
+  defp perform({:disconnect, name}, state) do
     disconnect = Connector.disconnect(state.config, name)
     tag = {:disconnect, name}
     %{state | jobs: Jobs.start(state.jobs, tag, disconnect, state.config.connect_timeout)}
   end
 
-  defp act({:publish, entries}, state) do
+  defp perform({:publish, entries}, state) do
     full = Peers.put(state.key, entries) == {:error, :full}
 
     state =
-      tell_once(
+      warn_once(
         state,
         :table_full,
         full,
         "the table of addresses is full: those of this topology are not in it (see Caravan.Epmd.Peers)"
       )
 
-    if full, do: step(state, :table_full), else: state
+    if full, do: dispatch(state, :table_full), else: state
   end
 
-  defp act({:report, {:connect_failed, name, kind}}, state), do: connect_failed(state, name, kind)
+  defp perform({:report, {:connect_failed, name, kind}}, state),
+    do: connect_failed(state, name, kind)
 
-  defp act({:report, report}, state) do
+  defp perform({:report, report}, state) do
     counts = %{
       connected: length(Membership.connected(state.membership)),
       members: length(Membership.members(state.membership))
@@ -373,14 +374,14 @@ defmodule Caravan.Cluster.DnsStrategy do
       case result do
         {:ok, nodes} ->
           names = Enum.map(nodes, &Atom.to_string/1)
-          state |> tell_once(:list_nodes, false, "") |> step({:nodes, names})
+          state |> warn_once(:list_nodes, false, "") |> dispatch({:nodes, names})
 
         {:error, reason} ->
           text = "list_nodes #{inspect(state.config.list_nodes)} failed: #{inspect(reason)}"
-          tell_once(state, :list_nodes, true, text)
+          warn_once(state, :list_nodes, true, text)
       end
 
-    Enum.reduce(events, state, &step(&2, &1))
+    Enum.reduce(events, state, &dispatch(&2, &1))
   end
 
   ## Lookups
@@ -403,11 +404,12 @@ defmodule Caravan.Cluster.DnsStrategy do
     answer = %{names: names, ttl: answer.ttl, complete: complete}
 
     state
-    |> tell_once({:left_out, source}, refusals != [], left_out(query, refusals))
+    |> warn_once({:left_out, source}, refusals != [], left_out(query, refusals))
     |> observe([{:answer, source, answer}])
   end
 
-  defp looked_up(state, source, {:error, error}), do: step(state, {:lookup_failed, source, error})
+  defp looked_up(state, source, {:error, error}),
+    do: dispatch(state, {:lookup_failed, source, error})
 
   defp left_out(_query, []), do: ""
 
@@ -488,7 +490,7 @@ defmodule Caravan.Cluster.DnsStrategy do
 
   defp stop_discovery(state) do
     # The members are told of while they are still known.
-    state = step(state, :drain)
+    state = dispatch(state, :drain)
     :ok = Peers.delete(state.key)
 
     %{
@@ -504,8 +506,8 @@ defmodule Caravan.Cluster.DnsStrategy do
     if Jobs.count(state.jobs, &(&1 == :leave)) > 0 do
       state
     else
-      {key, known} = {state.key, known(state)}
-      leave = fn -> Drain.leave(key, known) end
+      {key, names} = {state.key, peer_names(state)}
+      leave = fn -> Drain.leave(key, names) end
       %{state | jobs: Jobs.start(state.jobs, :leave, leave, Drain.deadline())}
     end
   end
@@ -520,7 +522,7 @@ defmodule Caravan.Cluster.DnsStrategy do
     %{state | leavers: []}
   end
 
-  defp known(%{membership: membership}),
+  defp peer_names(%{membership: membership}),
     do: Enum.uniq(Membership.members(membership) ++ Membership.connected(membership))
 
   defp answer_waiters(state),
@@ -529,7 +531,7 @@ defmodule Caravan.Cluster.DnsStrategy do
   ## What an operator reads
 
   # Where names carry no port, OTP's own epmd serves as well.
-  defp advise(%{config: config}) do
+  defp warn_if_not_on_caravan_epmd(%{config: config}) do
     needs_epmd =
       config.ports == :srv or
         Enum.any?(config.templates, fn {_type, template} -> :port in template end)
@@ -545,16 +547,16 @@ defmodule Caravan.Cluster.DnsStrategy do
 
   # One line when it begins to hold, none while it does, and none when it holds again within `:keep`: of
   # several servers, one may differ.
-  defp tell_once(state, what, true, text) do
-    unless is_map_key(state.told, what), do: Report.log(state.config, :warning, text)
-    %{state | told: Map.put(state.told, what, now())}
+  defp warn_once(state, what, true, text) do
+    unless is_map_key(state.alarms, what), do: Report.log(state.config, :warning, text)
+    %{state | alarms: Map.put(state.alarms, what, now())}
   end
 
-  defp tell_once(state, what, false, _text) do
+  defp warn_once(state, what, false, _text) do
     over = now() - state.config.keep
 
-    case state.told do
-      %{^what => last} when last <= over -> %{state | told: Map.delete(state.told, what)}
+    case state.alarms do
+      %{^what => last} when last <= over -> %{state | alarms: Map.delete(state.alarms, what)}
       _ -> state
     end
   end

@@ -662,7 +662,7 @@ defmodule Caravan.Cluster.DnsStrategyTest do
       end
 
       :sys.resume(strategy)
-      assert %{told: _, membership: %{live: _}} = :sys.get_state(strategy)
+      assert %{alarms: _, membership: %{live: _}} = :sys.get_state(strategy)
       await_round()
       refute_received {:connect, _}
       assert FakeNetwork.list(context.network) == [:"app-1@node.test"]
@@ -885,7 +885,7 @@ defmodule Caravan.Cluster.DnsStrategyTest do
       |> Map.put(:limits, %{})
       |> Map.update!(:peers, fn peers -> Map.new(peers, &older_peer/1) end)
 
-    state |> Map.drop([:told, :waiters, :tick]) |> Map.put(:membership, membership)
+    state |> Map.drop([:alarms, :waiters, :tick]) |> Map.put(:membership, membership)
   end
 
   defp older_peer({name, peer}), do: {name, Map.drop(peer, [:absent, :flaps, :told, :left])}
