@@ -186,14 +186,14 @@ defmodule Caravan.Cluster.DnsStrategy do
   end
 
   # Another strategy drains: whom does it have to spare?
-  def handle_call(:named, _from, state) do
+  def handle_call(:peer_names, _from, state) do
     if Drain.drained?(state.key),
       do: {:reply, [], state},
       else: {:reply, peer_names(state), state}
   end
 
   # A peer's strategy drains.
-  def handle_call({:left, node}, _from, state) when is_atom(node),
+  def handle_call({:draining, node}, _from, state) when is_atom(node),
     do: {:reply, :ok, dispatch(state, {:left, Atom.to_string(node)})}
 
   def handle_call(_unexpected, _from, state), do: {:reply, {:error, :unknown_call}, state}

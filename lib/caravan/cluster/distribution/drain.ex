@@ -59,7 +59,7 @@ defmodule Caravan.Cluster.Distribution.Drain do
   @spec leave(key, known :: [String.t()]) :: stay :: [node]
   def leave(key, known) do
     if Node.alive?() and drained?(key) do
-      stay = Topologies.all() |> ask(:named) |> List.flatten() |> atoms()
+      stay = Topologies.all() |> ask(:peer_names) |> List.flatten() |> atoms()
       shut(key, Enum.uniq(Node.list() ++ atoms(known)) -- stay)
 
       case to_leave(stay) do
@@ -67,7 +67,7 @@ defmodule Caravan.Cluster.Distribution.Drain do
           stay
 
         nodes ->
-          _ = ask(for(key <- saved().keys, node <- nodes, do: {key, node}), {:left, node()})
+          _ = ask(for(key <- saved().keys, node <- nodes, do: {key, node}), {:draining, node()})
           disconnect(nodes)
           leave(key, known)
       end

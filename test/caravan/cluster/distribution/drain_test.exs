@@ -98,7 +98,7 @@ defmodule Caravan.Cluster.Distribution.DrainTest do
     DnsServer.put(context.server, @query, :srv, [{0, 0, 1, "n.test"}])
     one = start(context, topology: :drain_one)
     two = start(context, topology: :drain_two)
-    names = fn strategy -> GenServer.call(strategy, :named) end
+    names = fn strategy -> GenServer.call(strategy, :peer_names) end
     assert Eventually.true?(fn -> names.(one) == ["app-1@n.test"] end, 20_000)
     assert Eventually.true?(fn -> names.(two) == ["app-1@n.test"] end, 20_000)
     assert Cluster.drain(one) == :ok
