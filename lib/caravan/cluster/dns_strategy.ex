@@ -214,7 +214,7 @@ defmodule Caravan.Cluster.DnsStrategy do
   def handle_info({:nodedown, node, _info}, state) when is_atom(node),
     do: {:noreply, observe(state, [], &List.delete(&1, node))}
 
-  def handle_info({:guard, stay}, state), do: {:noreply, guard(state, stay)}
+  def handle_info({:guard, exempt}, state), do: {:noreply, guard(state, exempt)}
 
   def handle_info({:await_timeout, from}, state),
     do: {:noreply, %{state | waiters: Waiters.time_out(state.waiters, from)}}
@@ -280,13 +280,13 @@ defmodule Caravan.Cluster.DnsStrategy do
     %{config: config, key: key} = state
     connect = Connector.connect(config, name)
 
-    open_and_connect = fn ->
-      :ok = Drain.open(key, name)
+    release_and_connect = fn ->
+      :ok = Drain.release(key, name)
       connect.()
     end
 
     tag = {:connect, name}
-    %{state | jobs: Jobs.start(state.jobs, tag, open_and_connect, config.connect_timeout)}
+    %{state | jobs: Jobs.start(state.jobs, tag, release_and_connect, config.connect_timeout)}
   end
 
   defp perform({:disconnect, name}, state) do
@@ -454,14 +454,14 @@ defmodule Caravan.Cluster.DnsStrategy do
   end
 
   defp done(:leave, outcome, _duration, state) do
-    {reply, stay} = left(outcome, state.config)
+    {reply, exempt} = left(outcome, state.config)
 
     # For whoever came meanwhile; and not at once, what does not succeed.
-    _ = Process.send_after(self(), {:guard, stay}, @drain_again)
+    _ = Process.send_after(self(), {:guard, exempt}, @drain_again)
     state |> answer_leavers(reply) |> observe()
   end
 
-  defp left({:ok, stay}, _config), do: {:ok, stay}
+  defp left({:ok, exempt}, _config), do: {:ok, exempt}
   defp left({:error, :timeout}, _config), do: {{:error, :timeout}, []}
 
   defp left({:error, reason}, config) do
@@ -512,9 +512,11 @@ defmodule Caravan.Cluster.DnsStrategy do
     end
   end
 
-  # While drained, whoever gets in has to leave, but those who may stay.
-  defp guard(state, stay) do
-    if Drain.drained?(state.key) and Drain.intruded?(stay), do: leave(state), else: state
+  # While drained, whoever gets in has to leave, but those who may exempt.
+  defp guard(state, exempt) do
+    if Drain.drained?(state.key) and Drain.unexpected_connections?(exempt),
+      do: leave(state),
+      else: state
   end
 
   defp answer_leavers(state, reply) do

@@ -32,7 +32,7 @@ defmodule Caravan.Cluster.Distribution.Drain do
 
   @answers 1_000
   @deadline 10_000
-  @again 50
+  @retry_after 50
 
   # For a VM too busy to run a few lines.
   @busy 5_000
@@ -42,7 +42,7 @@ defmodule Caravan.Cluster.Distribution.Drain do
   def deadline, do: @deadline
 
   @spec drained?(key) :: boolean
-  def drained?(key), do: key in saved().keys
+  def drained?(key), do: key in load().keys
 
   @doc "From here on the node counts as drained."
   @spec start(key) :: :ok
@@ -56,18 +56,18 @@ defmodule Caravan.Cluster.Distribution.Drain do
   Tells the peers, disconnects, and returns when nobody is connected who has to leave, with the nodes that
   may stay. `known` are names of nodes that may come back. To be run as a job.
   """
-  @spec leave(key, known :: [String.t()]) :: stay :: [node]
+  @spec leave(key, known :: [String.t()]) :: exempt :: [node]
   def leave(key, known) do
     if Node.alive?() and drained?(key) do
-      stay = Topologies.all() |> ask(:peer_names) |> List.flatten() |> atoms()
-      shut(key, Enum.uniq(Node.list() ++ atoms(known)) -- stay)
+      exempt = Topologies.all() |> ask(:peer_names) |> List.flatten() |> atoms()
+      quarantine(key, Enum.uniq(Node.list() ++ atoms(known)) -- exempt)
 
-      case to_leave(stay) do
+      case to_disconnect(exempt) do
         [] ->
-          stay
+          exempt
 
         nodes ->
-          _ = ask(for(key <- saved().keys, node <- nodes, do: {key, node}), {:draining, node()})
+          _ = ask(for(key <- load().keys, node <- nodes, do: {key, node}), {:draining, node()})
           disconnect(nodes)
           leave(key, known)
       end
@@ -76,15 +76,15 @@ defmodule Caravan.Cluster.Distribution.Drain do
     end
   end
 
-  @doc "Whether somebody is connected who should not be. `stay` are nodes that should."
-  @spec intruded?(stay :: [node]) :: boolean
-  def intruded?(stay), do: to_leave(stay) != []
+  @doc "Whether somebody is connected who should not be. `exempt` are nodes that should."
+  @spec unexpected_connections?(exempt :: [node]) :: boolean
+  def unexpected_connections?(exempt), do: to_disconnect(exempt) != []
 
   @doc "Before a strategy that is not drained connects a node: another's drain may have shut it."
-  @spec open(key, String.t()) :: :ok
-  def open(key, name) do
+  @spec release(key, String.t()) :: :ok
+  def release(key, name) do
     node = String.to_existing_atom(name)
-    if is_map_key(saved().cookies, node), do: change(&open_one(&1, key, node)), else: :ok
+    if is_map_key(load().cookies, node), do: change(&release_one(&1, key, node)), else: :ok
   end
 
   @spec resume(key) :: :ok
@@ -99,9 +99,9 @@ defmodule Caravan.Cluster.Distribution.Drain do
   end
 
   # Hidden nodes that were shut are members.
-  defp to_leave(stay) do
-    cookies = saved().cookies
-    (Node.list() ++ Enum.filter(Node.list(:hidden), &is_map_key(cookies, &1))) -- stay
+  defp to_disconnect(exempt) do
+    cookies = load().cookies
+    (Node.list() ++ Enum.filter(Node.list(:hidden), &is_map_key(cookies, &1))) -- exempt
   end
 
   # The replies that come in time.
@@ -122,28 +122,28 @@ defmodule Caravan.Cluster.Distribution.Drain do
     _ = if mesh and function_exported?(:global, :disconnect, 0), do: :global.disconnect()
 
     # Those that `global` does not know: it was told of them too late, or they are hidden.
-    _ = if mesh and still(nodes) != [], do: Process.sleep(@again)
-    Enum.each(still(nodes), &Node.disconnect/1)
+    _ = if mesh and still_connected(nodes) != [], do: Process.sleep(@retry_after)
+    Enum.each(still_connected(nodes), &Node.disconnect/1)
   end
 
-  defp still(nodes), do: Enum.filter(Node.list(:connected), &(&1 in nodes))
+  defp still_connected(nodes), do: Enum.filter(Node.list(:connected), &(&1 in nodes))
 
   # A name without an atom has never been connected.
   defp atoms(names), do: for(name <- names, {:ok, node} <- [NodeName.existing(name)], do: node)
 
   ## Cookies
 
-  defp shut(key, nodes) do
+  defp quarantine(key, nodes) do
     # Looked at anew, whatever is saved: distribution that was started again has forgotten it.
-    secret = saved().secret
+    secret = load().secret
 
     if Enum.any?(nodes, &(:erlang.get_cookie(&1) != secret)),
-      do: change(&shut_all(&1, key, nodes)),
+      do: change(&quarantine_all(&1, key, nodes)),
       else: :ok
   end
 
   # A job of somebody who resumed meanwhile comes too late.
-  defp shut_all(saved, key, nodes) do
+  defp quarantine_all(saved, key, nodes) do
     new =
       for node <- nodes, key in saved.keys, cookie = other_cookie(node, saved), do: {node, cookie}
 
@@ -158,7 +158,7 @@ defmodule Caravan.Cluster.Distribution.Drain do
     if cookie != saved.secret, do: cookie
   end
 
-  defp open_one(saved, key, node) do
+  defp release_one(saved, key, node) do
     if key not in saved.keys and is_map_key(saved.cookies, node),
       do: restore(node, saved),
       else: saved
@@ -179,7 +179,7 @@ defmodule Caravan.Cluster.Distribution.Drain do
 
   ## What is saved
 
-  defp saved, do: :persistent_term.get(__MODULE__, %{secret: nil, keys: [], cookies: %{}})
+  defp load, do: :persistent_term.get(__MODULE__, %{secret: nil, keys: [], cookies: %{}})
 
   defp save(saved) do
     :persistent_term.put(__MODULE__, saved)
@@ -191,8 +191,8 @@ defmodule Caravan.Cluster.Distribution.Drain do
     {:ok, _saved} =
       Job.run(
         fn ->
-          take_turn()
-          save(fun.(saved()))
+          lock()
+          save(fun.(load()))
         end,
         @busy
       )
@@ -201,14 +201,14 @@ defmodule Caravan.Cluster.Distribution.Drain do
   end
 
   # A registered name is free again when its process ends.
-  defp take_turn do
+  defp lock do
     Process.register(self(), __MODULE__)
   rescue
     ArgumentError ->
       ref = Process.monitor(__MODULE__)
 
       receive do
-        {:DOWN, ^ref, :process, _holder, _reason} -> take_turn()
+        {:DOWN, ^ref, :process, _holder, _reason} -> lock()
       end
   end
 end
