@@ -1,0 +1,99 @@
+defmodule Caravan.ArchitectureTest do
+  use ExUnit.Case, async: true
+
+  import ExUnit.CaptureIO
+
+  # ARCHITECTURE.md explains the kinds. The first comment line of a file names the kind, or the kinds,
+  # of its module: "# Pure. …", "# NIF border, boot-safe. …". A module with a moduledoc is public.
+  @kinds ["process", "owner-state", "pure", "effect", "boot-safe", "nif border"]
+
+  # Files of lib/caravan that do not name their kind yet.
+  @unnamed %{
+    "boot-safe" => ~w(epmd epmd/boot epmd/settings native),
+    "pure" => ~w(options cluster/config cluster/node_name cluster/records cluster/membership
+         cluster/membership/state
+         cluster/membership/peer cluster/membership/source cluster/membership/names
+         cluster/membership/dial cluster/membership/prune cluster/membership/backoff
+         cluster/membership/schedule cluster/membership/budget)
+  }
+
+  # What a pure module may call beside other pure modules, and what of that it may not.
+  @pure ~r"""
+  ^(Access|ArgumentError|Enum|Exception|Integer|Kernel|Keyword|List|Map|MapSet|Range|Regex)\.|
+  ^(String|String\.Chars|Tuple|:binary|:erlang|:gb_sets|:gb_trees|:lists|:maps|:math|:queue)\.|
+  ^Code\.ensure_loaded\?|^:inet\.(ntoa|parse_|is_ip)|^:rand\.\w+_s/
+  """x
+  @impure ~r"""
+  to_atom/|
+  ^:erlang\.(nodes?|self|whereis|register|registered|put|get|make_ref|open_port)/|
+  ^:erlang\.\w*(time|timer|unique|send|spawn|monitor|link|process)
+  """x
+
+  setup_all do
+    {:ok, modules: for(file <- Path.wildcard("lib/**/*.ex"), do: read(file))}
+  end
+
+  defp read(file) do
+    source = File.read!(file)
+    [[name]] = Regex.scan(~r/^defmodule (\S+)/m, source, capture: :all_but_first)
+    named = Regex.run(~r/^  # ([^.]+)\./m, source, capture: :all_but_first) || [""]
+    named = named |> hd() |> String.downcase() |> String.split(", ")
+
+    named = if Enum.all?(named, &(&1 in @kinds)), do: named, else: unnamed(file)
+    public = if source =~ ~s(@moduledoc """), do: ["public"], else: []
+    %{name: Module.concat([name]), file: file, kinds: public ++ named}
+  end
+
+  defp unnamed(file) do
+    short = file |> String.replace_prefix("lib/caravan/", "") |> String.replace_suffix(".ex", "")
+    for {kind, files} <- @unnamed, short in files, do: kind
+  end
+
+  test "boot-safe modules call only the VM, kernel, stdlib and each other", %{modules: modules} do
+    boot_safe = of_kind(modules, "boot-safe")
+    # :erlang, :init and others are part of the VM itself.
+    allowed = :erlang.pre_loaded() ++ modules_of(:kernel) ++ modules_of(:stdlib) ++ boot_safe
+
+    for module <- boot_safe, {callee, function, arity} <- chunk(module, :imports) do
+      assert callee in allowed,
+             "#{inspect(module)} calls #{Exception.format_mfa(callee, function, arity)}"
+    end
+  end
+
+  test "boot-safe modules have no on_load function", %{modules: modules} do
+    for module <- of_kind(modules, "boot-safe") do
+      # The compiler leaves no attribute behind, but an instruction.
+      functions = module |> :code.which() |> :beam_disasm.file() |> elem(5)
+      instructions = Enum.flat_map(functions, &elem(&1, 4))
+      refute :on_load in instructions, inspect(module)
+    end
+  end
+
+  test "pure modules call only pure functions", %{modules: modules} do
+    pure = of_kind(modules, "pure")
+
+    for module <- pure, {callee, function, arity} <- chunk(module, :imports) do
+      call = Exception.format_mfa(callee, function, arity)
+
+      assert callee in pure or (call =~ @pure and not (call =~ @impure)),
+             "#{inspect(module)} calls #{call}"
+    end
+  end
+
+  test "mix xref finds no cycle" do
+    assert capture_io(fn -> Mix.Task.rerun("xref", ["graph", "--format", "cycles"]) end) ==
+             "No cycles found\n"
+  end
+
+  defp of_kind(modules, kind), do: for(module <- modules, kind in module.kinds, do: module.name)
+
+  defp modules_of(application) do
+    _ = Application.load(application)
+    Application.spec(application, :modules)
+  end
+
+  defp chunk(module, id) do
+    {:ok, {^module, [{^id, chunk}]}} = :beam_lib.chunks(:code.which(module), [id])
+    chunk
+  end
+end
