@@ -340,30 +340,4 @@ defmodule Caravan.Epmd.BootTest do
       assert message =~ "Build it for this machine"
     end
   end
-
-  describe "the boot-safe modules" do
-    test "call only the VM, kernel, stdlib and each other" do
-      for app <- [:kernel, :stdlib], do: Application.load(app)
-      {:ok, kernel} = :application.get_key(:kernel, :modules)
-      {:ok, stdlib} = :application.get_key(:stdlib, :modules)
-      # :erlang, :init and the like are part of the VM itself.
-      allowed = :erlang.pre_loaded() ++ @boot_safe ++ kernel ++ stdlib
-
-      for module <- @boot_safe, {callee, function, arity} <- chunk(module, :imports) do
-        assert callee in allowed,
-               "#{inspect(module)} calls #{Exception.format_mfa(callee, function, arity)}"
-      end
-    end
-
-    test "have no on_load function" do
-      for module <- @boot_safe do
-        refute Keyword.has_key?(chunk(module, :attributes), :on_load)
-      end
-    end
-
-    defp chunk(module, id) do
-      {:ok, {^module, [{^id, chunk}]}} = :beam_lib.chunks(:code.which(module), [id])
-      chunk
-    end
-  end
 end
