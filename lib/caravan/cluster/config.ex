@@ -175,7 +175,6 @@ defmodule Caravan.Cluster.Config do
   @derived [:query, :type, :node_sname, :node_basename, :node_name]
   @enforce_keys [:sources, :templates, :basename]
 
-  # The defaults count in an upgrade of the code as well: see upgrade.ex.
   defstruct @enforce_keys ++ Map.to_list(Map.drop(Options.defaults(@schema), @derived))
 
   @typedoc "One lookup of a round."
@@ -258,10 +257,6 @@ defmodule Caravan.Cluster.Config do
       })
     )
   end
-
-  @doc "A configuration that an older version of the code made, whose fields are those of this one."
-  @spec upgrade!(t) :: t
-  def upgrade!(%__MODULE__{} = config), do: complete!(config, Map.from_struct(config))
 
   @doc "All options as a Markdown table."
   @spec docs() :: String.t()

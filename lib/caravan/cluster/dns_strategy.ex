@@ -84,7 +84,6 @@ defmodule Caravan.Cluster.DnsStrategy do
   alias Caravan.Cluster.NodeName
   alias Caravan.Cluster.Report
   alias Caravan.Cluster.Topologies
-  alias Caravan.Cluster.Upgrade
   alias Caravan.Epmd.Peers
 
   # No new atoms once so much of the table is used.
@@ -228,16 +227,6 @@ defmodule Caravan.Cluster.DnsStrategy do
       state -> {:noreply, state}
     end
   end
-
-  @impl true
-  def code_change(_version, %__MODULE__{} = state, _extra) do
-    state = Upgrade.term(state)
-    config = Config.upgrade!(state.config)
-    {:ok, %{state | config: config, membership: Membership.limit(state.membership, config)}}
-  end
-
-  # Caravan 1.0's, for one.
-  def code_change(_version, _state, _extra), do: {:error, :unknown_state}
 
   ## Events and actions
 

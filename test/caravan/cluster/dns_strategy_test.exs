@@ -640,62 +640,6 @@ defmodule Caravan.Cluster.DnsStrategyTest do
   end
 
   describe "as a process" do
-    test "a new version of the code keeps what it knows", context do
-      DnsServer.put(context.server, @query, :srv, [srv(1)])
-      strategy = start(context)
-      assert_receive {:connect, _}, 5_000
-      Host.await(fn -> FakeNetwork.list(context.network) != [] end, "a connect")
-
-      :sys.suspend(strategy)
-      %{config: config, membership: %{limits: limits}} = :sys.get_state(strategy)
-
-      # As of versions that had less to remember, and fewer options: all but those given here.
-      given = [:__struct__, :sources, :templates, :basename | Keyword.keys(options(context))]
-
-      for option <- Map.keys(config) -- given, older <- [&older/1, & &1] do
-        :sys.replace_state(strategy, fn state ->
-          state |> older.() |> update_in([Access.key(:config)], &Map.delete(&1, option))
-        end)
-
-        assert :sys.change_code(strategy, DnsStrategy, "1", []) == :ok
-        assert %{config: ^config, membership: %{limits: ^limits}} = :sys.get_state(strategy)
-      end
-
-      :sys.resume(strategy)
-      assert %{alarms: _, membership: %{live: _}} = :sys.get_state(strategy)
-      await_round()
-      refute_received {:connect, _}
-      assert FakeNetwork.list(context.network) == [:"app-1@node.test"]
-    end
-
-    test "a new version of the code refuses a state that is none of its own", context do
-      DnsServer.put(context.server, @query, :srv, [srv(1)])
-      strategy = start(context)
-      assert_receive {:connect, _}, 5_000
-      :sys.suspend(strategy)
-      state = :sys.get_state(strategy)
-
-      for other <- [
-            # Caravan 1.0's.
-            %Cluster.Strategy.State{topology: :app, config: [query: "app.test"]},
-            # Without what has no default.
-            Map.delete(state, :membership),
-            update_in(state.membership, &Map.delete(&1, :sources)),
-            %{state | membership: nil},
-            # Of a module that is gone.
-            %{state | membership: %{state.membership | budget: %{__struct__: Caravan.Gone}}}
-          ] do
-        :sys.replace_state(strategy, fn _state -> other end)
-        assert {:error, _reason} = :sys.change_code(strategy, DnsStrategy, "1", [])
-        assert :sys.get_state(strategy) == other
-      end
-
-      :sys.replace_state(strategy, fn _other -> state end)
-      :sys.resume(strategy)
-      await_round()
-      assert :sys.get_state(strategy).key == state.key
-    end
-
     test "restarted after a crash, it goes on and disconnects nobody", context do
       DnsServer.put(context.server, @query, :srv, [srv(1)])
       strategy = start(context)
@@ -876,19 +820,6 @@ defmodule Caravan.Cluster.DnsStrategyTest do
       assert [_, _] = String.split(log, "DNS answers again for \"_app._tcp.test\"")
     end
   end
-
-  # Without what an older version may not have had.
-  defp older(state) do
-    membership =
-      state.membership
-      |> Map.drop([:live, :published, :standing, :prune_after, :drained, :out])
-      |> Map.put(:limits, %{})
-      |> Map.update!(:peers, fn peers -> Map.new(peers, &older_peer/1) end)
-
-    state |> Map.drop([:alarms, :waiters, :tick]) |> Map.put(:membership, membership)
-  end
-
-  defp older_peer({name, peer}), do: {name, Map.drop(peer, [:absent, :flaps, :told, :left])}
 
   defp ticks(count \\ 0) do
     receive do
