@@ -36,21 +36,13 @@ defmodule Caravan.Cluster.Discovery do
   @spec new(Config.t()) :: t
   def new(%Config{} = config), do: %__MODULE__{config: config}
 
-  @doc "Starts a lookup; an outcome that is there at once comes back."
-  @spec start(t, Config.source()) :: {:started, t} | {:done, result}
+  @doc "Starts a lookup."
+  @spec start(t, Config.source()) :: t
   def start(%__MODULE__{config: config} = discovery, source) do
     started = System.monotonic_time()
     emit(:start, %{system_time: System.system_time()}, config, source, %{})
-
-    case start_one(source, config) do
-      {:ok, ref, timer} ->
-        {:started, put_in(discovery.pending[ref], {source, started, timer})}
-
-      {:error, error} ->
-        result = result({:error, error})
-        finished(result, config, source, started)
-        {:done, result}
-    end
+    {ref, timer} = start_one(source, config)
+    put_in(discovery.pending[ref], {source, started, timer})
   end
 
   @doc "The outcome of one lookup, if `message` tells of one."
@@ -79,14 +71,26 @@ defmodule Caravan.Cluster.Discovery do
   end
 
   defp start_one({query, type}, %Config{dns_client: nil} = config) do
-    with {:ok, ref} <- Dns.lookup_async(query, type, Config.dns_options(config, type)) do
-      {:ok, ref, Process.send_after(self(), {__MODULE__, ref}, config.lookup_timeout + @grace)}
-    end
+    ref = lookup(query, type, Config.dns_options(config, type))
+    {ref, Process.send_after(self(), {__MODULE__, ref}, config.lookup_timeout + @grace)}
   end
 
   defp start_one({query, _type}, %Config{dns_client: client} = config) do
     job = Job.start(fn -> client_result(client.get_nodes(query)) end, config.lookup_timeout)
-    {:ok, job.ref, job}
+    {job.ref, job}
+  end
+
+  # A lookup that fails at once has its outcome by message, as all others.
+  defp lookup(query, type, options) do
+    case Dns.lookup_async(query, type, options) do
+      {:ok, ref} ->
+        ref
+
+      {:error, error} ->
+        ref = make_ref()
+        send(self(), {ref, {:error, error}})
+        ref
+    end
   end
 
   defp give_up(_ref, %Job{} = job), do: Job.stop(job)

@@ -258,12 +258,8 @@ defmodule Caravan.Cluster.DnsStrategy do
     }
   end
 
-  defp perform({:lookup, source}, state) do
-    case Discovery.start(state.discovery, source) do
-      {:started, discovery} -> %{state | discovery: discovery}
-      {:done, result} -> looked_up(state, source, result)
-    end
-  end
+  defp perform({:lookup, source}, state),
+    do: %{state | discovery: Discovery.start(state.discovery, source)}
 
   defp perform({:connect, name}, state) do
     %{config: config, key: key} = state
