@@ -6,17 +6,17 @@ defmodule Caravan.Cluster.Ledger do
   # place, which costs nobody anything; persistent terms that are replaced cost all processes.
   @moduledoc false
 
-  alias Caravan.Cluster.Membership.Budget
+  alias Caravan.Cluster.Membership.AtomBudget
 
   @typedoc "The name under which the strategy is registered."
   @type key :: atom
 
   # One integer for each hour that counts; the hour stands above the count.
-  @hours Budget.hours()
+  @hours AtomBudget.hours()
   @count 0x100000
 
-  @doc "What was spent under this name; older than a day, too, which a `Budget` passes over."
-  @spec spent(key) :: Budget.spent()
+  @doc "What was spent under this name; older than a day, too, which a `AtomBudget` passes over."
+  @spec spent(key) :: AtomBudget.spent()
   def spent(key) do
     case :persistent_term.get(term(key), nil) do
       nil -> []
@@ -25,7 +25,7 @@ defmodule Caravan.Cluster.Ledger do
   end
 
   @doc "Notes what was spent in the latest hour."
-  @spec note(key, Budget.spent()) :: :ok
+  @spec note(key, AtomBudget.spent()) :: :ok
   def note(key, [{hour, count} | _]) do
     ledger = :persistent_term.get(term(key), nil) || open(key, hour)
     :atomics.put(ledger, Integer.mod(hour, @hours) + 1, hour * @count + count)

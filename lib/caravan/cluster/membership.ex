@@ -17,11 +17,11 @@ defmodule Caravan.Cluster.Membership do
 
   alias Caravan.Cluster.Config
   alias Caravan.Cluster.Membership.Backoff
-  alias Caravan.Cluster.Membership.Budget
+  alias Caravan.Cluster.Membership.AtomBudget
   alias Caravan.Cluster.Membership.Dial
-  alias Caravan.Cluster.Membership.Names
+  alias Caravan.Cluster.Membership.Members
   alias Caravan.Cluster.Membership.Peer
-  alias Caravan.Cluster.Membership.Schedule
+  alias Caravan.Cluster.Membership.PollSchedule
   alias Caravan.Cluster.Membership.Source
   alias Caravan.Cluster.Membership.State
 
@@ -100,11 +100,11 @@ defmodule Caravan.Cluster.Membership do
   defdelegate limit(state, config), to: State
 
   @doc "What was spent of the budget of new names."
-  @spec spent(t) :: Budget.spent()
+  @spec spent(t) :: AtomBudget.spent()
   def spent(%State{budget: budget}), do: budget.spent
 
   @doc "Counts what was spent before the process that owns it was started again."
-  @spec spend(t, Budget.spent()) :: t
+  @spec spend(t, AtomBudget.spent()) :: t
   def spend(%State{budget: budget} = state, spent),
     do: %{state | budget: %{budget | spent: spent}}
 
@@ -117,7 +117,7 @@ defmodule Caravan.Cluster.Membership do
     state
     |> put_source(name, Source.answered(source, answer.ttl, now, state.limits, random))
     |> report_if(source.told != [], {:recovered, name})
-    |> Names.answered(name, answer, env)
+    |> Members.answered(name, answer, env)
     # Nodes of new names may be connected already.
     |> then(&take_in(&1, {:nodes, &1.live}, env))
   end
@@ -171,7 +171,7 @@ defmodule Caravan.Cluster.Membership do
 
     %{state | drained: false, sources: sources}
     |> update_peers(Map.keys(state.peers), &Peer.retry(&1, now))
-    |> Names.publish(now)
+    |> Members.publish(now)
   end
 
   defp take_in(state, :tick, _env), do: state
@@ -206,7 +206,7 @@ defmodule Caravan.Cluster.Membership do
       {random, state} = random(state)
       update_peers(state, [name], &Peer.lost(&1, now, Dial.longest(state), random))
     end)
-    |> Names.forget()
+    |> Members.forget()
     |> hasten(nodes, now)
   end
 
@@ -214,7 +214,7 @@ defmodule Caravan.Cluster.Membership do
   defp hasten(state, nodes, now) do
     Enum.reduce(state.sources, state, fn {name, source}, state ->
       {random, state} = random(state)
-      wait = Schedule.after_nodedown(nodes, state.limits, random)
+      wait = PollSchedule.after_nodedown(nodes, state.limits, random)
       put_source(state, name, Source.hasten(source, wait, now, state.limits))
     end)
   end

@@ -3,7 +3,7 @@ defmodule Caravan.Cluster.LedgerTest do
   use ExUnit.Case
 
   alias Caravan.Cluster.Ledger
-  alias Caravan.Cluster.Membership.Budget
+  alias Caravan.Cluster.Membership.AtomBudget
 
   @hour 3_600_000
 
@@ -26,10 +26,10 @@ defmodule Caravan.Cluster.LedgerTest do
   end
 
   test "what was noted hour by hour is what a budget says was spent", context do
-    Enum.reduce(1..400, Budget.new(1_000_000), fn step, budget ->
+    Enum.reduce(1..400, AtomBudget.new(1_000_000), fn step, budget ->
       # Some hours have none, some several.
       now = (@start + div(step * step, 60)) * @hour
-      {:ok, budget} = Budget.take(budget, now)
+      {:ok, budget} = AtomBudget.take(budget, now)
       :ok = Ledger.note(context.test, budget.spent)
       # Hours in which nothing was spent may still hold what is older than a day.
       {spent, older} = context.test |> Ledger.spent() |> Enum.split(length(budget.spent))

@@ -103,7 +103,11 @@ defmodule Caravan.Test.Fleet do
 
   defp happen(fleet, {:down, id}, now, env) do
     wait =
-      Caravan.Cluster.Membership.Schedule.after_nodedown(env.size, env.limits, :rand.uniform())
+      Caravan.Cluster.Membership.PollSchedule.after_nodedown(
+        env.size,
+        env.limits,
+        :rand.uniform()
+      )
 
     source = Source.hasten(fleet.sources[id], wait, now, env.limits)
     fleet |> put(id, source) |> later({source.next_at, {:ask, id}})

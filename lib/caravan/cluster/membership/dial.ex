@@ -6,7 +6,7 @@ defmodule Caravan.Cluster.Membership.Dial do
 
   alias Caravan.Cluster.Membership
   alias Caravan.Cluster.Membership.Backoff
-  alias Caravan.Cluster.Membership.Budget
+  alias Caravan.Cluster.Membership.AtomBudget
   alias Caravan.Cluster.Membership.Peer
   alias Caravan.Cluster.Membership.State
 
@@ -100,7 +100,7 @@ defmodule Caravan.Cluster.Membership.Dial do
   end
 
   defp spend(state, peer, env) do
-    case Budget.take(state.budget, env.now) do
+    case AtomBudget.take(state.budget, env.now) do
       {:ok, budget} ->
         {:ok, %{state | budget: budget} |> over({:limit, :max_new_names}) |> admitted(peer)}
 

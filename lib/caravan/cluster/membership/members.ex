@@ -1,4 +1,4 @@
-defmodule Caravan.Cluster.Membership.Names do
+defmodule Caravan.Cluster.Membership.Members do
   # From answers to names: who is a member, and what the table of addresses is told. Pure.
   @moduledoc false
 

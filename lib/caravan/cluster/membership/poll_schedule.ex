@@ -1,4 +1,4 @@
-defmodule Caravan.Cluster.Membership.Schedule do
+defmodule Caravan.Cluster.Membership.PollSchedule do
   # When to ask DNS again, in milliseconds from now. Pure; `random` is in [0, 1).
   #
   # A fleet that starts, fails or loses a node together must not ask together: each wait has a share

@@ -3,7 +3,7 @@ defmodule Caravan.Cluster.Membership.State do
   @moduledoc false
 
   alias Caravan.Cluster.Config
-  alias Caravan.Cluster.Membership.Budget
+  alias Caravan.Cluster.Membership.AtomBudget
   alias Caravan.Cluster.Membership.Peer
   alias Caravan.Cluster.Membership.Source
 
@@ -33,7 +33,7 @@ defmodule Caravan.Cluster.Membership.State do
   @type t :: %__MODULE__{
           limits: limits,
           sources: [{Config.source(), Source.t()}],
-          budget: Budget.t(),
+          budget: AtomBudget.t(),
           rand: :rand.state(),
           peers: %{String.t() => Peer.t()},
           live: MapSet.t(String.t()),
@@ -79,7 +79,7 @@ defmodule Caravan.Cluster.Membership.State do
     %__MODULE__{
       limits: limits(config),
       sources: for(source <- config.sources, do: {source, %Source{next_at: now}}),
-      budget: Budget.new(config.max_new_names),
+      budget: AtomBudget.new(config.max_new_names),
       rand: :rand.seed_s(:exsss, seed)
     }
   end
