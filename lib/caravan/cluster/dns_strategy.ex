@@ -193,7 +193,7 @@ defmodule Caravan.Cluster.DnsStrategy do
 
   # A peer's strategy drains.
   def handle_call({:draining, node}, _from, state) when is_atom(node),
-    do: {:reply, :ok, dispatch(state, {:left, Atom.to_string(node)})}
+    do: {:reply, :ok, dispatch(state, {:peer_draining, Atom.to_string(node)})}
 
   def handle_call(_unexpected, _from, state), do: {:reply, {:error, :unknown_call}, state}
 
@@ -253,8 +253,8 @@ defmodule Caravan.Cluster.DnsStrategy do
       now: now(),
       # Distribution may start later.
       self: Atom.to_string(node()),
-      atom?: &match?({:ok, _node}, NodeName.existing(&1)),
-      atom_room: used < @atom_share * :erlang.system_info(:atom_limit)
+      existing_atom?: &match?({:ok, _node}, NodeName.existing(&1)),
+      atoms_available: used < @atom_share * :erlang.system_info(:atom_limit)
     }
   end
 
@@ -291,7 +291,7 @@ defmodule Caravan.Cluster.DnsStrategy do
         "the table of addresses is full: those of this topology are not in it (see Caravan.Epmd.Peers)"
       )
 
-    if full, do: dispatch(state, :table_full), else: state
+    if full, do: dispatch(state, :peer_table_full), else: state
   end
 
   defp perform({:report, {:connect_failed, name, kind}}, state),
@@ -359,7 +359,7 @@ defmodule Caravan.Cluster.DnsStrategy do
       case result do
         {:ok, nodes} ->
           names = Enum.map(nodes, &Atom.to_string/1)
-          state |> warn_once(:list_nodes, false, "") |> dispatch({:nodes, names})
+          state |> warn_once(:list_nodes, false, "") |> dispatch({:connected_nodes, names})
 
         {:error, reason} ->
           text = "list_nodes #{inspect(state.config.list_nodes)} failed: #{inspect(reason)}"
@@ -414,7 +414,7 @@ defmodule Caravan.Cluster.DnsStrategy do
     result = Connector.result(outcome)
     :ok = Report.connected(state.config, name, result, duration)
 
-    observe(state, [{:connect_done, name, result}])
+    observe(state, [{:connect_result, name, result}])
   end
 
   defp done({:disconnect, name}, outcome, duration, state) do

@@ -41,12 +41,12 @@ defmodule Caravan.Cluster.Membership do
           {:answer, Config.source(), answer}
           | {:lookup_failed, Config.source(), {kind :: term, text :: String.t()}}
           # All nodes that are connected now.
-          | {:nodes, Enumerable.t()}
-          | {:connect_done, String.t(), :ok | {:error, kind :: term}}
+          | {:connected_nodes, Enumerable.t()}
+          | {:connect_result, String.t(), :ok | {:error, kind :: term}}
           # The node said that it leaves.
-          | {:left, String.t()}
+          | {:peer_draining, String.t()}
           # What was to be published is not.
-          | :table_full
+          | :peer_table_full
           | :drain
           | :resume
           | :tick
@@ -58,8 +58,8 @@ defmodule Caravan.Cluster.Membership do
   @type env :: %{
           now: integer,
           self: String.t(),
-          atom?: (String.t() -> boolean),
-          atom_room: boolean
+          existing_atom?: (String.t() -> boolean),
+          atoms_available: boolean
         }
 
   @spec new(Config.t(), seed :: integer, now :: integer) :: t
@@ -71,7 +71,7 @@ defmodule Caravan.Cluster.Membership do
     # A name that DNS gave may have become this node's own.
     state = %{state | peers: Map.delete(state.peers, env.self)}
     state = state |> take_in(event, env) |> plan(env)
-    {Enum.reverse(state.out), %{state | out: []}}
+    {Enum.reverse(state.actions), %{state | actions: []}}
   end
 
   @doc "When to send the next `:tick`."
@@ -79,13 +79,13 @@ defmodule Caravan.Cluster.Membership do
   def wake(%State{drained: true}, _now), do: :never
 
   def wake(%State{} = state, now) do
-    lookups = for {_name, source} <- state.sources, do: source.next_at
+    lookups = for {_source, poll} <- state.sources, do: poll.next_lookup_at
     Enum.min(lookups ++ Dial.next(state, now))
   end
 
   @doc "Whether every source has spoken since the start, if only to say that there is nothing."
-  @spec heard?(t) :: boolean
-  def heard?(%State{sources: sources}), do: Enum.all?(sources, fn {_, s} -> s.heard end)
+  @spec responded?(t) :: boolean
+  def responded?(%State{sources: sources}), do: Enum.all?(sources, fn {_, s} -> s.responded end)
 
   @doc "The nodes of the topology that are connected."
   @spec connected(t) :: [String.t()]
@@ -110,67 +110,70 @@ defmodule Caravan.Cluster.Membership do
 
   ## Events
 
-  defp take_in(state, {:answer, name, answer}, %{now: now} = env) do
+  defp take_in(state, {:answer, source, answer}, %{now: now} = env) do
     {random, state} = random(state)
-    source = source(state, name)
+    poll = source(state, source)
 
     state
-    |> put_source(name, Source.answered(source, answer.ttl, now, state.limits, random))
-    |> report_if(source.told != [], {:recovered, name})
-    |> Members.answered(name, answer, env)
+    |> put_source(source, Source.lookup_answered(poll, answer.ttl, now, state.options, random))
+    |> report_if(poll.reported != [], {:lookup_recovered, source})
+    |> Members.apply_answer(source, answer, env)
     # Nodes of new names may be connected already.
-    |> then(&take_in(&1, {:nodes, &1.live}, env))
+    |> then(&take_in(&1, {:connected_nodes, &1.connected_nodes}, env))
   end
 
-  defp take_in(state, {:lookup_failed, name, {kind, text}}, %{now: now}) do
+  defp take_in(state, {:lookup_failed, source, {kind, text}}, %{now: now}) do
     {random, state} = random(state)
     nodes = length(connected(state))
-    {news, source} = Source.failed(source(state, name), kind, nodes, now, state.limits, random)
-    state |> put_source(name, source) |> report_if(news, {:lookup_failed, name, text})
+
+    {news, poll} =
+      Source.lookup_failed(source(state, source), kind, nodes, now, state.options, random)
+
+    state |> put_source(source, poll) |> report_if(news, {:lookup_failed, source, text})
   end
 
-  defp take_in(state, {:nodes, names}, %{now: now}) do
+  defp take_in(state, {:connected_nodes, names}, %{now: now}) do
     live = MapSet.new(names)
-    joined = for {name, peer} <- state.peers, not Peer.up?(peer), name in live, do: name
-    lost = for {name, peer} <- state.peers, Peer.up?(peer), name not in live, do: name
+    joined = for {name, peer} <- state.peers, not Peer.connected?(peer), name in live, do: name
+    lost = for {name, peer} <- state.peers, Peer.connected?(peer), name not in live, do: name
 
-    %{state | live: live}
-    |> come_back(joined, now)
-    |> update_peers(joined, &Peer.joined(&1, now))
-    |> report_if(joined != [], {:joined, joined})
-    |> report_if(lost != [], {:lost, lost})
-    |> lose(lost, now)
+    %{state | connected_nodes: live}
+    |> retry_others(joined, now)
+    |> update_peers(joined, &Peer.connected(&1, now))
+    |> report_if(joined != [], {:nodes_up, joined})
+    |> report_if(lost != [], {:nodes_down, lost})
+    |> handle_nodedown(lost, now)
   end
 
   # A peer may have been faster than our own connect, which then failed.
-  defp take_in(state, {:connect_done, name, result}, %{now: now}) do
-    state = %{state | connecting: Map.delete(state.connecting, name)}
+  defp take_in(state, {:connect_result, name, result}, %{now: now}) do
+    state = %{state | slots: Map.delete(state.slots, name)}
     peer = state.peers[name]
-    if peer && not Peer.up?(peer), do: failed(state, peer, result, now), else: state
+    if peer && not Peer.connected?(peer), do: failed(state, peer, result, now), else: state
   end
 
-  defp take_in(state, {:left, name}, _env) do
+  defp take_in(state, {:peer_draining, name}, _env) do
     if is_map_key(state.peers, name),
-      do: update_peers(state, [name], &%{&1 | left: true}),
+      do: update_peers(state, [name], &%{&1 | draining: true}),
       else: state
   end
 
   # With the next answer there may be room.
-  defp take_in(state, :table_full, _env), do: %{state | published: nil}
+  defp take_in(state, :peer_table_full, _env), do: %{state | published: nil}
 
   # Nothing of it stands in the table of addresses any more.
   defp take_in(state, :drain, _env),
-    do: %{state | drained: true, connecting: %{}, published: []}
+    do: %{state | drained: true, slots: %{}, published: []}
 
   defp take_in(%{drained: false} = state, :resume, _env), do: state
 
   defp take_in(state, :resume, %{now: now}) do
     sources =
-      for {name, source} <- state.sources,
-          do: {name, %{source | pending: false, next_at: now}}
+      for {source, poll} <- state.sources,
+          do: {source, %{poll | pending: false, next_lookup_at: now}}
 
     %{state | drained: false, sources: sources}
-    |> update_peers(Map.keys(state.peers), &Peer.retry(&1, now))
+    |> update_peers(Map.keys(state.peers), &Peer.retry_by(&1, now))
     |> Members.publish(now)
   end
 
@@ -180,50 +183,52 @@ defmodule Caravan.Cluster.Membership do
 
   # One that was lost is back: the network may be, so others that were lost with it need not wait for their
   # turn. One that flaps says nothing of the network, and addresses that never answered do not either.
-  defp come_back(state, joined, now) do
-    if Enum.any?(joined, &back?(state.peers[&1])) do
+  defp retry_others(state, joined, now) do
+    if Enum.any?(joined, &steady?(state.peers[&1])) do
       state.peers
-      |> Enum.filter(fn {_name, peer} -> peer.was_up and not Peer.up?(peer) and not peer.left end)
+      |> Enum.filter(fn {_name, peer} ->
+        peer.was_connected and not Peer.connected?(peer) and not peer.draining
+      end)
       |> Enum.reduce(state, fn {name, _peer}, state ->
         {random, state} = random(state)
         at = now + Backoff.after_nodedown(random)
-        update_peers(state, [name], &Peer.retry(&1, at))
+        update_peers(state, [name], &Peer.retry_by(&1, at))
       end)
     else
       state
     end
   end
 
-  defp back?(peer), do: peer.was_up and peer.flaps == 0
+  defp steady?(peer), do: peer.was_connected and peer.flaps == 0
 
-  defp lose(state, [], _now), do: state
+  defp handle_nodedown(state, [], _now), do: state
 
-  defp lose(state, lost, now) do
+  defp handle_nodedown(state, lost, now) do
     nodes = length(connected(state))
 
     lost
     |> Enum.reduce(state, fn name, state ->
       {random, state} = random(state)
-      update_peers(state, [name], &Peer.lost(&1, now, Dial.longest(state), random))
+      update_peers(state, [name], &Peer.disconnected(&1, now, Dial.longest(state), random))
     end)
-    |> Members.forget()
-    |> hasten(nodes, now)
+    |> Members.delete_unless_needed()
+    |> poll_soon(nodes, now)
   end
 
   # Its record may have moved.
-  defp hasten(state, nodes, now) do
-    Enum.reduce(state.sources, state, fn {name, source}, state ->
+  defp poll_soon(state, nodes, now) do
+    Enum.reduce(state.sources, state, fn {source, poll}, state ->
       {random, state} = random(state)
-      wait = PollSchedule.after_nodedown(nodes, state.limits, random)
-      put_source(state, name, Source.hasten(source, wait, now, state.limits))
+      wait = PollSchedule.after_nodedown(nodes, state.options, random)
+      put_source(state, source, Source.poll_soon(poll, wait, now, state.options))
     end)
   end
 
   defp failed(state, peer, result, now) do
     {random, state} = random(state)
     kind = kind(result)
-    peer = Peer.failed(peer, now, Dial.longest(state), random)
-    {news, peer} = Peer.tell(peer, kind)
+    peer = Peer.connect_failed(peer, now, Dial.longest(state), random)
+    {news, peer} = Peer.report_once(peer, kind)
 
     %{state | peers: Map.put(state.peers, peer.name, peer)}
     |> report_if(news, {:connect_failed, peer.name, kind})
@@ -239,18 +244,18 @@ defmodule Caravan.Cluster.Membership do
   defp plan(state, env), do: state |> look_up(env.now) |> Dial.dial(env)
 
   defp look_up(state, now) do
-    Enum.reduce(state.sources, state, fn {name, source}, state ->
+    Enum.reduce(state.sources, state, fn {source, poll}, state ->
       cond do
-        source.next_at > now ->
+        poll.next_lookup_at > now ->
           state
 
-        source.pending ->
-          put_source(state, name, Source.postpone(source, now, state.limits))
+        poll.pending ->
+          put_source(state, source, Source.postpone(poll, now, state.options))
 
         true ->
           state
-          |> put_source(name, Source.asked(source, now, state.limits))
-          |> act({:lookup, name})
+          |> put_source(source, Source.lookup_started(poll, now, state.options))
+          |> add_action({:lookup, source})
       end
     end)
   end

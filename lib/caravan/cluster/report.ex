@@ -23,7 +23,7 @@ defmodule Caravan.Cluster.Report do
   @doc "What the membership has to tell. `connected`, `members`: how many there are now."
   @spec report(Config.t(), State.report(), counts :: %{connected: integer, members: integer}) ::
           :ok
-  def report(config, {:joined, names}, counts) do
+  def report(config, {:nodes_up, names}, counts) do
     for name <- names do
       log(config, :info, "connected to #{name}")
       emit(config, [:node, :up], Map.take(counts, [:connected]), %{node: atom(name)})
@@ -32,7 +32,7 @@ defmodule Caravan.Cluster.Report do
     :ok
   end
 
-  def report(config, {:lost, names}, counts) do
+  def report(config, {:nodes_down, names}, counts) do
     for name <- names do
       log(config, :warning, "lost #{name}")
       emit(config, [:node, :down], Map.take(counts, [:connected]), %{node: atom(name)})
@@ -41,7 +41,7 @@ defmodule Caravan.Cluster.Report do
     :ok
   end
 
-  def report(config, {:members, added, removed}, counts) do
+  def report(config, {:members_changed, added, removed}, counts) do
     if removed != [], do: log(config, :info, "no longer in DNS: #{list(removed)}")
     measurements = %{members: counts.members, added: length(added), removed: length(removed)}
     emit(config, [:membership, :change], measurements, %{added: added, removed: removed})
@@ -49,7 +49,7 @@ defmodule Caravan.Cluster.Report do
 
   def report(config, {:lookup_failed, _source, text}, _counts), do: log(config, :warning, text)
 
-  def report(config, {:recovered, {query, _type}}, _counts),
+  def report(config, {:lookup_recovered, {query, _type}}, _counts),
     do: log(config, :info, "DNS answers again for #{inspect(query)}")
 
   def report(config, {:limit, limit, left_out}, _counts) do

@@ -52,10 +52,10 @@ defmodule Caravan.Cluster.MembershipPropertyTest do
   defp stray do
     Enum.random([
       :tick,
-      {:left, name()},
-      {:left, "nobody@host"},
-      {:connect_done, "nobody@host", :ok},
-      {:connect_done, "nobody@host", {:error, :timeout}}
+      {:peer_draining, name()},
+      {:peer_draining, "nobody@host"},
+      {:connect_result, "nobody@host", :ok},
+      {:connect_result, "nobody@host", {:error, :timeout}}
     ])
   end
 
@@ -121,7 +121,7 @@ defmodule Caravan.Cluster.MembershipPropertyTest do
   test "no room for atoms, no new names; known ones keep working" do
     Property.check(50, 1..60, &command/0, fn commands ->
       world = run(commands)
-      world = ModelWorld.run(world, {:atom_room, false})
+      world = ModelWorld.run(world, {:atoms_available, false})
       before = world.atoms
 
       world =

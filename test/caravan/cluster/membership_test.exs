@@ -18,7 +18,7 @@ defmodule Caravan.Cluster.MembershipTest do
   defp env(now, options),
     do:
       Map.merge(
-        %{now: now, self: "me@h", atom?: fn _ -> false end, atom_room: true},
+        %{now: now, self: "me@h", existing_atom?: fn _ -> false end, atoms_available: true},
         Map.new(options)
       )
 
@@ -55,7 +55,7 @@ defmodule Caravan.Cluster.MembershipTest do
         {found, state} =
           Enum.reduce(dialled(state), {found, state}, fn name, {found, state} ->
             {[{wake, name} | found],
-             handle(state, {:connect_done, name, {:error, :unreachable}}, wake)}
+             handle(state, {:connect_result, name, {:error, :unreachable}}, wake)}
           end)
 
         state =
@@ -85,8 +85,8 @@ defmodule Caravan.Cluster.MembershipTest do
 
       state =
         state
-        |> handle({:connect_done, "me@h", {:error, :not_distributed}}, 1, nobody)
-        |> handle({:connect_done, "a@h", {:error, :not_distributed}}, 1, nobody)
+        |> handle({:connect_result, "me@h", {:error, :not_distributed}}, 1, nobody)
+        |> handle({:connect_result, "a@h", {:error, :not_distributed}}, 1, nobody)
 
       state = handle(state, :tick, 60_000)
       assert dialled(state) == ["a@h"]
@@ -94,14 +94,18 @@ defmodule Caravan.Cluster.MembershipTest do
     end
 
     test "not who is connected already, in or out of DNS before" do
-      state = membership() |> handle({:nodes, ["a@h"]}, 0) |> handle(answer(["a@h", "b@h"]), 1)
+      state =
+        membership()
+        |> handle({:connected_nodes, ["a@h"]}, 0)
+        |> handle(answer(["a@h", "b@h"]), 1)
+
       assert dialled(state) == ["b@h"]
-      assert {:joined, ["a@h"]} in reports(state)
+      assert {:nodes_up, ["a@h"]} in reports(state)
     end
 
     test "a failed connect again and again, doubling to a minute" do
       state = membership() |> handle(answer(["a@h"]), 0)
-      state = handle(state, {:connect_done, "a@h", {:error, :unreachable}}, 0)
+      state = handle(state, {:connect_result, "a@h", {:error, :unreachable}}, 0)
       times = state |> dials(600_000) |> Enum.map(&elem(&1, 0))
       waits = Enum.zip_with(tl(times), times, &(&1 - &2))
       assert hd(times) in 250..500
@@ -113,9 +117,9 @@ defmodule Caravan.Cluster.MembershipTest do
       state =
         membership()
         |> handle(answer(["a@h"]), 0)
-        |> handle({:nodes, ["a@h"]}, 1)
-        |> handle({:connect_done, "a@h", :ok}, 1)
-        |> handle({:nodes, []}, 100_000)
+        |> handle({:connected_nodes, ["a@h"]}, 1)
+        |> handle({:connect_result, "a@h", :ok}, 1)
+        |> handle({:connected_nodes, []}, 100_000)
 
       times = state |> dials(400_000) |> Enum.map(&elem(&1, 0))
       assert hd(times) in 100_001..100_500
@@ -129,9 +133,11 @@ defmodule Caravan.Cluster.MembershipTest do
       waits =
         Enum.reduce(1..6, {[], state, 10}, fn _, {waits, state, now} ->
           state =
-            state |> handle({:nodes, ["a@h"]}, now) |> handle({:connect_done, "a@h", :ok}, now)
+            state
+            |> handle({:connected_nodes, ["a@h"]}, now)
+            |> handle({:connect_result, "a@h", :ok}, now)
 
-          {_, membership} = state = handle(state, {:nodes, []}, now + 10)
+          {_, membership} = state = handle(state, {:connected_nodes, []}, now + 10)
           {[membership.peers["a@h"].retry_at - now - 10 | waits], state, now + 100}
         end)
         |> elem(0)
@@ -143,7 +149,7 @@ defmodule Caravan.Cluster.MembershipTest do
 
     test "those that failed least first" do
       state = membership(max_connects: 1) |> handle(answer(["a@h"]), 0)
-      state = handle(state, {:connect_done, "a@h", {:error, :timeout}}, 0)
+      state = handle(state, {:connect_result, "a@h", {:error, :timeout}}, 0)
       # By the time that a@h is due again, so is the newcomer.
       state = handle(state, answer(["a@h", "z@h"]), 1_000)
       assert dialled(state) == ["z@h"]
@@ -161,14 +167,14 @@ defmodule Caravan.Cluster.MembershipTest do
 
     test "one that claims success and is not there is a failure" do
       state = membership() |> handle(answer(["a@h"]), 0)
-      state = handle(state, {:connect_done, "a@h", :ok}, 0)
+      state = handle(state, {:connect_result, "a@h", :ok}, 0)
       assert dialled(state) == []
-      state = state |> handle(:tick, 500) |> handle({:connect_done, "a@h", :ok}, 500)
+      state = state |> handle(:tick, 500) |> handle({:connect_result, "a@h", :ok}, 500)
       assert {:connect_failed, "a@h", :not_listed} in reports(state)
     end
 
     test "a failure is told of when it comes again, once for each kind" do
-      failed = fn state, kind -> handle(state, {:connect_done, "a@h", {:error, kind}}, 0) end
+      failed = fn state, kind -> handle(state, {:connect_result, "a@h", {:error, kind}}, 0) end
       state = membership() |> handle(answer(["a@h"]), 0) |> failed.(:timeout)
       assert reports(state) == []
       state = failed.(state, :unreachable)
@@ -186,7 +192,7 @@ defmodule Caravan.Cluster.MembershipTest do
 
       state =
         Enum.reduce(1..8, state, fn _, state ->
-          handle(state, {:connect_done, "a@h", {:error, :unreachable}}, 0)
+          handle(state, {:connect_result, "a@h", {:error, :unreachable}}, 0)
         end)
 
       assert state |> handle(answer([{"a@h", [1], []}]), 300) |> dialled() == []
@@ -198,7 +204,7 @@ defmodule Caravan.Cluster.MembershipTest do
 
       state =
         Enum.reduce(1..8, state, fn _, state ->
-          handle(state, {:connect_done, "a@h", {:error, :unreachable}}, 0)
+          handle(state, {:connect_result, "a@h", {:error, :unreachable}}, 0)
         end)
 
       state = handle(state, answer(["b@h"]), 1)
@@ -207,14 +213,19 @@ defmodule Caravan.Cluster.MembershipTest do
 
     test "all that were lost, soon, when one of them is back" do
       names = for n <- 1..20, do: "n#{n}@h"
-      state = membership() |> handle(answer(["dead@h" | names]), 0) |> handle({:nodes, names}, 1)
-      state = handle(state, {:nodes, []}, 10_000)
+
+      state =
+        membership()
+        |> handle(answer(["dead@h" | names]), 0)
+        |> handle({:connected_nodes, names}, 1)
+
+      state = handle(state, {:connected_nodes, []}, 10_000)
 
       state =
         for(_ <- 1..8, name <- ["dead@h" | names], do: name)
-        |> Enum.reduce(state, &handle(&2, {:connect_done, &1, {:error, :unreachable}}, 10_000))
+        |> Enum.reduce(state, &handle(&2, {:connect_result, &1, {:error, :unreachable}}, 10_000))
 
-      {_, membership} = handle(state, {:nodes, ["n1@h"]}, 10_001)
+      {_, membership} = handle(state, {:connected_nodes, ["n1@h"]}, 10_001)
 
       times =
         for {name, peer} <- membership.peers, name not in ["n1@h", "dead@h"], do: peer.retry_at
@@ -227,24 +238,29 @@ defmodule Caravan.Cluster.MembershipTest do
 
     test "nobody sooner because of a node that comes and goes" do
       state =
-        membership() |> handle(answer(["a@h", "b@h"]), 0) |> handle({:nodes, ["a@h", "b@h"]}, 1)
+        membership()
+        |> handle(answer(["a@h", "b@h"]), 0)
+        |> handle({:connected_nodes, ["a@h", "b@h"]}, 1)
 
-      state = handle(state, {:nodes, ["b@h"]}, 10_000)
+      state = handle(state, {:connected_nodes, ["b@h"]}, 10_000)
 
       state =
         Enum.reduce(1..8, state, fn _, state ->
-          handle(state, {:connect_done, "a@h", {:error, :unreachable}}, 10_000)
+          handle(state, {:connect_result, "a@h", {:error, :unreachable}}, 10_000)
         end)
 
       # It was steady once, and is not any more.
-      state = state |> handle({:nodes, []}, 10_010) |> handle({:nodes, ["b@h"]}, 10_020)
+      state =
+        state
+        |> handle({:connected_nodes, []}, 10_010)
+        |> handle({:connected_nodes, ["b@h"]}, 10_020)
 
       state =
-        for(_ <- 1..8, do: {:connect_done, "a@h", {:error, :unreachable}})
+        for(_ <- 1..8, do: {:connect_result, "a@h", {:error, :unreachable}})
         |> Enum.reduce(state, &handle(&2, &1, 10_020))
 
-      state = handle(state, {:nodes, []}, 10_030)
-      {_, membership} = handle(state, {:nodes, ["b@h"]}, 10_040)
+      state = handle(state, {:connected_nodes, []}, 10_030)
+      {_, membership} = handle(state, {:connected_nodes, ["b@h"]}, 10_040)
       assert membership.peers["a@h"].retry_at > 15_000
     end
 
@@ -252,10 +268,10 @@ defmodule Caravan.Cluster.MembershipTest do
       state =
         membership()
         |> handle(answer(["a@h"]), 0)
-        |> handle({:nodes, ["a@h"]}, 1)
-        |> handle({:connect_done, "a@h", :ok}, 1)
-        |> handle({:left, "a@h"}, 100_000)
-        |> handle({:nodes, []}, 100_001)
+        |> handle({:connected_nodes, ["a@h"]}, 1)
+        |> handle({:connect_result, "a@h", :ok}, 1)
+        |> handle({:peer_draining, "a@h"}, 100_000)
+        |> handle({:connected_nodes, []}, 100_001)
 
       assert [{time, "a@h"} | _] = dials(state, 400_000)
       assert time > 100_001 + 30_000 - 1
@@ -281,7 +297,7 @@ defmodule Caravan.Cluster.MembershipTest do
       state = handle(state, answer(["b@h"]), 59_999)
       assert reports(state) == []
       state = handle(state, answer(["b@h"]), 60_000)
-      assert {:members, [], ["a@h"]} in reports(state)
+      assert {:members_changed, [], ["a@h"]} in reports(state)
     end
 
     test "one query that fails keeps what it named, whatever the others say" do
@@ -396,7 +412,7 @@ defmodule Caravan.Cluster.MembershipTest do
           state
         end)
 
-      assert membership.standing == MapSet.new()
+      assert membership.alarms == MapSet.new()
     end
 
     test "gets the addresses of all sources" do
@@ -425,16 +441,19 @@ defmodule Caravan.Cluster.MembershipTest do
 
       {_, membership} = handle(state, answer(["a@h"], @srv, ttl: 0), 10)
       [{@srv, good}, {^bad, failing}] = membership.sources
-      assert good.next_at <= 10 + 10_000
-      assert failing.next_at in 30_010..60_010
+      assert good.next_lookup_at <= 10 + 10_000
+      assert failing.next_lookup_at in 30_010..60_010
     end
 
     test "soon after a node went down" do
       state = membership(min_interval: 1_000) |> handle(:tick, 0) |> handle(answer(["a@h"]), 1)
-      state = state |> handle({:nodes, ["a@h"]}, 1) |> handle({:nodes, []}, 1_500)
+
+      state =
+        state |> handle({:connected_nodes, ["a@h"]}, 1) |> handle({:connected_nodes, []}, 1_500)
+
       {_, membership} = state
       [{@srv, source}] = membership.sources
-      assert source.next_at in 1_501..1_700
+      assert source.next_lookup_at in 1_501..1_700
     end
 
     test "a kind of failure is told of once, and so is the end of it" do
@@ -445,8 +464,8 @@ defmodule Caravan.Cluster.MembershipTest do
       state = failed.(state, :servfail)
       assert reports(state) == [{:lookup_failed, @srv, "text of servfail"}]
       state = handle(state, answer(["a@h"]), 1)
-      assert {:recovered, @srv} in reports(state)
-      refute {:recovered, @srv} in (state |> handle(answer(["a@h"]), 2) |> reports())
+      assert {:lookup_recovered, @srv} in reports(state)
+      refute {:lookup_recovered, @srv} in (state |> handle(answer(["a@h"]), 2) |> reports())
     end
   end
 
@@ -456,7 +475,7 @@ defmodule Caravan.Cluster.MembershipTest do
 
       membership(Keyword.merge([prune: [after: 2], keep: 0], options))
       |> handle(answer(nodes), 0)
-      |> handle({:nodes, nodes}, 1)
+      |> handle({:connected_nodes, nodes}, 1)
     end
 
     defp dropped(state), do: for({:disconnect, name} <- actions(state), do: name)
@@ -484,7 +503,9 @@ defmodule Caravan.Cluster.MembershipTest do
 
       # It went at last, came back, and goes again.
       state =
-        state |> handle({:nodes, ["n1@h"]}, 50_000) |> handle({:nodes, ["n1@h", "n4@h"]}, 51_000)
+        state
+        |> handle({:connected_nodes, ["n1@h"]}, 50_000)
+        |> handle({:connected_nodes, ["n1@h", "n4@h"]}, 51_000)
 
       assert state |> handle(answer(["n1@h"]), 52_000) |> reports() |> List.keymember?(:pruned, 0)
     end
@@ -521,16 +542,16 @@ defmodule Caravan.Cluster.MembershipTest do
     test "a name that is one already costs nothing" do
       names = for n <- 1..5, do: "n#{n}@h"
       known = fn name -> name in ["n1@h", "n2@h"] end
-      state = membership(max_new_names: 1) |> handle(answer(names), 0, atom?: known)
+      state = membership(max_new_names: 1) |> handle(answer(names), 0, existing_atom?: known)
       assert length(dialled(state)) == 3
       assert {:limit, :max_new_names, 2} in reports(state)
     end
 
     test "a full table makes none, and is told of once" do
-      state = membership() |> handle(answer(["a@h", "b@h"]), 0, atom_room: false)
+      state = membership() |> handle(answer(["a@h", "b@h"]), 0, atoms_available: false)
       assert dialled(state) == []
       assert [_] = for({:limit, :atom_table, _} = report <- reports(state), do: report)
-      state = handle(state, answer(["a@h", "b@h"]), 100, atom_room: false)
+      state = handle(state, answer(["a@h", "b@h"]), 100, atoms_available: false)
       assert reports(state) == []
       assert state |> handle(:tick, 60_000) |> dialled() == ["a@h", "b@h"]
     end
@@ -539,7 +560,7 @@ defmodule Caravan.Cluster.MembershipTest do
   test "drained, it does nothing and has nothing to wake for, until resumed" do
     {_, membership} = state = membership() |> handle(answer(["a@h"]), 0) |> handle(:drain, 1)
     assert Membership.wake(membership, 1) == :never
-    state = handle(state, {:nodes, []}, 100_000)
+    state = handle(state, {:connected_nodes, []}, 100_000)
     assert actions(state) == []
     state = handle(state, :resume, 100_001)
     assert {:lookup, @srv} in actions(state)

@@ -179,7 +179,7 @@ defmodule Caravan.Cluster.NodesTest do
     true = PeerNode.call(a, :erlang, :disconnect_node, [b.name])
     Host.await(fn -> length(report(a).ups) == 2 end, "b to be back")
     :ok = PeerNode.call(a, :sys, :resume, [strategy])
-    Host.await(fn -> known(a, b).up_since not in [nil, before] end, "b to be up anew")
+    Host.await(fn -> known(a, b).connected_since not in [nil, before] end, "b to be up anew")
   end
 
   test "all nodes replaced one by one, while each sends: nobody else is ever lost", context do

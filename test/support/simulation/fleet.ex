@@ -27,7 +27,7 @@ defmodule Caravan.Test.Fleet do
     until = 1_000 * Keyword.fetch!(options, :seconds)
 
     # All start in the same millisecond, which no deployment manages.
-    sources = for id <- 1..size, into: %{}, do: {id, %Source{next_at: 0}}
+    sources = for id <- 1..size, into: %{}, do: {id, %Source{next_lookup_at: 0}}
     agenda = for id <- 1..size, do: {0, {:ask, id}}
 
     down =
@@ -75,14 +75,14 @@ defmodule Caravan.Test.Fleet do
   defp happen(fleet, {:ask, id}, now, env) do
     source = fleet.sources[id]
 
-    if source.next_at == now and not source.pending do
+    if source.next_lookup_at == now and not source.pending do
       failing = env.outage && div(now, 1_000) in env.outage
 
       done =
         if failing, do: {now + @failed, {:failed, id}}, else: {now + @answered, {:answered, id}}
 
       %{fleet | asked: Map.update(fleet.asked, div(now, 1_000), 1, &(&1 + 1))}
-      |> put(id, Source.asked(source, now, env.limits))
+      |> put(id, Source.lookup_started(source, now, env.limits))
       |> later(done)
     else
       fleet
@@ -90,15 +90,22 @@ defmodule Caravan.Test.Fleet do
   end
 
   defp happen(fleet, {:answered, id}, now, env) do
-    source = Source.answered(fleet.sources[id], env.ttl, now, env.limits, :rand.uniform())
-    fleet |> put(id, source) |> later({source.next_at, {:ask, id}})
+    source = Source.lookup_answered(fleet.sources[id], env.ttl, now, env.limits, :rand.uniform())
+    fleet |> put(id, source) |> later({source.next_lookup_at, {:ask, id}})
   end
 
   defp happen(fleet, {:failed, id}, now, env) do
     {_news, source} =
-      Source.failed(fleet.sources[id], :timeout, env.size, now, env.limits, :rand.uniform())
+      Source.lookup_failed(
+        fleet.sources[id],
+        :timeout,
+        env.size,
+        now,
+        env.limits,
+        :rand.uniform()
+      )
 
-    fleet |> put(id, source) |> later({source.next_at, {:ask, id}})
+    fleet |> put(id, source) |> later({source.next_lookup_at, {:ask, id}})
   end
 
   defp happen(fleet, {:down, id}, now, env) do
@@ -109,8 +116,8 @@ defmodule Caravan.Test.Fleet do
         :rand.uniform()
       )
 
-    source = Source.hasten(fleet.sources[id], wait, now, env.limits)
-    fleet |> put(id, source) |> later({source.next_at, {:ask, id}})
+    source = Source.poll_soon(fleet.sources[id], wait, now, env.limits)
+    fleet |> put(id, source) |> later({source.next_lookup_at, {:ask, id}})
   end
 
   defp put(fleet, id, source), do: put_in(fleet.sources[id], source)

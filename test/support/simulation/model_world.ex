@@ -26,7 +26,7 @@ defmodule Caravan.Test.ModelWorld do
     connecting: %{},
     agenda: [],
     atoms: MapSet.new(),
-    atom_room: true,
+    atoms_available: true,
     dialled_new: [],
     answers: [],
     joined_at: %{},
@@ -60,19 +60,19 @@ defmodule Caravan.Test.ModelWorld do
   def run(world, {:dies, name}) do
     connected = MapSet.delete(world.connected, name)
     world = %{world | alive: MapSet.delete(world.alive, name), connected: connected}
-    handle(world, {:nodes, MapSet.to_list(connected)})
+    handle(world, {:connected_nodes, MapSet.to_list(connected)})
   end
 
   def run(world, {:link_breaks, name}) do
     connected = MapSet.delete(world.connected, name)
-    handle(%{world | connected: connected}, {:nodes, MapSet.to_list(connected)})
+    handle(%{world | connected: connected}, {:connected_nodes, MapSet.to_list(connected)})
   end
 
   def run(world, {:dials_us, name}) do
     if name in world.alive and not world.drained, do: join(world, name), else: world
   end
 
-  def run(world, {:atom_room, room}), do: %{world | atom_room: room}
+  def run(world, {:atoms_available, room}), do: %{world | atoms_available: room}
   def run(world, {:stray, event}), do: handle(world, event)
 
   def run(world, :drain) do
@@ -81,7 +81,7 @@ defmodule Caravan.Test.ModelWorld do
     %{world | drained: true, connected: connected, connecting: %{}, agenda: []}
     |> handle(:drain)
     |> Map.put(:table, MapSet.new())
-    |> handle({:nodes, []})
+    |> handle({:connected_nodes, []})
   end
 
   def run(world, :resume), do: handle(%{world | drained: false}, :resume)
@@ -122,9 +122,9 @@ defmodule Caravan.Test.ModelWorld do
     world = %{world | connecting: Map.delete(world.connecting, name)}
 
     if name in world.alive do
-      world |> join(name) |> handle({:connect_done, name, :ok})
+      world |> join(name) |> handle({:connect_result, name, :ok})
     else
-      handle(world, {:connect_done, name, {:error, :unreachable}})
+      handle(world, {:connect_result, name, {:error, :unreachable}})
     end
   end
 
@@ -159,7 +159,7 @@ defmodule Caravan.Test.ModelWorld do
         joined_at: joined_at
     }
 
-    handle(world, {:nodes, MapSet.to_list(world.connected)})
+    handle(world, {:connected_nodes, MapSet.to_list(world.connected)})
   end
 
   ## The membership
@@ -174,8 +174,8 @@ defmodule Caravan.Test.ModelWorld do
     env = %{
       now: world.now,
       self: @self,
-      atom?: &(&1 in world.atoms),
-      atom_room: world.atom_room
+      existing_atom?: &(&1 in world.atoms),
+      atoms_available: world.atoms_available
     }
 
     {actions, membership} = Membership.handle(world.membership, event, env)
@@ -202,7 +202,7 @@ defmodule Caravan.Test.ModelWorld do
       if name in world.atoms do
         world.dialled_new
       else
-        assert world.atom_room, "makes an atom of #{name} though there is no room"
+        assert world.atoms_available, "makes an atom of #{name} though there is no room"
         [world.now | world.dialled_new]
       end
 
@@ -251,7 +251,7 @@ defmodule Caravan.Test.ModelWorld do
 
     # While drained, those of before stand.
     for {_name, source} <- membership.sources,
-        do: assert(source.next_at <= world.now + 6 * config.poll_interval, "asks too late")
+        do: assert(source.next_lookup_at <= world.now + 6 * config.poll_interval, "asks too late")
 
     young = Enum.count(world.connecting, fn {_name, since} -> since + 100 > world.now end)
     assert young <= config.max_connects, "#{young} connects at once"
@@ -271,7 +271,7 @@ defmodule Caravan.Test.ModelWorld do
     check_round(world)
 
     world = %{world | answers_at_drop: length(world.answers)}
-    handle(world, {:nodes, MapSet.to_list(world.connected)})
+    handle(world, {:connected_nodes, MapSet.to_list(world.connected)})
   end
 
   defp check_evidence(world, name) do

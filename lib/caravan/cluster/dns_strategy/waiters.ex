@@ -18,7 +18,7 @@ defmodule Caravan.Cluster.DnsStrategy.Waiters do
 
   def answer(waiters, membership) do
     connected = length(Membership.connected(membership))
-    heard = Membership.heard?(membership)
+    heard = Membership.responded?(membership)
 
     {ready, waiting} =
       Enum.split_with(waiters, fn {_from, nodes, _timer} ->

@@ -12,10 +12,10 @@ defmodule Caravan.Cluster.Membership.Dial do
 
   # A connect that lasts longer than this is most likely one to a dead address: it keeps its deadline,
   # but the next in line has its turn. So dead addresses delay nobody, however many they are.
-  @patience 100
+  @slot_time 100
 
   # How long a name that may not become an atom waits to be considered again.
-  @refused 60_000
+  @atom_retry 60_000
 
   @doc "Connects who is due, as far as `:max_connects` goes."
   @spec dial(State.t(), Membership.env()) :: State.t()
@@ -24,7 +24,7 @@ defmodule Caravan.Cluster.Membership.Dial do
     due = for peer <- waiting(state), peer.retry_at <= env.now, do: peer
 
     if free > 0 and due != [],
-      do: due |> Enum.sort_by(&turn(env.self, &1)) |> dial(free, state, env),
+      do: due |> Enum.sort_by(&rank(env.self, &1)) |> dial(free, state, env),
       else: state
   end
 
@@ -36,7 +36,7 @@ defmodule Caravan.Cluster.Membership.Dial do
     cond do
       retries == [] -> []
       free_slots(state, now) > 0 -> [Enum.min(retries)]
-      true -> [max(Enum.min(retries), Enum.min(young(state, now)) + @patience)]
+      true -> [max(Enum.min(retries), Enum.min(young(state, now)) + @slot_time)]
     end
   end
 
@@ -45,18 +45,18 @@ defmodule Caravan.Cluster.Membership.Dial do
   is asked, so that it is back as soon as its network is.
   """
   @spec longest(State.t()) :: pos_integer
-  def longest(state), do: min(state.limits.poll_interval, Backoff.longest())
+  def longest(state), do: min(state.options.poll_interval, Backoff.longest())
 
   defp dial([peer | peers], free, state, env) when free > 0 do
-    case admit(state, peer, env) do
+    case allow_atom(state, peer, env) do
       {:ok, state} ->
-        state = %{state | connecting: Map.put(state.connecting, peer.name, env.now)}
-        dial(peers, free - 1, act(state, {:connect, peer.name}), env)
+        state = %{state | slots: Map.put(state.slots, peer.name, env.now)}
+        dial(peers, free - 1, add_action(state, {:connect, peer.name}), env)
 
       {:refused, limit} ->
         state
-        |> update_peers([peer.name], &%{&1 | retry_at: env.now + @refused})
-        |> refused(limit, [peer | peers])
+        |> update_peers([peer.name], &%{&1 | retry_at: env.now + @atom_retry})
+        |> refuse(limit, [peer | peers])
         |> then(&dial(peers, free, &1, env))
     end
   end
@@ -64,50 +64,57 @@ defmodule Caravan.Cluster.Membership.Dial do
   defp dial(_peers, _free, state, _env), do: state
 
   # What is left of the queue may be long, and is counted once.
-  defp refused(state, limit, peers) do
-    if {:limit, limit} in state.standing,
+  defp refuse(state, limit, peers) do
+    if {:limit, limit} in state.alarms,
       do: state,
-      else: stands(state, {:limit, limit}, {:limit, limit, Enum.count(peers, &(not &1.admitted))})
+      else:
+        set_alarm(
+          state,
+          {:limit, limit},
+          {:limit, limit, Enum.count(peers, &(not &1.atom_allowed))}
+        )
   end
 
   # Names that failed least come first; the rest is in an order of this node's own, so that not all
   # nodes of a fleet dial the same newcomer at once.
-  defp turn(self, peer),
-    do: {peer.failures, :erlang.phash2({self, peer.name}), peer.name}
+  defp rank(self, peer),
+    do: {peer.connect_failures, :erlang.phash2({self, peer.name}), peer.name}
 
   defp waiting(state) do
     for {name, peer} <- state.peers,
         Peer.member?(peer),
-        not Peer.up?(peer),
-        not is_map_key(state.connecting, name),
+        not Peer.connected?(peer),
+        not is_map_key(state.slots, name),
         do: peer
   end
 
-  defp free_slots(state, now), do: state.limits.max_connects - length(young(state, now))
+  defp free_slots(state, now), do: state.options.max_connects - length(young(state, now))
 
   defp young(state, now),
-    do: for({_name, since} <- state.connecting, since + @patience > now, do: since)
+    do: for({_name, since} <- state.slots, since + @slot_time > now, do: since)
 
   # A name that is an atom already costs nothing.
-  defp admit(state, %{admitted: true}, _env), do: {:ok, state}
+  defp allow_atom(state, %{atom_allowed: true}, _env), do: {:ok, state}
 
-  defp admit(state, peer, env) do
+  defp allow_atom(state, peer, env) do
     cond do
-      env.atom?.(peer.name) -> {:ok, admitted(state, peer)}
-      env.atom_room -> spend(over(state, {:limit, :atom_table}), peer, env)
+      env.existing_atom?.(peer.name) -> {:ok, atom_allowed(state, peer)}
+      env.atoms_available -> take_token(clear_alarm(state, {:limit, :atom_table}), peer, env)
       true -> {:refused, :atom_table}
     end
   end
 
-  defp spend(state, peer, env) do
+  defp take_token(state, peer, env) do
     case AtomBudget.take(state.budget, env.now) do
       {:ok, budget} ->
-        {:ok, %{state | budget: budget} |> over({:limit, :max_new_names}) |> admitted(peer)}
+        {:ok,
+         %{state | budget: budget} |> clear_alarm({:limit, :max_new_names}) |> atom_allowed(peer)}
 
       :empty ->
         {:refused, :max_new_names}
     end
   end
 
-  defp admitted(state, peer), do: update_peers(state, [peer.name], &%{&1 | admitted: true})
+  defp atom_allowed(state, peer),
+    do: update_peers(state, [peer.name], &%{&1 | atom_allowed: true})
 end

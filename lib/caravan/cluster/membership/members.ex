@@ -11,80 +11,88 @@ defmodule Caravan.Cluster.Membership.Members do
   alias Caravan.Cluster.Membership.State
 
   @doc "Takes an answer in."
-  @spec answered(State.t(), Config.source(), Membership.answer(), Membership.env()) :: State.t()
-  def answered(%State{} = state, source, answer, %{now: now, self: self}) do
+  @spec apply_answer(State.t(), Config.source(), Membership.answer(), Membership.env()) ::
+          State.t()
+  def apply_answer(%State{} = state, source, answer, %{now: now, self: self}) do
     before = MapSet.new(members(state))
 
     state
-    |> remember(source, Map.delete(answer.names, self), now)
-    |> miss(source, answer, now)
-    |> bound()
+    |> add_endpoints(source, Map.delete(answer.names, self), now)
+    |> mark_missing(source, answer, now)
+    |> enforce_max_nodes()
     |> report_members(before)
     |> publish(now)
     |> prune(source, answer)
   end
 
   @doc "Whoever is connected stays known: it may be lost, or dropped."
-  @spec forget(State.t()) :: State.t()
-  def forget(state) do
-    %{state | peers: Map.filter(state.peers, fn {_, p} -> Peer.member?(p) or Peer.up?(p) end)}
+  @spec delete_unless_needed(State.t()) :: State.t()
+  def delete_unless_needed(state) do
+    %{
+      state
+      | peers: Map.filter(state.peers, fn {_, p} -> Peer.member?(p) or Peer.connected?(p) end)
+    }
   end
 
-  defp remember(state, source, names, now) do
+  defp add_endpoints(state, source, names, now) do
     peers =
       Enum.reduce(names, state.peers, fn {name, {ports, addresses}}, peers ->
         peer = Map.get_lazy(peers, name, fn -> Peer.new(name, now) end)
-        Map.put(peers, name, Peer.named(peer, source, ports, addresses, now))
+        Map.put(peers, name, Peer.put_endpoint(peer, source, ports, addresses, now))
       end)
 
     %{state | peers: peers}
   end
 
-  defp miss(state, source, answer, now) do
-    if evidence?(answer) do
+  defp mark_missing(state, source, answer, now) do
+    if evidence_of_absence?(answer) do
       missing = for {name, _} <- state.peers, not is_map_key(answer.names, name), do: name
 
       state
-      |> update_peers(missing, &Peer.missed(&1, source, state.limits.keep, now))
-      |> forget()
+      |> update_peers(missing, &Peer.miss(&1, source, state.options.keep, now))
+      |> delete_unless_needed()
     else
       state
     end
   end
 
   # An empty answer says nothing about anybody.
-  defp evidence?(answer), do: answer.complete and answer.names != %{}
+  defp evidence_of_absence?(answer), do: answer.complete and answer.names != %{}
 
   # Over when there is room again: an answer that fits may be one of several, or a part.
-  defp bound(%{limits: %{max_nodes: most}} = state) when map_size(state.peers) < most,
-    do: over(state, {:limit, :max_nodes})
+  defp enforce_max_nodes(%{options: %{max_nodes: most}} = state)
+       when map_size(state.peers) < most,
+       do: clear_alarm(state, {:limit, :max_nodes})
 
   # Connected nodes before those that were, those before names that are only names, and among these the
   # ones known longest: made-up names push nobody out.
-  defp bound(%{limits: %{max_nodes: most}} = state) when map_size(state.peers) == most, do: state
+  defp enforce_max_nodes(%{options: %{max_nodes: most}} = state)
+       when map_size(state.peers) == most,
+       do: state
 
-  defp bound(%{limits: %{max_nodes: most}} = state) do
+  defp enforce_max_nodes(%{options: %{max_nodes: most}} = state) do
     {kept, left_out} = state.peers |> Map.values() |> Enum.sort_by(&rank/1) |> Enum.split(most)
 
     %{state | peers: Map.new(kept, &{&1.name, &1})}
-    |> stands({:limit, :max_nodes}, {:limit, :max_nodes, length(left_out)})
+    |> set_alarm({:limit, :max_nodes}, {:limit, :max_nodes, length(left_out)})
   end
 
-  defp rank(peer), do: {not Peer.up?(peer), not peer.was_up, peer.known_since, peer.name}
+  defp rank(peer),
+    do: {not Peer.connected?(peer), not peer.was_connected, peer.first_seen_at, peer.name}
 
   defp report_members(state, before) do
     now = MapSet.new(members(state))
     added = now |> MapSet.difference(before) |> Enum.sort()
     removed = before |> MapSet.difference(now) |> Enum.sort()
-    report_if(state, added != [] or removed != [], {:members, added, removed})
+    report_if(state, added != [] or removed != [], {:members_changed, added, removed})
   end
 
   @doc "Tells the table of addresses what it does not know."
   @spec publish(State.t(), integer) :: State.t()
-  def publish(%State{limits: limits} = state, now) do
+  def publish(%State{options: options} = state, now) do
     sources = source_names(state)
     # Each source has had its turn since, unless it fails.
-    fresh = now - max(limits.keep, 2 * limits.poll_interval)
+    fresh = now - max(options.keep, 2 * options.poll_interval)
     peers = for {_name, peer} <- state.peers, Peer.member?(peer), do: peer
     said = peers |> Enum.sort_by(& &1.name) |> Enum.map(&Peer.entry(&1, sources, fresh))
     entries = Enum.map(said, &elem(&1, 0))
@@ -92,54 +100,54 @@ defmodule Caravan.Cluster.Membership.Members do
 
     if entries == state.published,
       do: state,
-      else: act(%{state | published: entries}, {:publish, entries})
+      else: add_action(%{state | published: entries}, {:publish, entries})
   end
 
   # What was told stands with the peer, and goes with it.
   defp tell_conflicts(state, said) do
     changed =
       for {{name, _port, _addresses}, conflict} <- said,
-          state.peers[name].conflict != conflict,
+          state.peers[name].port_conflict != conflict,
           do: {name, conflict}
 
     new = for {name, true} <- changed, do: name
 
     state
-    |> update_peers(Enum.map(changed, &elem(&1, 0)), &%{&1 | conflict: not &1.conflict})
+    |> update_peers(Enum.map(changed, &elem(&1, 0)), &%{&1 | port_conflict: not &1.port_conflict})
     |> report_if(new != [], {:port_conflict, new})
   end
 
   ## Dropping
 
-  defp prune(%State{limits: %{prune: nil}} = state, _source, _answer), do: state
+  defp prune(%State{options: %{prune: nil}} = state, _source, _answer), do: state
 
   defp prune(%State{} = state, source, answer) do
-    if evidence?(answer),
-      do: drop(%{state | prune_after: MapSet.delete(state.prune_after, source)}),
+    if evidence_of_absence?(answer),
+      do: prune(%{state | prune_round: MapSet.delete(state.prune_round, source)}),
       else: state
   end
 
   # A round is over when every source has answered since the last one.
-  defp drop(state) do
-    if MapSet.size(state.prune_after) == 0,
+  defp prune(state) do
+    if MapSet.size(state.prune_round) == 0,
       do:
-        drop(
+        prune(
           state,
-          Prune.select(Map.values(state.peers), source_names(state), state.limits.prune)
+          Prune.select(Map.values(state.peers), source_names(state), state.options.prune)
         ),
       else: state
   end
 
-  defp drop(state, {[], 0}), do: over(state, :all_spared)
-  defp drop(state, {[], spared}), do: stands(state, :all_spared, {:pruned, [], spared})
+  defp prune(state, {[], 0}), do: clear_alarm(state, :all_spared)
+  defp prune(state, {[], spared}), do: set_alarm(state, :all_spared, {:pruned, [], spared})
 
-  defp drop(state, {dropped, spared}) do
+  defp prune(state, {dropped, spared}) do
     # Those that stayed were told of.
-    news = Enum.filter(dropped, &(state.peers[&1].drops == 0))
+    news = Enum.filter(dropped, &(state.peers[&1].prune_attempts == 0))
     state = report_if(state, news != [], {:pruned, news, spared})
-    state = Enum.reduce(dropped, state, &act(&2, {:disconnect, &1}))
+    state = Enum.reduce(dropped, state, &add_action(&2, {:disconnect, &1}))
 
-    %{state | prune_after: MapSet.new(source_names(state))}
-    |> update_peers(dropped, &%{&1 | drops: &1.drops + 1})
+    %{state | prune_round: MapSet.new(source_names(state))}
+    |> update_peers(dropped, &%{&1 | prune_attempts: &1.prune_attempts + 1})
   end
 end

@@ -6,7 +6,7 @@ defmodule Caravan.Cluster.Membership.PollSchedule do
   @moduledoc false
 
   @typedoc "The options of the same names."
-  @type limits :: %{
+  @type options :: %{
           :min_interval => pos_integer,
           :poll_interval => pos_integer,
           optional(atom) => term
@@ -31,9 +31,9 @@ defmodule Caravan.Cluster.Membership.PollSchedule do
   `:poll_interval`, and sooner than `:min_interval` by the share of chance at most. Only the wait after the first answer is left to chance
   altogether: nodes that were started by one deployment would else stay in step for minutes.
   """
-  @spec after_answer(non_neg_integer | nil, boolean, limits, float) :: pos_integer
-  def after_answer(ttl, first, limits, random) do
-    %{min_interval: min, poll_interval: poll} = limits
+  @spec after_answer(non_neg_integer | nil, boolean, options, float) :: pos_integer
+  def after_answer(ttl, first, options, random) do
+    %{min_interval: min, poll_interval: poll} = options
     base = (ttl || poll) |> max(min) |> min(poll)
     high = min(poll, round(base * (1 + @jitter)))
     low = min(base, round(high * (1 - @jitter)))
@@ -45,20 +45,20 @@ defmodule Caravan.Cluster.Membership.PollSchedule do
   end
 
   @doc "After the `failures`th failed lookup in a row; `nodes` of the cluster may see the same."
-  @spec after_failure(pos_integer, non_neg_integer, limits, float) :: pos_integer
-  def after_failure(failures, nodes, limits, random) do
-    first = max(limits.min_interval, spread(nodes, limits))
-    high = min(@max_polls * limits.poll_interval, first * 2 ** min(failures - 1, 16))
+  @spec after_failure(pos_integer, non_neg_integer, options, float) :: pos_integer
+  def after_failure(failures, nodes, options, random) do
+    first = max(options.min_interval, spread(nodes, options))
+    high = min(@max_polls * options.poll_interval, first * 2 ** min(failures - 1, 16))
     between(div(high, 2), high, random)
   end
 
   @doc "After a node went down, which `nodes` others saw as well."
-  @spec after_nodedown(non_neg_integer, limits, float) :: pos_integer
-  def after_nodedown(nodes, limits, random),
-    do: between(@debounce, max(@debounce, spread(nodes, limits)), random)
+  @spec after_nodedown(non_neg_integer, options, float) :: pos_integer
+  def after_nodedown(nodes, options, random),
+    do: between(@debounce, max(@debounce, spread(nodes, options)), random)
 
-  defp spread(nodes, limits),
-    do: trunc(@polls * limits.poll_interval * min(nodes, @many) / @many)
+  defp spread(nodes, options),
+    do: trunc(@polls * options.poll_interval * min(nodes, @many) / @many)
 
   defp between(low, high, random) when is_integer(low) and is_integer(high),
     do: max(1, low + trunc((high - low + 1) * random))

@@ -18,7 +18,7 @@ defmodule Caravan.Cluster.Membership.Prune do
   @spec select([Peer.t()], [Config.source()], needed :: pos_integer) ::
           {[String.t()], spared :: non_neg_integer}
   def select(peers, sources, needed) do
-    connected = Enum.filter(peers, &Peer.up?/1)
+    connected = Enum.filter(peers, &Peer.connected?/1)
     most = div(length(connected), 2)
 
     {dropped, spared} =
@@ -31,9 +31,11 @@ defmodule Caravan.Cluster.Membership.Prune do
   end
 
   defp gone?(peer, sources, needed) do
-    needed = needed * 2 ** min(peer.drops, @most_doublings)
-    not Peer.member?(peer) and Enum.all?(sources, &(Map.get(peer.absent, &1, 0) >= needed))
+    needed = needed * 2 ** min(peer.prune_attempts, @most_doublings)
+
+    not Peer.member?(peer) and
+      Enum.all?(sources, &(Map.get(peer.missed_answers, &1, 0) >= needed))
   end
 
-  defp absence(peer), do: peer.absent |> Map.values() |> Enum.sum()
+  defp absence(peer), do: peer.missed_answers |> Map.values() |> Enum.sum()
 end

@@ -4,69 +4,84 @@ defmodule Caravan.Cluster.Membership.Source do
 
   alias Caravan.Cluster.Membership.PollSchedule
 
-  @enforce_keys [:next_at]
+  @enforce_keys [:next_lookup_at]
   defstruct @enforce_keys ++
-              [asked_at: nil, pending: false, failures: 0, told: [], heard: false]
+              [started_at: nil, pending: false, failures: 0, reported: [], responded: false]
 
   @typedoc """
-    * `:next_at`: when to ask; always set;
-    * `:pending`: a lookup is under way, since `:asked_at`;
-    * `:failures`: failed lookups in a row; `:told`: the kinds of them that were reported;
-    * `:heard`: DNS has spoken, if only to say that there is nothing.
+    * `:next_lookup_at`: when to ask; always set;
+    * `:pending`: a lookup is under way, since `:started_at`;
+    * `:failures`: failed lookups in a row; `:reported`: the kinds of them that were reported;
+    * `:responded`: DNS has spoken, if only to say that there is nothing.
   """
   @type t :: %__MODULE__{
-          next_at: integer,
-          asked_at: integer | nil,
+          next_lookup_at: integer,
+          started_at: integer | nil,
           pending: boolean,
           failures: non_neg_integer,
-          told: [term],
-          heard: boolean
+          reported: [term],
+          responded: boolean
         }
 
   # DNS answered; it has no such records.
   @nothing_there [:nxdomain, :no_records]
 
   @doc "The lookup starts. Should it never end, the next one is already set."
-  @spec asked(t, integer, PollSchedule.limits()) :: t
-  def asked(source, now, limits),
-    do: %{source | asked_at: now, pending: true, next_at: now + limits.poll_interval}
+  @spec lookup_started(t, integer, PollSchedule.options()) :: t
+  def lookup_started(source, now, options),
+    do: %{source | started_at: now, pending: true, next_lookup_at: now + options.poll_interval}
 
-  @spec postpone(t, integer, PollSchedule.limits()) :: t
-  def postpone(source, now, limits), do: %{source | next_at: now + limits.poll_interval}
+  @spec postpone(t, integer, PollSchedule.options()) :: t
+  def postpone(source, now, options), do: %{source | next_lookup_at: now + options.poll_interval}
 
-  @spec answered(t, ttl :: non_neg_integer | nil, integer, PollSchedule.limits(), float) :: t
-  def answered(source, ttl, now, limits, random) do
-    wait = PollSchedule.after_answer(ttl, not source.heard, limits, random)
+  @spec lookup_answered(t, ttl :: non_neg_integer | nil, integer, PollSchedule.options(), float) ::
+          t
+  def lookup_answered(source, ttl, now, options, random) do
+    wait = PollSchedule.after_answer(ttl, not source.responded, options, random)
 
-    %{source | pending: false, failures: 0, told: [], heard: true, next_at: now + wait}
+    %{
+      source
+      | pending: false,
+        failures: 0,
+        reported: [],
+        responded: true,
+        next_lookup_at: now + wait
+    }
   end
 
-  @spec failed(t, kind :: term, nodes :: non_neg_integer, integer, PollSchedule.limits(), float) ::
+  @spec lookup_failed(
+          t,
+          kind :: term,
+          nodes :: non_neg_integer,
+          integer,
+          PollSchedule.options(),
+          float
+        ) ::
           {news :: boolean, t}
-  def failed(source, kind, nodes, now, limits, random) do
+  def lookup_failed(source, kind, nodes, now, options, random) do
     failures = source.failures + 1
-    heard = kind in @nothing_there
+    responded = kind in @nothing_there
 
     wait =
-      if heard,
-        do: PollSchedule.after_answer(nil, not source.heard, limits, random),
-        else: PollSchedule.after_failure(failures, nodes, limits, random)
+      if responded,
+        do: PollSchedule.after_answer(nil, not source.responded, options, random),
+        else: PollSchedule.after_failure(failures, nodes, options, random)
 
-    {kind not in source.told,
+    {kind not in source.reported,
      %{
        source
        | pending: false,
          failures: failures,
-         told: Enum.uniq([kind | source.told]),
-         heard: source.heard or heard,
-         next_at: now + wait
+         reported: Enum.uniq([kind | source.reported]),
+         responded: source.responded or responded,
+         next_lookup_at: now + wait
      }}
   end
 
   @doc "Asks sooner, in `wait`, but not more often than `:min_interval`."
-  @spec hasten(t, wait :: pos_integer, integer, PollSchedule.limits()) :: t
-  def hasten(source, wait, now, limits) do
-    earliest = if source.asked_at, do: source.asked_at + limits.min_interval, else: now
-    %{source | next_at: min(source.next_at, max(now + wait, earliest))}
+  @spec poll_soon(t, wait :: pos_integer, integer, PollSchedule.options()) :: t
+  def poll_soon(source, wait, now, options) do
+    earliest = if source.started_at, do: source.started_at + options.min_interval, else: now
+    %{source | next_lookup_at: min(source.next_lookup_at, max(now + wait, earliest))}
   end
 end

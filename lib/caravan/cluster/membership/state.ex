@@ -7,45 +7,45 @@ defmodule Caravan.Cluster.Membership.State do
   alias Caravan.Cluster.Membership.Peer
   alias Caravan.Cluster.Membership.Source
 
-  @enforce_keys [:limits, :sources, :budget, :rand]
+  @enforce_keys [:options, :sources, :budget, :rand]
   defstruct @enforce_keys ++
               [
                 peers: %{},
-                live: MapSet.new(),
-                connecting: %{},
+                connected_nodes: MapSet.new(),
+                slots: %{},
                 published: [],
-                standing: MapSet.new(),
-                prune_after: MapSet.new(),
+                alarms: MapSet.new(),
+                prune_round: MapSet.new(),
                 drained: false,
-                out: []
+                actions: []
               ]
 
   @typedoc """
-    * `:limits`: the options that count here;
+    * `:options`: the options that count here;
     * `:sources`: in the order of the options;
-    * `:live`: all nodes that were connected when last seen, of this topology or not;
-    * `:connecting`: since when a name is being dialled;
+    * `:connected_nodes`: all nodes that were connected when last seen, of this topology or not;
+    * `:slots`: since when a name is being dialled;
     * `:published`: what the table of addresses was told last; `nil`: it did not take it;
-    * `:standing`: what was reported and still holds;
-    * `:prune_after`: the sources that have to answer before anybody may be dropped again;
-    * `:out`: the actions of the event at hand, latest first.
+    * `:alarms`: what was reported and still holds;
+    * `:prune_round`: the sources that have to answer before anybody may be dropped again;
+    * `:actions`: the actions of the event at hand, latest first.
   """
   @type t :: %__MODULE__{
-          limits: limits,
+          options: options,
           sources: [{Config.source(), Source.t()}],
           budget: AtomBudget.t(),
           rand: :rand.state(),
           peers: %{String.t() => Peer.t()},
-          live: MapSet.t(String.t()),
-          connecting: %{String.t() => integer},
+          connected_nodes: MapSet.t(String.t()),
+          slots: %{String.t() => integer},
           published: [entry] | nil,
-          standing: MapSet.t(term),
-          prune_after: MapSet.t(Config.source()),
+          alarms: MapSet.t(term),
+          prune_round: MapSet.t(Config.source()),
           drained: boolean,
-          out: [action]
+          actions: [action]
         }
 
-  @type limits :: %{
+  @type options :: %{
           min_interval: pos_integer,
           poll_interval: pos_integer,
           keep: non_neg_integer,
@@ -65,10 +65,10 @@ defmodule Caravan.Cluster.Membership.State do
           | {:report, report}
 
   @type report ::
-          {:joined | :lost, [String.t()]}
-          | {:members, added :: [String.t()], removed :: [String.t()]}
+          {:nodes_up | :nodes_down, [String.t()]}
+          | {:members_changed, added :: [String.t()], removed :: [String.t()]}
           | {:lookup_failed, Config.source(), text :: String.t()}
-          | {:recovered, Config.source()}
+          | {:lookup_recovered, Config.source()}
           | {:connect_failed, String.t(), kind :: term}
           | {:limit, :max_nodes | :max_new_names | :atom_table, left_out :: pos_integer}
           | {:pruned, [String.t()], spared :: non_neg_integer}
@@ -77,8 +77,8 @@ defmodule Caravan.Cluster.Membership.State do
   @spec new(Config.t(), integer, integer) :: t
   def new(config, seed, now) do
     %__MODULE__{
-      limits: limits(config),
-      sources: for(source <- config.sources, do: {source, %Source{next_at: now}}),
+      options: options(config),
+      sources: for(source <- config.sources, do: {source, %Source{next_lookup_at: now}}),
       budget: AtomBudget.new(config.max_new_names),
       rand: :rand.seed_s(:exsss, seed)
     }
@@ -86,24 +86,24 @@ defmodule Caravan.Cluster.Membership.State do
 
   @spec limit(t, Config.t()) :: t
   def limit(%__MODULE__{} = state, config),
-    do: %{state | limits: limits(config), budget: %{state.budget | limit: config.max_new_names}}
+    do: %{state | options: options(config), budget: %{state.budget | limit: config.max_new_names}}
 
-  defp limits(config),
+  defp options(config),
     do:
       Map.take(config, [:min_interval, :poll_interval, :keep, :prune, :max_nodes, :max_connects])
 
   @spec source(t, Config.source()) :: Source.t()
-  def source(state, name) do
-    {_name, source} = List.keyfind(state.sources, name, 0)
-    source
+  def source(state, source) do
+    {_source, poll} = List.keyfind(state.sources, source, 0)
+    poll
   end
 
   @spec source_names(t) :: [Config.source()]
   def source_names(state), do: Enum.map(state.sources, &elem(&1, 0))
 
   @spec put_source(t, Config.source(), Source.t()) :: t
-  def put_source(state, name, source),
-    do: %{state | sources: List.keyreplace(state.sources, name, 0, {name, source})}
+  def put_source(state, source, poll),
+    do: %{state | sources: List.keyreplace(state.sources, source, 0, {source, poll})}
 
   @spec update_peers(t, [String.t()], (Peer.t() -> Peer.t())) :: t
   def update_peers(state, names, fun),
@@ -113,7 +113,7 @@ defmodule Caravan.Cluster.Membership.State do
   def members(state), do: for({name, peer} <- state.peers, Peer.member?(peer), do: name)
 
   @spec connected(t) :: [String.t()]
-  def connected(state), do: for({name, peer} <- state.peers, Peer.up?(peer), do: name)
+  def connected(state), do: for({name, peer} <- state.peers, Peer.connected?(peer), do: name)
 
   @spec random(t) :: {float, t}
   def random(state) do
@@ -121,21 +121,21 @@ defmodule Caravan.Cluster.Membership.State do
     {random, %{state | rand: rand}}
   end
 
-  @spec act(t, action) :: t
-  def act(%__MODULE__{} = state, action), do: %{state | out: [action | state.out]}
+  @spec add_action(t, action) :: t
+  def add_action(%__MODULE__{} = state, action), do: %{state | actions: [action | state.actions]}
 
   @spec report_if(t, boolean, report) :: t
-  def report_if(%__MODULE__{} = state, true, report), do: act(state, {:report, report})
+  def report_if(%__MODULE__{} = state, true, report), do: add_action(state, {:report, report})
   def report_if(%__MODULE__{} = state, false, _report), do: state
 
   @doc "Reports when something begins to hold, not while it does."
-  @spec stands(t, what :: term, report) :: t
-  def stands(%__MODULE__{} = state, what, report) do
-    news = what not in state.standing
-    report_if(%{state | standing: MapSet.put(state.standing, what)}, news, report)
+  @spec set_alarm(t, what :: term, report) :: t
+  def set_alarm(%__MODULE__{} = state, what, report) do
+    news = what not in state.alarms
+    report_if(%{state | alarms: MapSet.put(state.alarms, what)}, news, report)
   end
 
-  @spec over(t, what :: term) :: t
-  def over(%__MODULE__{} = state, what),
-    do: %{state | standing: MapSet.delete(state.standing, what)}
+  @spec clear_alarm(t, what :: term) :: t
+  def clear_alarm(%__MODULE__{} = state, what),
+    do: %{state | alarms: MapSet.delete(state.alarms, what)}
 end

@@ -3,7 +3,7 @@ defmodule Caravan.Cluster.Membership.PollScheduleTest do
 
   alias Caravan.Cluster.Membership.PollSchedule
 
-  @limits %{min_interval: 1_000, poll_interval: 5_000}
+  @options %{min_interval: 1_000, poll_interval: 5_000}
   @chances [0.0, 0.25, 0.5, 0.999999]
 
   defp waits(fun), do: Enum.map(@chances, fun)
@@ -16,35 +16,43 @@ defmodule Caravan.Cluster.Membership.PollScheduleTest do
           {86_400_000, 4_000, 5_000},
           {nil, 4_000, 5_000}
         ] do
-      waits = waits(&PollSchedule.after_answer(ttl, false, @limits, &1))
+      waits = waits(&PollSchedule.after_answer(ttl, false, @options, &1))
       assert Enum.all?(waits, &(&1 in low..high)), "#{ttl}: #{inspect(waits)}"
       assert Enum.uniq(waits) == waits
     end
   end
 
   test "the wait after the first answer is left to chance altogether" do
-    assert PollSchedule.after_answer(nil, true, @limits, 0.0) == 1
-    assert PollSchedule.after_answer(nil, true, @limits, 0.999999) == 4_500
+    assert PollSchedule.after_answer(nil, true, @options, 0.0) == 1
+    assert PollSchedule.after_answer(nil, true, @options, 0.999999) == 4_500
   end
 
   test "no room between the limits: a fifth is left to chance all the same" do
-    limits = %{min_interval: 5_000, poll_interval: 5_000}
-    assert waits(&PollSchedule.after_answer(0, false, limits, &1)) == [4_000, 4_250, 4_500, 5_000]
+    options = %{min_interval: 5_000, poll_interval: 5_000}
+
+    assert waits(&PollSchedule.after_answer(0, false, options, &1)) == [
+             4_000,
+             4_250,
+             4_500,
+             5_000
+           ]
   end
 
   test "failures double the wait, up to six polls" do
-    longest = for failures <- 1..8, do: PollSchedule.after_failure(failures, 0, @limits, 0.999999)
+    longest =
+      for failures <- 1..8, do: PollSchedule.after_failure(failures, 0, @options, 0.999999)
+
     assert longest == [1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000, 30_000]
-    assert PollSchedule.after_failure(1_000_000, 0, @limits, 0.0) == 15_000
+    assert PollSchedule.after_failure(1_000_000, 0, @options, 0.0) == 15_000
   end
 
   test "the more nodes see the same event, the more time it is spread over" do
-    spread = fn nodes -> PollSchedule.after_nodedown(nodes, @limits, 0.999999) end
+    spread = fn nodes -> PollSchedule.after_nodedown(nodes, @options, 0.999999) end
     assert spread.(2) == 200
     assert spread.(20) == 1_500
     assert spread.(100) == 7_500
     assert spread.(10_000) == 7_500
-    assert PollSchedule.after_nodedown(10_000, @limits, 0.0) == 200
-    assert PollSchedule.after_failure(1, 10_000, @limits, 0.999999) == 7_500
+    assert PollSchedule.after_nodedown(10_000, @options, 0.0) == 200
+    assert PollSchedule.after_failure(1, 10_000, @options, 0.999999) == 7_500
   end
 end
