@@ -47,7 +47,7 @@ defmodule Caravan.Cluster.DnsStrategy do
     * Nobody is disconnected, unless `:prune` says so. The end of this process leaves connections as they
       are; started again, it goes on with what DNS names from then on.
     * Records that make no valid node name are left out, with a line in the log. A name becomes an atom
-      when it is about to be connected, at most `:max_new_names` within 24 hours, over restarts too, and
+      when it is about to be connected, at most `:max_new_names` within 24 hours, and
       none at all while the VM's atom table is four fifths full.
     * One log line for a change (connected, lost, a new reason of failure), none for a lookup without one.
       `Caravan.Telemetry` lists the events.
@@ -79,7 +79,6 @@ defmodule Caravan.Cluster.DnsStrategy do
   alias Caravan.Cluster.Distribution.Drain
   alias Caravan.Cluster.DnsStrategy.Jobs
   alias Caravan.Cluster.DnsStrategy.Waiters
-  alias Caravan.Cluster.Ledger
   alias Caravan.Cluster.Membership
   alias Caravan.Cluster.NodeName
   alias Caravan.Cluster.Report
@@ -129,12 +128,11 @@ defmodule Caravan.Cluster.DnsStrategy do
   def init(%Config{} = config) do
     seed = :erlang.phash2({node(), make_ref(), System.system_time()}, 1_000_000_000)
     key = Topologies.register(config.topology)
-    membership = Membership.new(config, seed, now())
 
     state = %__MODULE__{
       config: config,
       key: key,
-      membership: Membership.spend(membership, Ledger.spent(key)),
+      membership: Membership.new(config, seed, now()),
       discovery: Discovery.new(config),
       jobs: %Jobs{}
     }
@@ -232,18 +230,11 @@ defmodule Caravan.Cluster.DnsStrategy do
 
   defp dispatch(state, event) do
     {actions, membership} = Membership.handle(state.membership, event, env())
-    note_spent(state, membership)
 
     actions
     |> Enum.reduce(%{state | membership: membership}, &perform/2)
     |> set_tick()
     |> answer_waiters()
-  end
-
-  # Before the atoms are made.
-  defp note_spent(%{key: key, membership: before}, membership) do
-    spent = Membership.spent(membership)
-    if spent == Membership.spent(before), do: :ok, else: Ledger.note(key, spent)
   end
 
   defp env do

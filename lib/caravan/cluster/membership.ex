@@ -13,11 +13,10 @@ defmodule Caravan.Cluster.Membership do
   @moduledoc false
 
   import Caravan.Cluster.Membership.State,
-    except: [new: 3, limit: 2, connected: 1, members: 1]
+    except: [new: 3, connected: 1, members: 1]
 
   alias Caravan.Cluster.Config
   alias Caravan.Cluster.Membership.Backoff
-  alias Caravan.Cluster.Membership.AtomBudget
   alias Caravan.Cluster.Membership.Dial
   alias Caravan.Cluster.Membership.Members
   alias Caravan.Cluster.Membership.Peer
@@ -94,19 +93,6 @@ defmodule Caravan.Cluster.Membership do
   @doc "The names that DNS gives, or gave not long ago; without this node."
   @spec members(t) :: [String.t()]
   defdelegate members(state), to: State
-
-  @doc "From now on with the limits of this configuration."
-  @spec limit(t, Config.t()) :: t
-  defdelegate limit(state, config), to: State
-
-  @doc "What was spent of the budget of new names."
-  @spec spent(t) :: AtomBudget.spent()
-  def spent(%State{budget: budget}), do: budget.spent
-
-  @doc "Counts what was spent before the process that owns it was started again."
-  @spec spend(t, AtomBudget.spent()) :: t
-  def spend(%State{budget: budget} = state, spent),
-    do: %{state | budget: %{budget | spent: spent}}
 
   ## Events
 

@@ -25,7 +25,6 @@ defmodule Caravan.Cluster.DnsStrategyTest do
       nameservers: [DnsServer.address(context.server)],
       lookup_timeout: 2_000,
       poll_interval: 100,
-      # Its own: what one spent of its budget counts for the next of that name.
       topology: context.test
     ]
     |> Keyword.merge(FakeNetwork.options(context.network))
@@ -649,41 +648,6 @@ defmodule Caravan.Cluster.DnsStrategyTest do
       await_round()
       assert FakeNetwork.list(context.network) == [:"app-1@node.test"]
       refute_received {:disconnect, _}
-    end
-
-    test "no crash, and no restart with other options, brings back the budget of new names",
-         context do
-      topology = context.test
-      options = [max_new_names: 10, log_level: :none]
-
-      put = fn host ->
-        DnsServer.put(context.server, @query, :srv, for(n <- 1..50, do: srv(n, host)))
-      end
-
-      names = fn -> length(FakeNetwork.list(context.network)) end
-
-      put.("first.budget.test")
-      start(context, options)
-      Host.await(fn -> names.() == 10 end, "ten connects")
-
-      [first] = Caravan.Cluster.Topologies.whereis(topology)
-      Process.exit(first, :kill)
-
-      Host.await(
-        fn -> Caravan.Cluster.Topologies.whereis(topology) not in [[], [first]] end,
-        "another"
-      )
-
-      put.("second.budget.test")
-      await_round()
-      await_round()
-      assert names.() == 10
-
-      stop_supervised!({DnsStrategy, topology})
-      start(context, Keyword.merge(options, max_new_names: 15, poll_interval: 200))
-      Host.await(fn -> names.() == 15 end, "five more connects")
-      await_round()
-      assert names.() == 15
     end
 
     test "it is a libcluster strategy", context do

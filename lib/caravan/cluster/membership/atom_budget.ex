@@ -9,17 +9,11 @@ defmodule Caravan.Cluster.Membership.AtomBudget do
   @enforce_keys [:limit]
   defstruct @enforce_keys ++ [spent: []]
 
-  @typedoc "Tokens by the hour they were spent in, latest first; as many entries as `hours/0` at most."
-  @type spent :: [{hour :: integer, pos_integer}]
-
-  @type t :: %__MODULE__{limit: pos_integer, spent: spent}
+  # `spent`: tokens by the hour they were spent in, latest first; at most 25 entries.
+  @type t :: %__MODULE__{limit: pos_integer, spent: [{hour :: integer, pos_integer}]}
 
   @spec new(pos_integer) :: t
   def new(limit), do: %__MODULE__{limit: limit}
-
-  @doc "How many hours count: those of a day, and the one at hand."
-  @spec hours() :: pos_integer
-  def hours, do: @hours + 1
 
   @doc "Takes a token, if there is one at the time `now`, in milliseconds of a clock that never goes back."
   @spec take(t, now :: integer) :: {:ok, t} | :empty

@@ -84,10 +84,6 @@ defmodule Caravan.Cluster.Membership.State do
     }
   end
 
-  @spec limit(t, Config.t()) :: t
-  def limit(%__MODULE__{} = state, config),
-    do: %{state | options: options(config), budget: %{state.budget | limit: config.max_new_names}}
-
   defp options(config),
     do:
       Map.take(config, [:min_interval, :poll_interval, :keep, :prune, :max_nodes, :max_connects])
