@@ -10,11 +10,7 @@ defmodule Caravan.ArchitectureTest do
   # Files of lib/caravan that do not name their kind yet.
   @unnamed %{
     "boot-safe" => ~w(epmd epmd/boot epmd/settings native),
-    "pure" => ~w(options cluster/config cluster/node_name cluster/records cluster/membership
-         cluster/membership/state
-         cluster/membership/peer cluster/membership/source cluster/membership/names
-         cluster/membership/dial cluster/membership/prune cluster/membership/backoff
-         cluster/membership/schedule cluster/membership/budget)
+    "pure" => ~w(options cluster/config cluster/node_name)
   }
 
   # What a pure module may call beside other pure modules, and what of that it may not.

@@ -1,5 +1,5 @@
 defmodule Caravan.Cluster.Membership do
-  # What a topology knows, and what follows from it. Pure: no process, no I/O, no atoms, no clock of its
+  # Pure. What a topology knows, and what follows from it: no process, no I/O, no atoms, no clock of its
   # own. Events go in, actions come out; the owner carries them out and says what came of them.
   #
   # What always holds, and test/caravan/cluster/membership_property_test.exs checks:

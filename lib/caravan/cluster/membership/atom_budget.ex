@@ -1,6 +1,6 @@
 defmodule Caravan.Cluster.Membership.AtomBudget do
-  # How many names may still become atoms: a bucket of tokens, each of which comes back a day after it
-  # was spent. So no day has more new names than the limit, and no month runs dry. Pure.
+  # Pure. How many names may still become atoms: a bucket of tokens, each of which comes back a day after it
+  # was spent. So no day has more new names than the limit, and no month runs dry.
   @moduledoc false
 
   @hour 3_600_000

@@ -1,5 +1,5 @@
 defmodule Caravan.Cluster.Membership.Backoff do
-  # When to dial a node again, in milliseconds from now. Pure; `random` is in [0, 1).
+  # Pure. When to dial a node again, in milliseconds from now. `random` is in [0, 1).
   @moduledoc false
 
   @first 500

@@ -1,5 +1,5 @@
 defmodule Caravan.Cluster.Membership.Dial do
-  # Whom to connect now, and when the next one is due. Pure.
+  # Pure. Whom to connect now, and when the next one is due.
   @moduledoc false
 
   import Caravan.Cluster.Membership.State

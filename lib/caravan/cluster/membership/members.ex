@@ -1,5 +1,5 @@
 defmodule Caravan.Cluster.Membership.Members do
-  # From answers to names: who is a member, and what the table of addresses is told. Pure.
+  # Pure. From answers to names: who is a member, and what the table of addresses is told.
   @moduledoc false
 
   import Caravan.Cluster.Membership.State

@@ -1,5 +1,5 @@
 defmodule Caravan.Cluster.Membership.Peer do
-  # What is known of one name: who named it, whether it is connected, when to dial it again.
+  # Pure. What is known of one name: who named it, whether it is connected, when to dial it again.
   @moduledoc false
 
   alias Caravan.Cluster.Config

@@ -1,5 +1,5 @@
 defmodule Caravan.Cluster.Membership.PollSchedule do
-  # When to ask DNS again, in milliseconds from now. Pure; `random` is in [0, 1).
+  # Pure. When to ask DNS again, in milliseconds from now. `random` is in [0, 1).
   #
   # A fleet that starts, fails or loses a node together must not ask together: each wait has a share
   # of chance, and what many nodes see at the same moment is spread over as much time as they are many.

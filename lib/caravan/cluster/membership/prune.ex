@@ -1,5 +1,5 @@
 defmodule Caravan.Cluster.Membership.Prune do
-  # Whom to disconnect, if the option :prune allows it at all. Pure.
+  # Pure. Whom to disconnect, if the option :prune allows it at all.
   @moduledoc false
 
   alias Caravan.Cluster.Config

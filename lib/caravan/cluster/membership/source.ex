@@ -1,5 +1,5 @@
 defmodule Caravan.Cluster.Membership.Source do
-  # One question that a topology asks DNS again and again: when next, and how it went.
+  # Pure. One question that a topology asks DNS again and again: when next, and how it went.
   @moduledoc false
 
   alias Caravan.Cluster.Membership.PollSchedule

@@ -1,5 +1,5 @@
 defmodule Caravan.Cluster.Membership.State do
-  # What Membership holds, and how it is changed. Pure.
+  # Pure. What Membership holds, and how it is changed.
   @moduledoc false
 
   alias Caravan.Cluster.Config
