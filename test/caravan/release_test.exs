@@ -7,6 +7,7 @@ defmodule Caravan.ReleaseTest do
   alias Caravan.Test.Host
   alias Caravan.Test.PeerNode
   alias Caravan.Test.Release
+  alias Caravan.Test.Requirements
 
   @query "_fleet._tcp.fleet.test"
 
@@ -96,6 +97,7 @@ defmodule Caravan.ReleaseTest do
       assert Host.listening_ports(a.os_pid) == [port]
     end
 
+    @tag Requirements.tag(:script)
     test "a remote console works, and does not take its port", %{a: a, port: port} do
       console = Release.on_terminal!(a, "remote")
       consoles = ~S|Enum.filter(Node.list(:hidden), &String.starts_with?("#{&1}", "rem-"))|

@@ -8,6 +8,9 @@ defmodule Caravan.Cluster.AtomTableTest do
   alias Caravan.Test.Host
   alias Caravan.Test.Knot
   alias Caravan.Test.PeerNode
+  alias Caravan.Test.Requirements
+
+  @moduletag Requirements.tag(:knotd)
 
   @atoms 65_536
 

@@ -8,7 +8,9 @@ defmodule Caravan.Cluster.NodesTest do
   alias Caravan.Test.Host
   alias Caravan.Test.Knot
   alias Caravan.Test.PeerNode
+  alias Caravan.Test.Requirements
 
+  @moduletag Requirements.tag(:knotd)
   @moduletag timeout: 180_000
 
   setup do

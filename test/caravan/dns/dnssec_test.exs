@@ -8,6 +8,9 @@ defmodule Caravan.Dns.DnssecTest do
   alias Caravan.Test.DnsServer
   alias Caravan.Test.DnsServer.Wire
   alias Caravan.Test.Knot
+  alias Caravan.Test.Requirements
+
+  @moduletag Requirements.tag([:knotd, :kdig])
 
   @records [
     "_app._tcp 60 SRV 0 0 4001 node1",

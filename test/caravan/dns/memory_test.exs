@@ -7,6 +7,9 @@ defmodule Caravan.Dns.MemoryTest do
 
   alias Caravan.Test.Knot
   alias Caravan.Test.PeerNode
+  alias Caravan.Test.Requirements
+
+  @moduletag Requirements.tag(:knotd)
 
   @limit 5 * 1_048_576
   @warm_up 8_000

@@ -10,6 +10,7 @@ defmodule Caravan.Dns.PanicTest do
   alias Caravan.Test.DnsServer
   alias Caravan.Test.Host
   alias Caravan.Test.PeerNode
+  alias Caravan.Test.Requirements
 
   @native Path.expand("../../../native", __DIR__)
   # That of bin/test, which has built all but the library itself.
@@ -17,8 +18,7 @@ defmodule Caravan.Dns.PanicTest do
   # What panics say on stderr is not for the report of the tests.
   @quietly ["sh", "-c", ~S(exec "$@" 2>/dev/null), "sh"]
 
-  unless System.find_executable("cargo"),
-    do: @moduletag(skip: "a library that panics has to be built, and there is no cargo")
+  @moduletag Requirements.tag(:cargo)
 
   # The first build of all there is takes a minute or two.
   @moduletag timeout: 600_000

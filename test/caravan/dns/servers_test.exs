@@ -7,7 +7,10 @@ defmodule Caravan.Dns.ServersTest do
   alias Caravan.Dns.Error
   alias Caravan.Dns.Service
   alias Caravan.Test.Knot
+  alias Caravan.Test.Requirements
   alias Caravan.Test.Unbound
+
+  @moduletag Requirements.tag([:knotd, :unbound])
 
   @zone "knot.test"
 

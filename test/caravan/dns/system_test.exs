@@ -5,9 +5,10 @@ defmodule Caravan.Dns.SystemTest do
   # Without :nameservers: /etc/resolv.conf and /etc/hosts, as resolv.conf(5) and hosts(5) have them.
 
   alias Caravan.Dns.Error
+  alias Caravan.Test.Requirements
   alias Caravan.Test.SystemFiles
 
-  @moduletag SystemFiles.tag()
+  @moduletag Requirements.tag(:system_files)
 
   @one {10, 0, 0, 1}
   @two {10, 0, 0, 2}

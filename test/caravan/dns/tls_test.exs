@@ -9,7 +9,10 @@ defmodule Caravan.Dns.TlsTest do
   alias Caravan.Test.Certificates
   alias Caravan.Test.Host
   alias Caravan.Test.OsResources
+  alias Caravan.Test.Requirements
   alias Caravan.Test.Unbound
+
+  @moduletag Requirements.tag([:unbound, :openssl])
 
   @ip {127, 0, 0, 1}
 

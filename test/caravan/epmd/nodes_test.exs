@@ -9,6 +9,7 @@ defmodule Caravan.Epmd.NodesTest do
   alias Caravan.Test.DnsServer
   alias Caravan.Test.Host
   alias Caravan.Test.PeerNode
+  alias Caravan.Test.Requirements
 
   @connect_at """
   wait = fn wait -> if System.os_time() < moment, do: wait.(wait) end
@@ -201,7 +202,7 @@ defmodule Caravan.Epmd.NodesTest do
       assert connect(a, b)
     end
 
-    @tag skip: is_nil(System.find_executable("erl_call")) && "no erl_call (Debian: erlang-dev)"
+    @tag Requirements.tag(:erl_call)
     test "answers erl_call" do
       a = PeerNode.start!(name: PeerNode.name("a"))
       address = "127.0.0.1:#{PeerNode.port(a)}"

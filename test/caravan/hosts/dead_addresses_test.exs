@@ -6,10 +6,11 @@ defmodule Caravan.Hosts.DeadAddressesTest do
   alias Caravan.Test.Hosts
   alias Caravan.Test.Netns
   alias Caravan.Test.PeerNode
+  alias Caravan.Test.Requirements
   alias Caravan.Test.Witness
 
   @moduletag timeout: 120_000
-  @moduletag Netns.tag()
+  @moduletag Requirements.tag([:netns, :knotd])
 
   @live Enum.to_list(1..10)
   @dead Enum.to_list(101..110)

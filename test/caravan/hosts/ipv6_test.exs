@@ -5,11 +5,11 @@ defmodule Caravan.Hosts.Ipv6Test do
   alias Caravan.Epmd.Peers
   alias Caravan.Test.Host
   alias Caravan.Test.Hosts
-  alias Caravan.Test.Netns
   alias Caravan.Test.PeerNode
+  alias Caravan.Test.Requirements
 
   @moduletag timeout: 120_000
-  @moduletag Netns.tag()
+  @moduletag Requirements.tag([:netns, :knotd])
 
   @all [1, 2, 3]
 

@@ -5,8 +5,9 @@ defmodule Caravan.Hosts.NetnsTest do
   alias Caravan.Test.Host
   alias Caravan.Test.Netns
   alias Caravan.Test.PeerNode
+  alias Caravan.Test.Requirements
 
-  @moduletag Netns.tag()
+  @moduletag Requirements.tag(:netns)
 
   @hosts %{a: ["10.77.0.1/24", "fd77::1/64"], b: ["10.77.0.2/24", "fd77::2/64"]}
   @addresses [{10, 77, 0, 2}, {0xFD77, 0, 0, 0, 0, 0, 0, 2}]

@@ -6,10 +6,11 @@ defmodule Caravan.Hosts.PartitionTest do
   alias Caravan.Test.Hosts
   alias Caravan.Test.Netns
   alias Caravan.Test.PeerNode
+  alias Caravan.Test.Requirements
   alias Caravan.Test.Witness
 
   @moduletag timeout: 120_000
-  @moduletag Netns.tag()
+  @moduletag Requirements.tag([:netns, :knotd])
 
   @all [1, 2, 3, 4, 5, 6]
   @poll 2_000

@@ -29,31 +29,16 @@ defmodule Caravan.Test.Netns do
   @type fault :: {:cut, [host], [host]} | {:lose, 1..99} | {:silent, [:inet.ip_address()]}
 
   @doc """
-  For `@moduletag`: skips the tests where there can be no namespaces, and prints once why.
+  Returns why this user cannot make such namespaces, or `nil`.
 
-  Root can make them. An ordinary user's are of no use here: others cannot enter them.
+  Root can make them. Those of an ordinary user do not help: other processes cannot enter them.
   """
-  @spec tag() :: [{:skip, String.t()}]
-  def tag do
-    # The test files are loaded side by side.
-    reason = :global.trans({__MODULE__, self()}, &reason/0, [node()])
-    if reason, do: [skip: reason], else: []
-  end
-
-  defp reason do
-    with :unknown <- :persistent_term.get(__MODULE__, :unknown) do
-      reason = missing()
-      if reason, do: IO.puts("The tests on several hosts are skipped: #{reason}")
-      :persistent_term.put(__MODULE__, reason)
-      reason
-    end
-  end
-
-  defp missing do
+  @spec obstacle() :: String.t() | nil
+  def obstacle do
     with nil <- Enum.find_value(~w(unshare nsenter ip nft), &missing_command/1) do
       case System.cmd("unshare", ~w(--net -- nft list ruleset), stderr_to_stdout: true) do
         {_, 0} -> nil
-        {output, _} -> "no network namespace can be made: #{String.trim(output)}"
+        {output, _} -> "this user cannot make network namespaces: #{String.trim(output)}"
       end
     end
   end

@@ -32,10 +32,14 @@ defmodule Caravan.Test.Daemon do
     dir
   end
 
-  @doc "The path of a server's program; Debian puts them where not every user's path leads."
+  @doc "Returns the path of a program, or `nil`. Debian has servers in `/usr/sbin`, which only root has in `PATH`."
+  @spec find(String.t()) :: Path.t() | nil
+  def find(name), do: System.find_executable(name) || System.find_executable("/usr/sbin/#{name}")
+
+  @doc "Like `find/1`, but raises if the program is not installed."
   @spec find!(String.t(), package :: String.t()) :: Path.t()
   def find!(name, package) do
-    System.find_executable(name) || System.find_executable("/usr/sbin/#{name}") ||
+    find(name) ||
       raise "#{name} is not installed; to install it: apt-get install --no-install-recommends #{package}"
   end
 

@@ -8,7 +8,9 @@ defmodule Caravan.Cluster.Distribution.DrainNodesTest do
   alias Caravan.Test.Host
   alias Caravan.Test.Knot
   alias Caravan.Test.PeerNode
+  alias Caravan.Test.Requirements
 
+  @moduletag Requirements.tag(:knotd)
   @moduletag timeout: 180_000
 
   @two [topology: :two, query: "_two._tcp.caravan.test"]
