@@ -89,7 +89,8 @@ defmodule Caravan.Test.PeerNode do
   @doc "The environment of a VM that inherits nothing from the one that runs the tests."
   @spec clean_env([{String.t(), String.t()}]) :: [String.t()]
   def clean_env(env \\ []) do
-    home = System.tmp_dir!()
+    # Erlang writes a cookie there, which VMs of other users of this machine could not read.
+    home = Mix.Project.build_path()
     base = [{"PATH", System.get_env("PATH")}, {"HOME", home}, {"LANG", "C.UTF-8"}]
     ["-i" | Enum.map(base ++ env, fn {name, value} -> "#{name}=#{value}" end)]
   end
