@@ -77,10 +77,10 @@ defmodule Caravan.Cluster.DnsStrategy do
   alias Caravan.Cluster.Distribution.Connector
   alias Caravan.Cluster.Distribution.Diagnosis
   alias Caravan.Cluster.Distribution.Drain
+  alias Caravan.Cluster.Distribution.NodeAtom
   alias Caravan.Cluster.DnsStrategy.Jobs
   alias Caravan.Cluster.DnsStrategy.Waiters
   alias Caravan.Cluster.Membership
-  alias Caravan.Cluster.NodeName
   alias Caravan.Cluster.Report
   alias Caravan.Cluster.Topologies
   alias Caravan.Epmd.Peers
@@ -191,7 +191,7 @@ defmodule Caravan.Cluster.DnsStrategy do
 
   # A peer's strategy drains.
   def handle_call({:draining, node}, _from, state) when is_atom(node),
-    do: {:reply, :ok, dispatch(state, {:peer_draining, Atom.to_string(node)})}
+    do: {:reply, :ok, dispatch(state, {:peer_draining, NodeAtom.to_name(node)})}
 
   def handle_call(_unexpected, _from, state), do: {:reply, {:error, :unknown_call}, state}
 
@@ -243,8 +243,8 @@ defmodule Caravan.Cluster.DnsStrategy do
     %{
       now: now(),
       # Distribution may start later.
-      self: Atom.to_string(node()),
-      existing_atom?: &match?({:ok, _node}, NodeName.existing(&1)),
+      self: NodeAtom.to_name(node()),
+      existing_atom?: &match?({:ok, _node}, NodeAtom.existing(&1)),
       atoms_available: used < @atom_share * :erlang.system_info(:atom_limit)
     }
   end
@@ -349,7 +349,7 @@ defmodule Caravan.Cluster.DnsStrategy do
     state =
       case result do
         {:ok, nodes} ->
-          names = Enum.map(nodes, &Atom.to_string/1)
+          names = Enum.map(nodes, &NodeAtom.to_name/1)
           state |> warn_once(:list_nodes, false, "") |> dispatch({:connected_nodes, names})
 
         {:error, reason} ->

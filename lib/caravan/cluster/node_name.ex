@@ -53,14 +53,6 @@ defmodule Caravan.Cluster.NodeName do
   @spec basename?(String.t()) :: boolean
   def basename?(name), do: name =~ ~r/\A[0-9A-Za-z_\-]+\z/ and byte_size(name) < @max_length
 
-  @doc "The node of this name, if there is an atom of it; makes none."
-  @spec existing(String.t()) :: {:ok, node} | :error
-  def existing(name) do
-    {:ok, String.to_existing_atom(name)}
-  rescue
-    ArgumentError -> :error
-  end
-
   @doc "The name that the template makes of a record, or why there is none."
   @spec build(template, String.t() | nil, dns_record) :: {:ok, String.t()} | {:error, String.t()}
   def build(template, basename, record) do

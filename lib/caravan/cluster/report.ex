@@ -5,6 +5,7 @@ defmodule Caravan.Cluster.Report do
   alias Caravan.Cluster.Config
   alias Caravan.Cluster.Distribution.Connector
   alias Caravan.Cluster.Distribution.Diagnosis
+  alias Caravan.Cluster.Distribution.NodeAtom
   alias Caravan.Cluster.Membership.State
   alias Caravan.Telemetry
 
@@ -174,8 +175,11 @@ defmodule Caravan.Cluster.Report do
     Enum.join(first, ", ") <> more
   end
 
-  # Whoever was connected, or dialled, is one.
-  defp atom(name), do: String.to_existing_atom(name)
+  # Reports and events are of nodes that were connected or dialled: these have an atom.
+  defp atom(name) do
+    {:ok, node} = NodeAtom.existing(name)
+    node
+  end
 
   defp emit(config, event, measurements, metadata) do
     metadata = Map.put(metadata, :topology, config.topology)

@@ -4,7 +4,7 @@ defmodule Caravan.Cluster.AtomTableTest do
 
   import Caravan.Test.Cluster
 
-  alias Caravan.Cluster.NodeName
+  alias Caravan.Cluster.Distribution.NodeAtom
   alias Caravan.Test.Host
   alias Caravan.Test.Knot
   alias Caravan.Test.PeerNode
@@ -34,7 +34,7 @@ defmodule Caravan.Cluster.AtomTableTest do
 
     # Whether the name was about to be connected.
     atom? = fn port ->
-      PeerNode.call(node, NodeName, :existing, ["app-#{port}@127.0.0.1"]) != :error
+      PeerNode.call(node, NodeAtom, :existing, ["app-#{port}@127.0.0.1"]) != :error
     end
 
     # Nobody is there.

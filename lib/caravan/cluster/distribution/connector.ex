@@ -4,6 +4,7 @@ defmodule Caravan.Cluster.Distribution.Connector do
   @moduledoc false
 
   alias Caravan.Cluster.Config
+  alias Caravan.Cluster.Distribution.NodeAtom
   alias Caravan.Cluster.Job
 
   @type result :: :ok | {:error, reason}
@@ -43,7 +44,7 @@ defmodule Caravan.Cluster.Distribution.Connector do
   def result({:error, reason}), do: {:error, reason}
 
   defp call({module, function, arguments}, name) do
-    node = String.to_atom(name)
+    node = NodeAtom.create(name)
     fn -> apply(module, function, arguments ++ [node]) end
   end
 end

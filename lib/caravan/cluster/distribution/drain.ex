@@ -22,8 +22,8 @@ defmodule Caravan.Cluster.Distribution.Drain do
 
   import Bitwise, only: [<<<: 2]
 
+  alias Caravan.Cluster.Distribution.NodeAtom
   alias Caravan.Cluster.Job
-  alias Caravan.Cluster.NodeName
   alias Caravan.Cluster.Topologies
 
   # Names the strategy on all nodes: where its peers are reached.
@@ -83,7 +83,7 @@ defmodule Caravan.Cluster.Distribution.Drain do
   @doc "Before a strategy that is not drained connects a node: another's drain may have shut it."
   @spec release(key, String.t()) :: :ok
   def release(key, name) do
-    node = String.to_existing_atom(name)
+    {:ok, node} = NodeAtom.existing(name)
     if is_map_key(load().cookies, node), do: change(&release_one(&1, key, node)), else: :ok
   end
 
@@ -129,7 +129,7 @@ defmodule Caravan.Cluster.Distribution.Drain do
   defp still_connected(nodes), do: Enum.filter(Node.list(:connected), &(&1 in nodes))
 
   # A name without an atom has never been connected.
-  defp atoms(names), do: for(name <- names, {:ok, node} <- [NodeName.existing(name)], do: node)
+  defp atoms(names), do: for(name <- names, {:ok, node} <- [NodeAtom.existing(name)], do: node)
 
   ## Cookies
 

@@ -1,0 +1,32 @@
+defmodule Caravan.Cluster.Distribution.NodeAtom do
+  # Effect. The only place that turns the name of a node into an atom, and back.
+  #
+  # Atoms are never freed, and DNS can return any number of names. So everything before a connect handles
+  # names as strings, and each function here says who may call it.
+  @moduledoc false
+
+  @doc """
+  Returns the node of this name, and creates its atom if necessary.
+
+  Only for the connect and disconnect actions, which `Membership` allows: it limits how many names become
+  atoms.
+  """
+  @spec create(String.t()) :: node
+  def create(name), do: String.to_atom(name)
+
+  @doc """
+  Returns the node of this name if its atom exists, and never creates an atom.
+
+  A node that was connected or dialled has an atom.
+  """
+  @spec existing(String.t()) :: {:ok, node} | :error
+  def existing(name) do
+    {:ok, String.to_existing_atom(name)}
+  rescue
+    ArgumentError -> :error
+  end
+
+  @doc "Returns the name of a node."
+  @spec to_name(node) :: String.t()
+  def to_name(node), do: Atom.to_string(node)
+end
