@@ -1,0 +1,139 @@
+defmodule Caravan.Cluster.Distribution.Cookies do
+  # Effect. The cookies that keep peers out while strategies of this VM are drained.
+  #
+  # A peer in quarantine has a secret cookie here (erlang:set_cookie/2 is per node), so every handshake with
+  # it fails, whichever side dials.
+  #
+  # The saved state is a persistent term, so that a strategy that crashes stays drained. There is one for the
+  # VM, because a peer has one cookie here, and one process at a time changes it.
+  @moduledoc false
+
+  import Bitwise, only: [<<<: 2]
+
+  alias Caravan.Cluster.Job
+
+  @typedoc "The name under which a strategy is registered."
+  @type key :: atom
+
+  # Milliseconds that a change of the saved state may take. It runs a few lines; the VM may be busy.
+  @change_timeout 5_000
+
+  @doc "Returns the strategies that are drained."
+  @spec drained() :: [key]
+  def drained, do: load().keys
+
+  @doc "Whether a node is in quarantine."
+  @spec quarantined?(node) :: boolean
+  def quarantined?(node), do: is_map_key(load().cookies, node)
+
+  @doc "Marks a strategy as drained."
+  @spec add_key(key) :: :ok
+  def add_key(key) do
+    change(fn saved ->
+      %{saved | secret: saved.secret || secret(), keys: Enum.uniq([key | saved.keys])}
+    end)
+  end
+
+  @doc """
+  Marks a strategy as not drained.
+
+  The last one releases all nodes. Before that, nodes stay in quarantine until `release/2`.
+  """
+  @spec delete_key(key) :: :ok
+  def delete_key(key) do
+    change(fn saved ->
+      saved = %{saved | keys: List.delete(saved.keys, key)}
+
+      if saved.keys == [],
+        do: saved.cookies |> Map.keys() |> Enum.reduce(saved, &restore/2),
+        else: saved
+    end)
+  end
+
+  @doc "Puts nodes into quarantine, on behalf of a strategy that is drained; else it does nothing."
+  @spec quarantine(key, [node]) :: :ok
+  def quarantine(key, nodes) do
+    # Compares the cookies themselves: distribution that was started again has forgotten them.
+    secret = load().secret
+
+    if Enum.any?(nodes, &(:erlang.get_cookie(&1) != secret)),
+      do: change(&quarantine(&1, key, nodes)),
+      else: :ok
+  end
+
+  @doc "Takes a node out of quarantine, on behalf of a strategy that is not drained; else it does nothing."
+  @spec release(key, node) :: :ok
+  def release(key, node) do
+    if quarantined?(node), do: change(&release(&1, key, node)), else: :ok
+  end
+
+  # A leave job that was overtaken by resume/1 comes too late: its strategy is not drained any more.
+  defp quarantine(saved, key, nodes) do
+    new =
+      for node <- nodes, key in saved.keys, cookie = other_cookie(node, saved), do: {node, cookie}
+
+    # Saves the cookies before it changes them, so that a crash loses none.
+    saved = save(%{saved | cookies: Map.merge(saved.cookies, Map.new(new))})
+    Enum.each(new, fn {node, _cookie} -> :erlang.set_cookie(node, saved.secret) end)
+    saved
+  end
+
+  defp other_cookie(node, saved) do
+    cookie = :erlang.get_cookie(node)
+    if cookie != saved.secret, do: cookie
+  end
+
+  defp release(saved, key, node) do
+    if key not in saved.keys and is_map_key(saved.cookies, node),
+      do: restore(node, saved),
+      else: saved
+  end
+
+  # A cookie that was set by other code since the quarantine began is kept.
+  defp restore(node, saved) do
+    {cookie, cookies} = Map.pop!(saved.cookies, node)
+    _ = if :erlang.get_cookie(node) == saved.secret, do: :erlang.set_cookie(node, cookie)
+    %{saved | cookies: cookies}
+  end
+
+  # Guessing it takes the true cookie, and a node that has that one may connect anyway.
+  defp secret do
+    seed = {:erlang.get_cookie(), make_ref(), System.system_time(), :rand.uniform(1 <<< 60)}
+    seed |> :erlang.term_to_binary() |> :erlang.md5() |> Base.encode16() |> String.to_atom()
+  end
+
+  ## The saved state
+
+  defp load, do: :persistent_term.get(__MODULE__, %{secret: nil, keys: [], cookies: %{}})
+
+  defp save(saved) do
+    :persistent_term.put(__MODULE__, saved)
+    saved
+  end
+
+  # A separate process, because the caller may be killed at any time, and a change must be whole.
+  defp change(fun) do
+    {:ok, _saved} =
+      Job.run(
+        fn ->
+          lock()
+          save(fun.(load()))
+        end,
+        @change_timeout
+      )
+
+    :ok
+  end
+
+  # The registered name is the lock. It is free again when the process that has it ends.
+  defp lock do
+    Process.register(self(), __MODULE__)
+  rescue
+    ArgumentError ->
+      ref = Process.monitor(__MODULE__)
+
+      receive do
+        {:DOWN, ^ref, :process, _holder, _reason} -> lock()
+      end
+  end
+end
