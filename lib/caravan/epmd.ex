@@ -102,7 +102,7 @@ defmodule Caravan.Epmd do
   @spec listen_port_please(atom | charlist, charlist) :: {:ok, :inet.port_number()}
   def listen_port_please(name, _host) do
     case by_rule(name) do
-      port when is_integer(port) -> {:ok, free_port(name, listen_port(port))}
+      port when is_integer(port) -> {:ok, probe_port(name, listen_port(port))}
       {:error, :temporary} -> {:ok, 0}
       {:error, reason} -> Boot.fail(refusal(name, reason))
     end
@@ -125,9 +125,9 @@ defmodule Caravan.Epmd do
           {:ok, :inet.ip_address(), :inet.port_number(), 6} | {:error, term}
   # Runs inside net_kernel: an exception here ends the distribution of a running node.
   def address_please(name, host, family) do
-    {port, ips} = learned(name, host)
+    {port, ips} = discovered(name, host)
 
-    with port when is_integer(port) <- or_by_rule(port, name),
+    with port when is_integer(port) <- port_or_rule(port, name),
          {:ok, ip} <- address(ips, host, family) do
       {:ok, ip, port, @dist_version}
     end
@@ -142,9 +142,9 @@ defmodule Caravan.Epmd do
   @doc false
   @spec port_please(charlist, term) :: {:port, :inet.port_number(), 6} | :noport
   def port_please(name, host) do
-    {port, _ips} = learned(name, host)
+    {port, _ips} = discovered(name, host)
 
-    case or_by_rule(port, name) do
+    case port_or_rule(port, name) do
       port when is_integer(port) -> {:port, port, @dist_version}
       {:error, _reason} -> :noport
     end
@@ -172,7 +172,7 @@ defmodule Caravan.Epmd do
 
     own = if here, do: registered(), else: []
     connected = :lists.map(fn node -> {atom_text(node), nil, []} end, :erlang.nodes(:connected))
-    others = :lists.filtermap(fn peer -> named(peer, texts) end, connected ++ all_learned())
+    others = :lists.filtermap(fn peer -> named(peer, texts) end, connected ++ all_discovered())
 
     case :lists.uniq(own ++ others) do
       [] when not here -> {:error, :address}
@@ -185,13 +185,13 @@ defmodule Caravan.Epmd do
   # What discovery learned comes first; the host's resolver, which net_kernel would wait for, comes in
   # for nodes that it knows no address of, and for those alone.
   defp address(ips, host, family) do
-    with {:error, _} <- first(ips, family),
-         {:error, _} <- literal(host, family) do
+    with {:error, _} <- first_of_family(ips, family),
+         {:error, _} <- parse_literal(host, family) do
       if ips == [], do: :inet.getaddr(host, family), else: {:error, :nxdomain}
     end
   end
 
-  defp first(ips, family) do
+  defp first_of_family(ips, family) do
     size = if family == :inet6, do: 8, else: 4
 
     case :lists.dropwhile(fn ip -> tuple_size(ip) != size end, ips) do
@@ -200,18 +200,18 @@ defmodule Caravan.Epmd do
     end
   end
 
-  defp literal(host, :inet) when is_list(host), do: :inet.parse_ipv4strict_address(host)
-  defp literal(host, :inet6) when is_list(host), do: :inet.parse_ipv6strict_address(host)
-  defp literal(_host, _family), do: {:error, :einval}
+  defp parse_literal(host, :inet) when is_list(host), do: :inet.parse_ipv4strict_address(host)
+  defp parse_literal(host, :inet6) when is_list(host), do: :inet.parse_ipv6strict_address(host)
+  defp parse_literal(_host, _family), do: {:error, :einval}
 
   # Port and addresses of a node, when discovery spoke of it.
-  defp learned(name, ip) when is_tuple(ip) do
+  defp discovered(name, ip) when is_tuple(ip) do
     with {:ok, name} <- name_text(name) do
       at_ip = fn {node, _port, ips} ->
         hd(:string.split(node, "@")) == name and :lists.member(ip, ips)
       end
 
-      case :lists.search(at_ip, all_learned()) do
+      case :lists.search(at_ip, all_discovered()) do
         {:value, {_node, port, ips}} -> {port, ips}
         false -> {nil, []}
       end
@@ -220,7 +220,7 @@ defmodule Caravan.Epmd do
     end
   end
 
-  defp learned(name, host) do
+  defp discovered(name, host) do
     with {:ok, name} <- name_text(name),
          {:ok, host} <- name_text(host),
          {port, ips} <- Native.peers_find(<<name::binary, ?@, host::binary>>) do
@@ -232,8 +232,8 @@ defmodule Caravan.Epmd do
 
   ## The port of a name
 
-  defp or_by_rule(nil, name), do: by_rule(name)
-  defp or_by_rule(port, _name), do: port
+  defp port_or_rule(nil, name), do: by_rule(name)
+  defp port_or_rule(port, _name), do: port
 
   # The bare number for a port: this is called for every name.
   defp by_rule(name) when is_binary(name) do
@@ -288,7 +288,7 @@ defmodule Caravan.Epmd do
 
   # The probe is closed before net_kernel binds the port itself. It is there for its message alone:
   # OTP's own says `eaddrinuse`, without port or name.
-  defp free_port(name, port) do
+  defp probe_port(name, port) do
     {driver, ip} = listen_address()
     options = :application.get_env(:kernel, :inet_dist_listen_options, [])
 
@@ -299,18 +299,18 @@ defmodule Caravan.Epmd do
 
       {:error, :eaddrinuse} ->
         Boot.fail([
-          taken(name, port),
+          cannot_listen(name, port),
           "the port is in use, most likely by another node of the same name or number. ",
           "Stop it, or give this node a name that ends in another port"
         ])
 
       {:error, reason} ->
-        Boot.fail([taken(name, port), :inet.format_error(reason)])
+        Boot.fail([cannot_listen(name, port), :inet.format_error(reason)])
     end
   end
 
-  defp taken(name, port) do
-    ["node ", show(name), " cannot listen on port ", :erlang.integer_to_list(port), ": "]
+  defp cannot_listen(name, port) do
+    ["node ", quote_name(name), " cannot listen on port ", :erlang.integer_to_list(port), ": "]
   end
 
   defp listen_address do
@@ -356,7 +356,7 @@ defmodule Caravan.Epmd do
   end
 
   # Without the library nothing was learned.
-  defp all_learned do
+  defp all_discovered do
     Native.peers_list()
   catch
     _class, _reason -> []
@@ -382,7 +382,7 @@ defmodule Caravan.Epmd do
   ## Messages
 
   defp refusal(name, reason) do
-    ["no distribution port for ", show(name), ": ", explain(reason)]
+    ["no distribution port for ", quote_name(name), ": ", explain(reason)]
   end
 
   defp explain(:empty_name), do: ["nothing stands before the @. ", rule()]
@@ -399,7 +399,7 @@ defmodule Caravan.Epmd do
       "maint) has no port to know in advance"
   end
 
-  defp show(name) do
+  defp quote_name(name) do
     with {:ok, text} <- name_text(name),
          true <- is_binary(:unicode.characters_to_binary(text)) do
       [?", text, ?"]
