@@ -6,84 +6,84 @@ defmodule Caravan.Dns do
 
   @schema [
     nameservers: [
-      check: &__MODULE__.check_nameservers/1,
+      type: &__MODULE__.check_nameservers/1,
       default: [],
-      type: "list of strings, 16 at most",
+      type_doc: "list of strings, 16 at most",
       doc:
         "whom to ask, in order: #{@nameserver}; what stands behind the `#` is the name in the certificate, " <>
           "else it is the address; none: the system's (`/etc/resolv.conf`, `/etc/hosts`)"
     ],
     timeout: [
-      check: 1..60_000,
+      type: 1..60_000,
       default: 5_000,
-      type: "milliseconds, 1 to 60,000",
+      type_doc: "milliseconds, 1 to 60,000",
       doc: "deadline of the whole lookup, retries and TCP included"
     ],
     attempts: [
-      check: &__MODULE__.check_attempts/1,
+      type: &__MODULE__.check_attempts/1,
       default: nil,
-      type: "1 to 10",
+      type_doc: "1 to 10",
       doc:
         "how often each nameserver is asked; they share the timeout. `nil`: as `resolv.conf` says, else 2"
     ],
     addresses: [
-      check: &__MODULE__.check_boolean/1,
+      type: &__MODULE__.check_boolean/1,
       default: false,
-      type: "boolean",
+      type_doc: "boolean",
       doc:
         "for `:srv`: also the addresses of the targets: what comes with the answer, or for targets of which nothing does, what is asked for in parallel, in 9/10 of the timeout"
     ],
     allow: [
-      check: &__MODULE__.check_networks/1,
+      type: &__MODULE__.check_networks/1,
       default: [],
-      type: "list of networks, 64 at most",
+      type_doc: "list of networks, 64 at most",
       doc:
         "addresses outside of them are dropped, and counted: `\"10.0.0.0/8\"`, `\"fd00::/8\"`, `\"10.1.2.3\"`; none: all are allowed"
     ],
     dnssec: [
-      check: &__MODULE__.check_boolean/1,
+      type: &__MODULE__.check_boolean/1,
       default: false,
-      type: "boolean",
+      type_doc: "boolean",
       doc:
         "validates answers (RFC 4035); what is neither proved nor proved to be unsigned is `:bogus`"
     ],
     trust_anchors: [
-      check: &__MODULE__.check_path/1,
+      type: &__MODULE__.check_path/1,
       default: nil,
-      type: "path",
+      type_doc: "path",
       doc:
         "of a file with DNSKEY records (all of a zone's), for zones that the root does not lead to; `nil`: the root's keys"
     ],
     ca_file: [
-      check: &__MODULE__.check_path/1,
+      type: &__MODULE__.check_path/1,
       default: nil,
-      type: "path",
+      type_doc: "path",
       doc:
         "of the certificates (PEM) to trust for `tls://` and `https://`; `nil`: Mozilla's, built in"
     ],
     randomize_case: [
-      check: &__MODULE__.check_boolean/1,
+      type: &__MODULE__.check_boolean/1,
       default: false,
-      type: "boolean",
+      type_doc: "boolean",
       doc:
         "sends names in random case over UDP and takes only answers that repeat it, which makes forging harder (0x20)"
     ],
     cache: [
-      check: &__MODULE__.check_boolean/1,
+      type: &__MODULE__.check_boolean/1,
       default: true,
-      type: "boolean",
+      type_doc: "boolean",
       doc: "keeps answers for as long as their TTL says, and uses kept ones"
     ],
     max_ttl: [
-      check: 0..604_800,
+      type: 0..604_800,
       default: 86_400,
-      type: "seconds, 0 to 604,800",
+      type_doc: "seconds, 0 to 604,800",
       doc: "keeps no answer for longer"
     ],
     min_ttl: [
-      check: 0..604_800,
+      type: 0..604_800,
       default: 0,
-      type: "seconds, 0 to 604,800",
+      type_doc: "seconds, 0 to 604,800",
       doc: "keeps each answer for so long, whatever its TTL; `:max_ttl` wins"
     ]
   ]

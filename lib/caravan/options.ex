@@ -7,15 +7,15 @@ defmodule Caravan.Options do
   @type checked :: {:ok, term} | {:error, expected :: String.t()}
 
   @typedoc """
-  `:check` is a remote function, or a range for integers in it. `:default` may be absent: the option
+  `:type` is a remote function, or a range for integers in it. `:default` may be absent: the option
   is then required.
   """
   @type schema :: [
           {atom,
            [
-             check: (term -> checked) | Range.t(),
+             type: (term -> checked) | Range.t(),
              default: term,
-             type: String.t(),
+             type_doc: String.t(),
              doc: String.t()
            ]}
         ]
@@ -66,7 +66,7 @@ defmodule Caravan.Options do
             :error -> "required"
           end
 
-        "| `#{inspect(key)}` | #{option[:type]} | #{default} | #{option[:doc]} |"
+        "| `#{inspect(key)}` | #{option[:type_doc]} | #{default} | #{option[:doc]} |"
       end)
 
     "| option | type | default | |\n|---|---|---|---|\n" <> rows
@@ -89,12 +89,12 @@ defmodule Caravan.Options do
     {key, option} = Enum.find(schema, fn {key, _option} -> not is_map_key(values, key) end)
 
     raise ArgumentError,
-          "#{owner}: required option #{inspect(key)} (#{option[:type]}) is missing, got: " <>
+          "#{owner}: required option #{inspect(key)} (#{option[:type_doc]}) is missing, got: " <>
             inspect(options)
   end
 
   defp check!(value, key, option, owner) do
-    case check(option[:check], value) do
+    case check(option[:type], value) do
       {:ok, value} ->
         value
 
@@ -110,5 +110,5 @@ defmodule Caravan.Options do
       else: {:error, "an integer from #{first} to #{last}"}
   end
 
-  defp check(check, value), do: check.(value)
+  defp check(type, value), do: type.(value)
 end

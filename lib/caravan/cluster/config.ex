@@ -25,32 +25,32 @@ defmodule Caravan.Cluster.Config do
 
   @schema [
     query: [
-      check: &__MODULE__.check_query/1,
-      type: "string, or list of strings",
+      type: &__MODULE__.check_query/1,
+      type_doc: "string, or list of strings",
       doc: "the names to look up; the cluster is the union of the answers"
     ],
     type: [
-      check: &__MODULE__.check_type/1,
+      type: &__MODULE__.check_type/1,
       default: [:srv],
-      type: "`:srv`, `:a`, `:aaaa`, or a list of them",
+      type_doc: "`:srv`, `:a`, `:aaaa`, or a list of them",
       doc: "the records to ask for, of every query"
     ],
     node_sname: [
-      check: &__MODULE__.check_basename/1,
+      type: &__MODULE__.check_basename/1,
       default: nil,
-      type: "string",
+      type_doc: "string",
       doc: "what stands for `{name}` in `:node_name`; required where that is used"
     ],
     node_basename: [
-      check: &__MODULE__.check_basename/1,
+      type: &__MODULE__.check_basename/1,
       default: nil,
-      type: "string",
+      type_doc: "string",
       doc: "the name that libcluster's own strategies have for `:node_sname`"
     ],
     node_name: [
-      check: &__MODULE__.check_template/1,
+      type: &__MODULE__.check_template/1,
       default: nil,
-      type: "template",
+      type_doc: "template",
       doc:
         "how a record becomes a node name; `{name}`, and for SRV `{port}`, `{host}`, `{host_label}` " <>
           "(the host up to its first dot), for A and AAAA `{ip}`. `nil`: " <>
@@ -58,60 +58,60 @@ defmodule Caravan.Cluster.Config do
           "`\"{name}@{ip}\"` for A and AAAA"
     ],
     ports: [
-      check: &__MODULE__.check_ports/1,
+      type: &__MODULE__.check_ports/1,
       default: :name,
-      type: "`:name` or `:srv`",
+      type_doc: "`:name` or `:srv`",
       doc:
         "where the port of a node comes from: its name, by the port rule of `Caravan.Epmd`, or its SRV record"
     ],
     poll_interval: [
-      check: 100..3_600_000,
+      type: 100..3_600_000,
       default: 5_000,
-      type: "milliseconds, 100 to 3,600,000",
+      type_doc: "milliseconds, 100 to 3,600,000",
       doc: "the longest time from one answer to the next lookup"
     ],
     min_interval: [
-      check: &__MODULE__.check_min_interval/1,
+      type: &__MODULE__.check_min_interval/1,
       default: nil,
-      type: "milliseconds, 50 to 3,600,000",
+      type_doc: "milliseconds, 50 to 3,600,000",
       doc:
         "the shortest, less up to a fifth by chance, but after the first answer; between the two, its TTL counts. " <>
           "`nil`: 1,000, or half of " <>
           "`:poll_interval` if that is less"
     ],
     keep: [
-      check: 0..86_400_000,
+      type: 0..86_400_000,
       default: 300_000,
-      type: "milliseconds, 0 to 86,400,000",
+      type_doc: "milliseconds, 0 to 86,400,000",
       doc: "how long a name stays a member after the last answer that had it"
     ],
     prune: [
-      check: &__MODULE__.check_prune/1,
+      type: &__MODULE__.check_prune/1,
       default: nil,
-      type: "`[after: 1..1_000]`",
+      type_doc: "`[after: 1..1_000]`",
       doc:
         "disconnect a node that is no member any more and was missing from so many answers of every " <>
           "query in a row; `nil`: nobody is ever disconnected"
     ],
     max_nodes: [
-      check: 1..16_384,
+      type: 1..16_384,
       default: 1_024,
-      type: "1 to 16,384",
+      type_doc: "1 to 16,384",
       doc: "names at a time; more are left out, those known longest stay"
     ],
     max_new_names: [
-      check: 1..1_000_000,
+      type: 1..1_000_000,
       default: 10_000,
-      type: "1 to 1,000,000",
+      type_doc: "1 to 1,000,000",
       doc: "names within 24 hours that may become new atoms"
     ],
     nameservers: @dns_schema[:nameservers],
     lookup_timeout: @dns_schema[:timeout],
     lookup_attempts: @dns_schema[:attempts],
     lookup_cache: [
-      check: @dns_schema[:cache][:check],
+      type: @dns_schema[:cache][:type],
       default: false,
-      type: "boolean",
+      type_doc: "boolean",
       doc: "whether lookups may be answered from the cache of `Caravan.Dns`"
     ],
     allow: @dns_schema[:allow],
@@ -120,53 +120,53 @@ defmodule Caravan.Cluster.Config do
     ca_file: @dns_schema[:ca_file],
     randomize_case: @dns_schema[:randomize_case],
     connect_timeout: [
-      check: 100..60_000,
+      type: 100..60_000,
       default: 5_000,
-      type: "milliseconds, 100 to 60,000",
+      type_doc: "milliseconds, 100 to 60,000",
       doc: "how long one connect may take before the next node in line has its turn"
     ],
     max_connects: [
-      check: 1..1_024,
+      type: 1..1_024,
       default: 128,
-      type: "1 to 1,024",
+      type_doc: "1 to 1,024",
       doc:
         "connects at once; one that got no reply for a tenth of a second does not count any more"
     ],
     dns_client: [
-      check: &__MODULE__.check_client/1,
+      type: &__MODULE__.check_client/1,
       default: nil,
-      type: "module, a `Caravan.DnsClient`",
+      type_doc: "module, a `Caravan.DnsClient`",
       doc: "asks in place of Caravan's own resolver, for SRV-like records"
     ],
     topology: [
-      check: &__MODULE__.check_topology/1,
+      type: &__MODULE__.check_topology/1,
       default: :caravan,
-      type: "atom",
+      type_doc: "atom",
       doc: "the name in log lines and events; under libcluster, the topology's own"
     ],
     log_level: [
-      check: &__MODULE__.check_level/1,
+      type: &__MODULE__.check_level/1,
       default: :info,
-      type: "a level of `Logger`, or `:none`",
+      type_doc: "a level of `Logger`, or `:none`",
       doc:
         "the lowest level of the lines it logs: changes are `:info`, what is wrong is `:warning`"
     ],
     connect: [
-      check: &__MODULE__.check_mfa/1,
+      type: &__MODULE__.check_mfa/1,
       default: {:net_kernel, :connect_node, []},
-      type: "`{module, function, arguments}`",
+      type_doc: "`{module, function, arguments}`",
       doc: "connects a node, which comes after the arguments; true: it is connected"
     ],
     disconnect: [
-      check: &__MODULE__.check_mfa/1,
+      type: &__MODULE__.check_mfa/1,
       default: {:erlang, :disconnect_node, []},
-      type: "`{module, function, arguments}`",
+      type_doc: "`{module, function, arguments}`",
       doc: "disconnects a node, which comes after the arguments; called for `:prune` only"
     ],
     list_nodes: [
-      check: &__MODULE__.check_mfa/1,
+      type: &__MODULE__.check_mfa/1,
       default: {:erlang, :nodes, [:connected]},
-      type: "`{module, function, arguments}`",
+      type_doc: "`{module, function, arguments}`",
       doc: "lists the connected nodes"
     ]
   ]
