@@ -50,7 +50,6 @@ defmodule Caravan.Epmd do
   # restarted node the identity of the dead one, and stale pids would reach the wrong process.
   @creation -1
 
-  @settings_key {__MODULE__, :settings}
   @registered_key {__MODULE__, :registered}
 
   @doc """
@@ -88,8 +87,7 @@ defmodule Caravan.Epmd do
   def start_link do
     # Read anew at every start of distribution: Node.stop/0, other environment, Node.start/2.
     with :ok <- Native.load(),
-         {:ok, %{port_rule: rule, base_port: base} = settings} <- Settings.read() do
-      :persistent_term.put(@settings_key, settings)
+         {:ok, %{port_rule: rule, base_port: base}} <- Settings.read() do
       :ok = Native.port_settings(rule, base)
       _ = :persistent_term.erase(@registered_key)
       :ignore
@@ -249,7 +247,7 @@ defmodule Caravan.Epmd do
   end
 
   defp by_settings(text) do
-    with {:ok, %{port_rule: rule, base_port: base}} <- settings() do
+    with {:ok, %{port_rule: rule, base_port: base}} <- Settings.read() do
       case Native.port(text, rule, base) do
         port when is_integer(port) -> port
         reason -> {:error, reason}
@@ -258,17 +256,10 @@ defmodule Caravan.Epmd do
   end
 
   defp listen_port(name_port) do
-    case settings() do
+    case Settings.read() do
       {:ok, %{listen_port: nil}} -> name_port
       {:ok, %{listen_port: port}} -> port
-    end
-  end
-
-  # Those that distribution was started with; before any start, those it would be started with.
-  defp settings do
-    case :persistent_term.get(@settings_key, :unread) do
-      :unread -> Settings.read()
-      settings -> {:ok, settings}
+      {:error, message} -> Boot.fail(message)
     end
   end
 
