@@ -305,19 +305,9 @@ defmodule Caravan.Epmd do
   end
 
   defp listen_address do
-    case family() do
+    case Settings.family() do
       :inet6 -> {:inet6_tcp, interface({0, 0, 0, 0, 0, 0, 0, 0})}
       :inet -> {:inet_tcp, interface({0, 0, 0, 0})}
-    end
-  end
-
-  # What distribution runs over, as its -proto_dist says.
-  @doc false
-  @spec family() :: :inet | :inet6
-  def family do
-    case :init.get_argument(:proto_dist) do
-      {:ok, [[~c"inet6" ++ _] | _]} -> :inet6
-      _ -> :inet
     end
   end
 

@@ -28,6 +28,15 @@ defmodule Caravan.Epmd.Settings do
     end
   end
 
+  @doc "The address family that distribution runs over, as `-proto_dist` says."
+  @spec family() :: :inet | :inet6
+  def family do
+    case :init.get_argument(:proto_dist) do
+      {:ok, [[~c"inet6" ++ _] | _]} -> :inet6
+      _ -> :inet
+    end
+  end
+
   defp read([], _arguments, settings), do: {:ok, settings}
 
   defp read([{key, argument, variable} | keys], arguments, settings) do

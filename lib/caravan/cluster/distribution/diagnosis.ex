@@ -37,7 +37,7 @@ defmodule Caravan.Cluster.Distribution.Diagnosis do
   @spec find(String.t()) :: finding
   def find(node) do
     [name, host] = node |> String.split("@", parts: 2) |> Enum.map(&String.to_charlist/1)
-    family = Caravan.Epmd.family()
+    family = Caravan.Epmd.Settings.family()
 
     with :ok <- name_type(host, :net_kernel.longnames()),
          {:port, _port, _version} <- Caravan.Epmd.port_please(name, host),
