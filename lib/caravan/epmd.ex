@@ -40,6 +40,8 @@ defmodule Caravan.Epmd do
   # inet_tcp_dist,net_adm}.erl and ssl/src/inet_tls_dist.erl.
 
   alias Caravan.Epmd.Boot
+  alias Caravan.Epmd.Names
+  alias Caravan.Epmd.PortRule
   alias Caravan.Epmd.Settings
   alias Caravan.Native
 
@@ -49,8 +51,6 @@ defmodule Caravan.Epmd do
   # Lets net_kernel choose a random 32-bit creation (OTP 23 and later). Any small number would give a
   # restarted node the identity of the dead one, and stale pids would reach the wrong process.
   @creation -1
-
-  @registered_key {__MODULE__, :registered}
 
   @doc """
   The port on which the node `name` listens.
@@ -74,9 +74,9 @@ defmodule Caravan.Epmd do
   """
   @spec dist_port(atom | charlist | binary) :: :inet.port_number()
   def dist_port(name) do
-    case by_rule(name) do
+    case PortRule.port(name) do
       port when is_integer(port) -> port
-      {:error, reason} -> raise_argument(refusal(name, reason))
+      {:error, reason} -> raise_argument(PortRule.refusal(name, reason))
     end
   end
 
@@ -89,7 +89,7 @@ defmodule Caravan.Epmd do
     with :ok <- Native.load(),
          {:ok, %{port_rule: rule, base_port: base}} <- Settings.read() do
       :ok = Native.port_settings(rule, base)
-      _ = :persistent_term.erase(@registered_key)
+      :ok = Names.delete_own()
       :ignore
     else
       {:error, message} -> Boot.fail(message)
@@ -99,10 +99,10 @@ defmodule Caravan.Epmd do
   @doc false
   @spec listen_port_please(atom | charlist, charlist) :: {:ok, :inet.port_number()}
   def listen_port_please(name, _host) do
-    case by_rule(name) do
+    case PortRule.port(name) do
       port when is_integer(port) -> {:ok, probe_port(name, listen_port(port))}
       {:error, :temporary} -> {:ok, 0}
-      {:error, reason} -> Boot.fail(refusal(name, reason))
+      {:error, reason} -> Boot.fail(PortRule.refusal(name, reason))
     end
   end
 
@@ -113,8 +113,8 @@ defmodule Caravan.Epmd do
   @doc false
   @spec register_node(atom | charlist, :inet.port_number(), atom) :: {:ok, integer}
   def register_node(name, port, _driver) do
-    {:ok, text} = name_text(name)
-    :persistent_term.put(@registered_key, {text, port})
+    {:ok, text} = PortRule.name_text(name)
+    :ok = Names.put_own(text, port)
     {:ok, @creation}
   end
 
@@ -160,23 +160,7 @@ defmodule Caravan.Epmd do
   @doc false
   @spec names(charlist | atom | :inet.ip_address()) ::
           {:ok, [{charlist, :inet.port_number()}]} | {:error, :address}
-  # With no daemon to ask, a node knows itself, the nodes it is connected to, and those that discovery
-  # learned of.
-  def names(host) do
-    texts = host_texts(host)
-    local = local_hosts()
-    here = :lists.any(fn text -> :lists.member(text, local) end, texts)
-    texts = if here, do: texts ++ local, else: texts
-
-    own = if here, do: registered(), else: []
-    connected = :lists.map(fn node -> {atom_text(node), nil, []} end, :erlang.nodes(:connected))
-    others = :lists.filtermap(fn peer -> named(peer, texts) end, connected ++ all_discovered())
-
-    case :lists.uniq(own ++ others) do
-      [] when not here -> {:error, :address}
-      names -> {:ok, names}
-    end
-  end
+  def names(host), do: Names.list(host)
 
   ## Where a node is
 
@@ -204,12 +188,12 @@ defmodule Caravan.Epmd do
 
   # Port and addresses of a node, when discovery spoke of it.
   defp discovered(name, ip) when is_tuple(ip) do
-    with {:ok, name} <- name_text(name) do
+    with {:ok, name} <- PortRule.name_text(name) do
       at_ip = fn {node, _port, ips} ->
         hd(:string.split(node, "@")) == name and :lists.member(ip, ips)
       end
 
-      case :lists.search(at_ip, all_discovered()) do
+      case :lists.search(at_ip, Native.peers_list()) do
         {:value, {_node, port, ips}} -> {port, ips}
         false -> {nil, []}
       end
@@ -219,8 +203,8 @@ defmodule Caravan.Epmd do
   end
 
   defp discovered(name, host) do
-    with {:ok, name} <- name_text(name),
-         {:ok, host} <- name_text(host),
+    with {:ok, name} <- PortRule.name_text(name),
+         {:ok, host} <- PortRule.name_text(host),
          {port, ips} <- Native.peers_find(<<name::binary, ?@, host::binary>>) do
       {port, ips}
     else
@@ -230,30 +214,8 @@ defmodule Caravan.Epmd do
 
   ## The port of a name
 
-  defp port_or_rule(nil, name), do: by_rule(name)
+  defp port_or_rule(nil, name), do: PortRule.port(name)
   defp port_or_rule(port, _name), do: port
-
-  # The bare number for a port: this is called for every name.
-  defp by_rule(name) when is_binary(name) do
-    case Native.port(name) do
-      port when is_integer(port) -> port
-      :unset -> by_settings(name)
-      reason -> {:error, reason}
-    end
-  end
-
-  defp by_rule(name) do
-    with {:ok, text} <- name_text(name), do: by_rule(text)
-  end
-
-  defp by_settings(text) do
-    with {:ok, %{port_rule: rule, base_port: base}} <- Settings.read() do
-      case Native.port(text, rule, base) do
-        port when is_integer(port) -> port
-        reason -> {:error, reason}
-      end
-    end
-  end
 
   defp listen_port(name_port) do
     case Settings.read() do
@@ -262,20 +224,6 @@ defmodule Caravan.Epmd do
       {:error, message} -> Boot.fail(message)
     end
   end
-
-  defp name_text(name) when is_binary(name), do: {:ok, name}
-  defp name_text(name) when is_atom(name), do: {:ok, :erlang.atom_to_binary(name)}
-
-  defp name_text(name) when is_list(name) do
-    case :unicode.characters_to_binary(name) do
-      text when is_binary(text) -> {:ok, text}
-      _ -> {:error, "it is not text"}
-    end
-  catch
-    :error, :badarg -> {:error, "it is not text"}
-  end
-
-  defp name_text(_name), do: {:error, "it is neither an atom nor a charlist nor a binary"}
 
   # The probe is closed before net_kernel binds the port itself. It is there for its message alone:
   # OTP's own says `eaddrinuse`, without port or name.
@@ -301,7 +249,13 @@ defmodule Caravan.Epmd do
   end
 
   defp cannot_listen(name, port) do
-    ["node ", quote_name(name), " cannot listen on port ", :erlang.integer_to_list(port), ": "]
+    [
+      "node ",
+      PortRule.quote_name(name),
+      " cannot listen on port ",
+      :erlang.integer_to_list(port),
+      ": "
+    ]
   end
 
   defp listen_address do
@@ -312,82 +266,6 @@ defmodule Caravan.Epmd do
   end
 
   defp interface(any), do: :application.get_env(:kernel, :inet_dist_use_interface, any)
-
-  ## What a daemon would know
-
-  defp registered do
-    case :erlang.is_alive() and :persistent_term.get(@registered_key, false) do
-      {text, port} -> [{:unicode.characters_to_list(text), port}]
-      false -> []
-    end
-  end
-
-  # The node as names/1 has it, when it is on a host of these.
-  defp named({node, _port, ips}, texts) do
-    [name, host] = :string.split(:unicode.characters_to_list(node), ~c"@")
-    hosts = [host | :lists.map(&:inet.ntoa/1, ips)]
-
-    with true <- node != atom_text(:erlang.node()),
-         true <- :lists.any(fn text -> :lists.member(text, texts) end, hosts),
-         {:port, port, _version} <- port_please(name, host) do
-      {true, {name, port}}
-    else
-      _ -> false
-    end
-  end
-
-  # Without the library nothing was learned.
-  defp all_discovered do
-    Native.peers_list()
-  catch
-    _class, _reason -> []
-  end
-
-  defp atom_text(atom), do: :erlang.atom_to_binary(atom)
-
-  defp host_texts(host) when is_atom(host), do: [:erlang.atom_to_list(host)]
-  defp host_texts(host) when is_list(host), do: [host]
-  defp host_texts(ip) when is_tuple(ip), do: [:inet.ntoa(ip)]
-
-  defp local_hosts do
-    {:ok, hostname} = :inet.gethostname()
-    own = own_host()
-    [hostname, own, hd(:string.split(own, ~c".")), ~c"localhost", ~c"127.0.0.1", ~c"::1"]
-  end
-
-  defp own_host do
-    [_name, host] = :string.split(:erlang.atom_to_list(:erlang.node()), ~c"@")
-    host
-  end
-
-  ## Messages
-
-  defp refusal(name, reason) do
-    ["no distribution port for ", quote_name(name), ": ", explain(reason)]
-  end
-
-  defp explain(:empty_name), do: ["nothing stands before the @. ", rule()]
-  defp explain(:out_of_range), do: ["its number gives a port over 65535. ", rule()]
-
-  defp explain(:temporary),
-    do: ["it is a temporary node, which listens on any free port. ", rule()]
-
-  defp explain(message), do: message
-
-  defp rule do
-    "A node name may end (before the @) in no digits (base port), in 0 to 1023 (base port + number) " <>
-      "or in 1024 to 65535 (that port), in five digits at most; a temporary node (rpc-, rem-, remsh, " <>
-      "maint) has no port to know in advance"
-  end
-
-  defp quote_name(name) do
-    with {:ok, text} <- name_text(name),
-         true <- is_binary(:unicode.characters_to_binary(text)) do
-      [?", text, ?"]
-    else
-      _ -> :io_lib.format(~c"~tp", [name])
-    end
-  end
 
   # As `raise ArgumentError`, which would need Elixir's modules.
   @spec raise_argument(:unicode.chardata()) :: no_return

@@ -8,7 +8,14 @@ defmodule Caravan.Epmd.BootTest do
   alias Caravan.Test.PeerNode
 
   # What the -epmd_module needs, and all that these nodes have beside kernel and stdlib.
-  @boot_safe [Caravan.Epmd, Caravan.Epmd.Boot, Caravan.Epmd.Settings, Caravan.Native]
+  @boot_safe [
+    Caravan.Epmd,
+    Caravan.Epmd.Boot,
+    Caravan.Epmd.Names,
+    Caravan.Epmd.PortRule,
+    Caravan.Epmd.Settings,
+    Caravan.Native
+  ]
 
   @host "127.0.0.1"
 

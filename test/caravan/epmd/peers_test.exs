@@ -129,7 +129,9 @@ defmodule Caravan.Epmd.PeersTest do
     test "make no atom", %{node: node} do
       count = fn -> PeerNode.call(node, :erlang, :system_info, [:atom_count]) end
       :ok = put(node, :one, names(10))
-      _ = {list(node), PeerNode.call(node, Epmd, :names, [~c"node1.test"])}
+      # The same calls as below: each loads the modules that it needs.
+      _ = {list(node), address(node, "app-1", "node1.test")}
+      _ = PeerNode.call(node, Epmd, :names, [~c"node1.test"])
       before = count.()
 
       :ok = put(node, :one, names(2_000))
