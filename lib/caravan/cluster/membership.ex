@@ -68,8 +68,7 @@ defmodule Caravan.Cluster.Membership do
   @spec handle(t, event, env) :: {[State.action()], t}
   def handle(%State{} = state, event, env) do
     # A name that DNS gave may have become this node's own.
-    state = %{state | peers: Map.delete(state.peers, env.self)}
-    state = state |> take_in(event, env) |> plan(env)
+    state = state |> delete_peer(env.self) |> take_in(event, env) |> plan(env)
     {Enum.reverse(state.actions), %{state | actions: []}}
   end
 
@@ -195,9 +194,11 @@ defmodule Caravan.Cluster.Membership do
     lost
     |> Enum.reduce(state, fn name, state ->
       {random, state} = random(state)
-      update_peers(state, [name], &Peer.disconnected(&1, now, Dial.longest(state), random))
+
+      state
+      |> put_peer(Peer.disconnected(state.peers[name], now, Dial.longest(state), random))
+      |> Members.delete_unless_needed(name)
     end)
-    |> Members.delete_unless_needed()
     |> poll_soon(nodes, now)
   end
 
@@ -216,8 +217,7 @@ defmodule Caravan.Cluster.Membership do
     peer = Peer.connect_failed(peer, now, Dial.longest(state), random)
     {news, peer} = Peer.report_once(peer, kind)
 
-    %{state | peers: Map.put(state.peers, peer.name, peer)}
-    |> report_if(news, {:connect_failed, peer.name, kind})
+    state |> put_peer(peer) |> report_if(news, {:connect_failed, peer.name, kind})
   end
 
   # A connect function may claim a success that nobody can see.

@@ -25,32 +25,29 @@ defmodule Caravan.Cluster.Membership.Members do
     |> prune(source, answer)
   end
 
-  @doc "Whoever is connected stays known: it may be lost, or dropped."
-  @spec delete_unless_needed(State.t()) :: State.t()
-  def delete_unless_needed(state) do
-    %{
-      state
-      | peers: Map.filter(state.peers, fn {_, p} -> Peer.member?(p) or Peer.connected?(p) end)
-    }
+  @doc "Deletes a peer that is neither a member nor connected. A connected one may be lost, or dropped."
+  @spec delete_unless_needed(State.t(), String.t()) :: State.t()
+  def delete_unless_needed(state, name) do
+    peer = state.peers[name]
+    if Peer.member?(peer) or Peer.connected?(peer), do: state, else: delete_peer(state, name)
   end
 
   defp add_endpoints(state, source, names, now) do
-    peers =
-      Enum.reduce(names, state.peers, fn {name, {ports, addresses}}, peers ->
-        peer = Map.get_lazy(peers, name, fn -> Peer.new(name, now) end)
-        Map.put(peers, name, Peer.put_endpoint(peer, source, ports, addresses, now))
-      end)
-
-    %{state | peers: peers}
+    Enum.reduce(names, state, fn {name, {ports, addresses}}, state ->
+      peer = Map.get_lazy(state.peers, name, fn -> Peer.new(name, now) end)
+      put_peer(state, Peer.put_endpoint(peer, source, ports, addresses, now))
+    end)
   end
 
   defp mark_missing(state, source, answer, now) do
     if evidence_of_absence?(answer) do
-      missing = for {name, _} <- state.peers, not is_map_key(answer.names, name), do: name
+      missing = for {name, peer} <- state.peers, not is_map_key(answer.names, name), do: peer
 
-      state
-      |> update_peers(missing, &Peer.miss(&1, source, state.options.keep, now))
-      |> delete_unless_needed()
+      Enum.reduce(missing, state, fn peer, state ->
+        state
+        |> put_peer(Peer.miss(peer, source, state.options.keep, now))
+        |> delete_unless_needed(peer.name)
+      end)
     else
       state
     end
@@ -71,9 +68,10 @@ defmodule Caravan.Cluster.Membership.Members do
        do: state
 
   defp enforce_max_nodes(%{options: %{max_nodes: most}} = state) do
-    {kept, left_out} = state.peers |> Map.values() |> Enum.sort_by(&rank/1) |> Enum.split(most)
+    left_out = state.peers |> Map.values() |> Enum.sort_by(&rank/1) |> Enum.drop(most)
 
-    %{state | peers: Map.new(kept, &{&1.name, &1})}
+    left_out
+    |> Enum.reduce(state, &delete_peer(&2, &1.name))
     |> set_alarm({:limit, :max_nodes}, {:limit, :max_nodes, length(left_out)})
   end
 

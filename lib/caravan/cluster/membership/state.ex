@@ -101,9 +101,16 @@ defmodule Caravan.Cluster.Membership.State do
   def put_source(state, source, poll),
     do: %{state | sources: List.keyreplace(state.sources, source, 0, {source, poll})}
 
+  @doc "Stores a peer. All changes of `peers` go through this function and `delete_peer/2`."
+  @spec put_peer(t, Peer.t()) :: t
+  def put_peer(state, peer), do: %{state | peers: Map.put(state.peers, peer.name, peer)}
+
+  @spec delete_peer(t, String.t()) :: t
+  def delete_peer(state, name), do: %{state | peers: Map.delete(state.peers, name)}
+
   @spec update_peers(t, [String.t()], (Peer.t() -> Peer.t())) :: t
   def update_peers(state, names, fun),
-    do: %{state | peers: Enum.reduce(names, state.peers, &Map.update!(&2, &1, fun))}
+    do: Enum.reduce(names, state, &put_peer(&2, fun.(Map.fetch!(&2.peers, &1))))
 
   @spec members(t) :: [String.t()]
   def members(state), do: for({name, peer} <- state.peers, Peer.member?(peer), do: name)
