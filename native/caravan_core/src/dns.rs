@@ -6,16 +6,16 @@
 
 mod answer;
 mod cache;
+mod config;
+mod connection;
 mod error;
 mod flight;
 mod look;
-mod lookup;
+mod name_server;
 mod question;
+mod resolver;
 mod resolvers;
-mod server;
-mod settings;
-mod stream;
-mod system;
+mod system_config;
 mod task;
 #[cfg(feature = "tls")]
 mod tls;
@@ -25,13 +25,13 @@ mod udp;
 pub use answer::read_any;
 pub use answer::{Answer, MAX_RECORDS, Records, Service, Transport};
 pub use cache::MAX_CACHED_RECORDS;
+pub use config::{
+    BadNameserver, BadNetwork, Dnssec, MAX_NAMESERVERS, MAX_NETWORKS, Nameserver, Protocol,
+    Settings, Source, Ttl, nameserver, network,
+};
 pub use error::LookupError;
 pub use flight::{Outcome, Ticket, Waiter};
 pub use question::{BadName, Kind, Question};
 pub use resolvers::{MAX_RESOLVERS, Resolvers, Started};
-pub use settings::{
-    BadNameserver, BadNetwork, Dnssec, MAX_NAMESERVERS, MAX_NETWORKS, Nameserver, Protocol,
-    Settings, Source, Ttl, nameserver, network,
-};
 #[cfg(any(test, fuzzing))]
-pub use system::read_any_files;
+pub use system_config::read_any_files;

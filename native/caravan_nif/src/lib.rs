@@ -2,9 +2,9 @@
 //!
 //! Loading it starts nothing. The runtime that lookups run on starts with the first lookup.
 
+mod dns;
+mod dns_terms;
 mod ip;
-mod lookup;
-mod lookup_terms;
 mod peers;
 mod port;
 mod runtime;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::flight::Key;
-use super::system::Fingerprint;
+use super::system_config::Fingerprint;
 use super::{Answer, Settings};
 
 /// Records kept, and addresses of their targets; an answer that has no room left drives all others out.

@@ -10,11 +10,11 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
 use super::cache::{Cache, Entries};
+use super::config::Source;
 use super::flight::{Flights, Key, Outcome, Ticket, Waiter};
 use super::look::Look;
-use super::lookup::Upstream;
-use super::settings::Source;
-use super::system::{Fingerprint, fingerprint};
+use super::resolver::Upstream;
+use super::system_config::{Fingerprint, fingerprint};
 use super::task::Task;
 use super::{Answer, LookupError, Question, Settings};
 

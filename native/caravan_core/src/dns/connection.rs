@@ -11,7 +11,7 @@ use hickory_resolver::proto::ProtoError;
 use hickory_resolver::proto::op::{DnsRequest, DnsResponse};
 use parking_lot::Mutex;
 
-use super::settings::Protocol;
+use super::config::Protocol;
 #[cfg(feature = "tls")]
 use super::tls::Roots;
 

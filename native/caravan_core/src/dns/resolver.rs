@@ -28,10 +28,10 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, timeout_at};
 
 use super::answer::{self, Found, MAX_TARGET_ADDRESSES, Said, Service, Transport};
+use super::config::Source;
 use super::look::Look;
-use super::server::{Handle, Server};
-use super::settings::Source;
-use super::system::{self, System};
+use super::name_server::{Handle, Server};
+use super::system_config::{self, System};
 #[cfg(feature = "tls")]
 use super::tls::Roots;
 use super::udp;
@@ -514,7 +514,7 @@ struct Added {
 }
 
 fn trusted(file: &Path) -> Result<TrustAnchors, LookupError> {
-    let text = system::read_file(file).map_err(|_| LookupError::BadFile)?;
+    let text = system_config::read_file(file).map_err(|_| LookupError::BadFile)?;
     let text = String::from_utf8(text).map_err(|_| LookupError::BadFile)?;
     // An empty file would do for hickory, which counts only the root's keys.
     if !text.to_ascii_uppercase().contains("DNSKEY") {

@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use rustler::thread::is_scheduler_thread;
 use rustler::{Binary, Encoder, Env, LocalPid, OwnedEnv, Resource, ResourceArc, Term};
 
-use crate::lookup_terms::{self, KindName, SettingsTerm};
+use crate::dns_terms::{self, KindName, SettingsTerm};
 use crate::runtime;
 
 /// Lookups under way in the whole VM; one more is answered `:busy`.
@@ -107,12 +107,12 @@ impl Reply {
 
     fn settle(&self, result: Result<&Answer, LookupError>) {
         let Lookup { name, kind, .. } = &*self.lookup;
-        self.settle_with(|env| lookup_terms::result(env, name, *kind, result));
+        self.settle_with(|env| dns_terms::result(env, name, *kind, result));
     }
 
     fn settle_kept(&self, answer: &Answer, ttl: u32) {
         let Lookup { name, kind, .. } = &*self.lookup;
-        self.settle_with(|env| lookup_terms::kept(env, name, *kind, answer, ttl));
+        self.settle_with(|env| dns_terms::kept(env, name, *kind, answer, ttl));
     }
 }
 
@@ -153,13 +153,13 @@ fn dns_lookup<'a>(
     let settings = Settings::try_from(settings)?;
     let question = match Question::new(&name, kind) {
         Ok(question) => question,
-        Err(reason) => return Ok(lookup_terms::bad_name(env, &name, kind, reason)),
+        Err(reason) => return Ok(dns_terms::bad_name(env, &name, kind, reason)),
     };
     let started = catch_unwind(AssertUnwindSafe(|| {
         start(env, &name, question, kind, settings)
     }));
     let started = started.unwrap_or(Err(LookupError::Internal));
-    Ok(started.unwrap_or_else(|error| lookup_terms::result(env, &name, kind, Err(error))))
+    Ok(started.unwrap_or_else(|error| dns_terms::result(env, &name, kind, Err(error))))
 }
 
 /// `{:ok, answer}` if that has come, else the reference: from now on the lookup will reply. To be called
@@ -176,7 +176,7 @@ fn dns_look<'a>(env: Env<'a>, lookup: ResourceArc<Lookup>) -> Term<'a> {
         }
     };
     let result = result.as_deref().map_err(|error| *error);
-    lookup_terms::result(env, &lookup.name, lookup.kind, result)
+    dns_terms::result(env, &lookup.name, lookup.kind, result)
 }
 
 /// True when the lookup will not reply any more; false when its reply was already sent.
@@ -232,9 +232,9 @@ fn start<'a>(
     match resolvers()?.start(question, Arc::new(settings), waiter)? {
         // Nobody can cancel it before this returns.
         Started::UnderWay(ticket) => *lookup.ticket.lock() = Some(ticket),
-        Started::Answered(answer) => return Ok(lookup_terms::result(env, name, kind, Ok(&answer))),
+        Started::Answered(answer) => return Ok(dns_terms::result(env, name, kind, Ok(&answer))),
         Started::Cached(answer, ttl) if answer.is_short() => {
-            return Ok(lookup_terms::kept(env, name, kind, &answer, ttl));
+            return Ok(dns_terms::kept(env, name, kind, &answer, ttl));
         }
         Started::Cached(answer, ttl) => {
             let reply = reply()?;

@@ -10,9 +10,9 @@ use hickory_resolver::proto::op::{DnsRequest, DnsResponse, Query};
 use parking_lot::Mutex;
 
 use super::answer::Transport;
+use super::config::{Nameserver, Protocol};
+use super::connection::Stream;
 use super::look::Look;
-use super::settings::{Nameserver, Protocol};
-use super::stream::Stream;
 #[cfg(feature = "tls")]
 use super::tls::Roots;
 use super::udp::Sockets;

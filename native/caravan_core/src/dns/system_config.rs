@@ -12,7 +12,7 @@ use hickory_resolver::Hosts;
 use hickory_resolver::proto::rr::Name;
 use resolv_conf::ScopedIp;
 
-use super::settings::{DNS_PORT, Nameserver, Protocol, Source};
+use super::config::{DNS_PORT, Nameserver, Protocol, Source};
 
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 const HOSTS: &str = "/etc/hosts";
