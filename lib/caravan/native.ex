@@ -9,7 +9,7 @@ defmodule Caravan.Native do
   @purges 1_000
 
   @type port_error :: :empty_name | :out_of_range | :temporary
-  @type kind :: :srv | :a | :aaaa
+  @type query_type :: :srv | :a | :aaaa
 
   @spec port(binary) :: :inet.port_number() | port_error | :unset
   def port(name), do: first_call(:port, [name])
@@ -35,9 +35,10 @@ defmodule Caravan.Native do
   @spec peers_list() :: [named_peer]
   def peers_list, do: first_call(:peers_list, [])
 
-  @spec dns_lookup(binary, kind, settings :: map) ::
+  @spec dns_lookup(binary, query_type, settings :: map) ::
           reference | {:ok, Caravan.Dns.Answer.t()} | {:error, Caravan.Dns.Error.t()}
-  def dns_lookup(name, kind, settings), do: first_call(:dns_lookup, [name, kind, settings])
+  def dns_lookup(name, query_type, settings),
+    do: first_call(:dns_lookup, [name, query_type, settings])
 
   @spec dns_look(reference) ::
           reference | {:ok, Caravan.Dns.Answer.t()} | {:error, Caravan.Dns.Error.t()}

@@ -3,7 +3,9 @@
 
 use std::num::NonZeroU16;
 
-use caravan_core::dns::{Kind, Protocol, Question, nameserver, network, read_any, read_any_files};
+use caravan_core::dns::{
+    Protocol, QueryType, Question, nameserver, network, read_any, read_any_files,
+};
 use caravan_core::port::{PortError, Rule, port};
 
 /// Two octets of base port, one of rule, then the node name.
@@ -52,7 +54,7 @@ pub fn check_port(data: &[u8]) {
 /// The strings of the options of `Caravan.Dns`, the names it looks up, and the system's files.
 pub fn check_config(data: &[u8]) {
     read_any_files(data);
-    if Question::new(data, Kind::Srv).is_ok() {
+    if Question::new(data, QueryType::Srv).is_ok() {
         assert!(data.len() <= 254);
         let is_allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
         assert!(data.iter().all(is_allowed));

@@ -31,7 +31,7 @@ pub use config::{
 };
 pub use error::LookupError;
 pub use flight::{Outcome, Ticket, Waiter};
-pub use question::{BadName, Kind, Question};
+pub use question::{BadName, QueryType, Question};
 pub use resolvers::{MAX_RESOLVERS, Resolvers, Started};
 #[cfg(any(test, fuzzing))]
 pub use system_config::read_any_files;

@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use caravan_core::dns::{
-    Kind, LookupError, Outcome, Question, Resolvers, Settings, Source, Started, Ticket, Ttl,
+    LookupError, Outcome, QueryType, Question, Resolvers, Settings, Source, Started, Ticket, Ttl,
     Waiter, nameserver,
 };
 use tokio::runtime::{Builder, Runtime};
@@ -143,7 +143,7 @@ impl Client {
         is_waiting: bool,
     ) -> (Started, Receiver<Result<usize, LookupError>>) {
         let (to, receiver) = channel();
-        let question = Question::new(name.as_bytes(), Kind::A).expect("a question");
+        let question = Question::new(name.as_bytes(), QueryType::A).expect("a question");
         let settings = Arc::clone(&self.settings);
         let waiter = || Ok(Box::new(Reply { to, is_waiting }) as Box<dyn Waiter>);
         let started = self.resolvers.start(question, settings, waiter);

@@ -11,14 +11,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use caravan_core::dns::{
-    Answer, Kind, LookupError, Outcome, Question, Resolvers, Settings, Started, Ticket, Waiter,
+    Answer, LookupError, Outcome, QueryType, Question, Resolvers, Settings, Started, Ticket, Waiter,
 };
 use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
 use rustler::thread::is_scheduler_thread;
 use rustler::{Binary, Encoder, Env, LocalPid, OwnedEnv, Resource, ResourceArc, Term};
 
-use crate::dns_terms::{self, KindName, SettingsTerm};
+use crate::dns_terms::{self, QueryTypeAtom, SettingsTerm};
 use crate::runtime;
 
 /// Lookups under way in the whole VM; one more is answered `:busy`.
@@ -30,7 +30,7 @@ static LOOKUPS: AtomicUsize = AtomicUsize::new(0);
 /// One lookup, as the process that asked holds it.
 struct Lookup {
     name: Vec<u8>,
-    kind: Kind,
+    query_type: QueryType,
     /// Set by whoever settles the lookup: its reply, its second look, or its cancellation.
     settled: AtomicBool,
     ticket: Mutex<Option<Ticket>>,
@@ -106,13 +106,17 @@ impl Reply {
     }
 
     fn settle(&self, result: Result<&Answer, LookupError>) {
-        let Lookup { name, kind, .. } = &*self.lookup;
-        self.settle_with(|env| dns_terms::result(env, name, *kind, result));
+        let Lookup {
+            name, query_type, ..
+        } = &*self.lookup;
+        self.settle_with(|env| dns_terms::result(env, name, *query_type, result));
     }
 
     fn settle_kept(&self, answer: &Answer, ttl: u32) {
-        let Lookup { name, kind, .. } = &*self.lookup;
-        self.settle_with(|env| dns_terms::kept(env, name, *kind, answer, ttl));
+        let Lookup {
+            name, query_type, ..
+        } = &*self.lookup;
+        self.settle_with(|env| dns_terms::kept(env, name, *query_type, answer, ttl));
     }
 }
 
@@ -146,20 +150,20 @@ impl Drop for Reply {
 fn dns_lookup<'a>(
     env: Env<'a>,
     name: Binary<'a>,
-    kind: KindName,
+    query_type: QueryTypeAtom,
     settings: SettingsTerm,
 ) -> rustler::NifResult<Term<'a>> {
-    let kind = Kind::from(kind);
+    let query_type = QueryType::from(query_type);
     let settings = Settings::try_from(settings)?;
-    let question = match Question::new(&name, kind) {
+    let question = match Question::new(&name, query_type) {
         Ok(question) => question,
-        Err(reason) => return Ok(dns_terms::bad_name(env, &name, kind, reason)),
+        Err(reason) => return Ok(dns_terms::bad_name(env, &name, query_type, reason)),
     };
     let started = catch_unwind(AssertUnwindSafe(|| {
-        start(env, &name, question, kind, settings)
+        start(env, &name, question, query_type, settings)
     }));
     let started = started.unwrap_or(Err(LookupError::Internal));
-    Ok(started.unwrap_or_else(|error| dns_terms::result(env, &name, kind, Err(error))))
+    Ok(started.unwrap_or_else(|error| dns_terms::result(env, &name, query_type, Err(error))))
 }
 
 /// `{:ok, answer}` if that has come, else the reference: from now on the lookup will reply. To be called
@@ -176,7 +180,7 @@ fn dns_look<'a>(env: Env<'a>, lookup: ResourceArc<Lookup>) -> Term<'a> {
         }
     };
     let result = result.as_deref().map_err(|error| *error);
-    dns_terms::result(env, &lookup.name, lookup.kind, result)
+    dns_terms::result(env, &lookup.name, lookup.query_type, result)
 }
 
 /// True when the lookup will not reply any more; false when its reply was already sent.
@@ -206,12 +210,12 @@ fn start<'a>(
     env: Env<'a>,
     name: &Binary<'a>,
     question: Question,
-    kind: Kind,
+    query_type: QueryType,
     settings: Settings,
 ) -> Result<Term<'a>, LookupError> {
     let lookup = ResourceArc::new(Lookup {
         name: name.to_vec(),
-        kind,
+        query_type,
         settled: AtomicBool::new(false),
         ticket: Mutex::new(None),
     });
@@ -232,9 +236,11 @@ fn start<'a>(
     match resolvers()?.start(question, Arc::new(settings), waiter)? {
         // Nobody can cancel it before this returns.
         Started::UnderWay(ticket) => *lookup.ticket.lock() = Some(ticket),
-        Started::Answered(answer) => return Ok(dns_terms::result(env, name, kind, Ok(&answer))),
+        Started::Answered(answer) => {
+            return Ok(dns_terms::result(env, name, query_type, Ok(&answer)));
+        }
         Started::Cached(answer, ttl) if answer.is_short() => {
-            return Ok(dns_terms::kept(env, name, kind, &answer, ttl));
+            return Ok(dns_terms::kept(env, name, query_type, &answer, ttl));
         }
         Started::Cached(answer, ttl) => {
             let reply = reply()?;

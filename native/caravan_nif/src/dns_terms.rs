@@ -5,8 +5,8 @@ use std::num::NonZeroU8;
 use std::time::Duration;
 
 use caravan_core::dns::{
-    Answer, BadName, Dnssec, Kind, LookupError, MAX_NAMESERVERS, MAX_NETWORKS, Records, Service,
-    Settings, Source, Transport, Ttl, nameserver, network,
+    Answer, BadName, Dnssec, LookupError, MAX_NAMESERVERS, MAX_NETWORKS, QueryType, Records,
+    Service, Settings, Source, Transport, Ttl, nameserver, network,
 };
 use rustler::{Binary, Encoder, Env, NifException, NifMap, NifStruct, NifUnitEnum, Term};
 
@@ -21,28 +21,28 @@ mod atoms {
 }
 
 #[derive(NifUnitEnum)]
-pub enum KindName {
+pub enum QueryTypeAtom {
     Srv,
     A,
     Aaaa,
 }
 
-impl From<KindName> for Kind {
-    fn from(name: KindName) -> Self {
+impl From<QueryTypeAtom> for QueryType {
+    fn from(name: QueryTypeAtom) -> Self {
         match name {
-            KindName::Srv => Self::Srv,
-            KindName::A => Self::A,
-            KindName::Aaaa => Self::Aaaa,
+            QueryTypeAtom::Srv => Self::Srv,
+            QueryTypeAtom::A => Self::A,
+            QueryTypeAtom::Aaaa => Self::Aaaa,
         }
     }
 }
 
-impl From<Kind> for KindName {
-    fn from(kind: Kind) -> Self {
-        match kind {
-            Kind::Srv => Self::Srv,
-            Kind::A => Self::A,
-            Kind::Aaaa => Self::Aaaa,
+impl From<QueryType> for QueryTypeAtom {
+    fn from(query_type: QueryType) -> Self {
+        match query_type {
+            QueryType::Srv => Self::Srv,
+            QueryType::A => Self::A,
+            QueryType::Aaaa => Self::Aaaa,
         }
     }
 }
@@ -114,7 +114,7 @@ fn is_network(text: Binary) -> bool {
 #[module = "Caravan.Dns.Answer"]
 struct AnswerTerm<'a> {
     name: Term<'a>,
-    r#type: KindName,
+    r#type: QueryTypeAtom,
     records: Term<'a>,
     ttl: u32,
     nameserver: Option<Term<'a>>,
@@ -140,7 +140,7 @@ struct ServiceTerm<'a> {
 #[module = "Caravan.Dns.Error"]
 struct ErrorTerm<'a> {
     name: Term<'a>,
-    r#type: KindName,
+    r#type: QueryTypeAtom,
     reason: Term<'a>,
 }
 
@@ -148,27 +148,33 @@ struct ErrorTerm<'a> {
 pub fn result<'a>(
     env: Env<'a>,
     name: &[u8],
-    kind: Kind,
+    query_type: QueryType,
     result: Result<&Answer, LookupError>,
 ) -> Term<'a> {
     match result {
         Ok(answer) => {
             let time = u64::try_from(answer.time.as_micros()).unwrap_or(u64::MAX);
-            success(env, name, kind, answer, answer.ttl, time, false)
+            success(env, name, query_type, answer, answer.ttl, time, false)
         }
-        Err(error) => failure(env, name, kind, reason(error).encode(env)),
+        Err(error) => failure(env, name, query_type, reason(error).encode(env)),
     }
 }
 
 /// `{:ok, %Caravan.Dns.Answer{}}` with an answer that was kept and holds for `ttl` seconds more.
-pub fn kept<'a>(env: Env<'a>, name: &[u8], kind: Kind, answer: &Answer, ttl: u32) -> Term<'a> {
-    success(env, name, kind, answer, ttl, 0, true)
+pub fn kept<'a>(
+    env: Env<'a>,
+    name: &[u8],
+    query_type: QueryType,
+    answer: &Answer,
+    ttl: u32,
+) -> Term<'a> {
+    success(env, name, query_type, answer, ttl, 0, true)
 }
 
 fn success<'a>(
     env: Env<'a>,
     name: &[u8],
-    kind: Kind,
+    query_type: QueryType,
     answer: &Answer,
     ttl: u32,
     time: u64,
@@ -176,7 +182,7 @@ fn success<'a>(
 ) -> Term<'a> {
     let term = AnswerTerm {
         name: binary(env, name),
-        r#type: kind.into(),
+        r#type: query_type.into(),
         records: records(env, &answer.records),
         ttl,
         nameserver: answer.nameserver.as_deref().map(|text| text.encode(env)),
@@ -200,7 +206,7 @@ fn transport(transport: Transport) -> rustler::Atom {
 }
 
 /// `{:error, %Caravan.Dns.Error{reason: {:bad_name, text}}}`
-pub fn bad_name<'a>(env: Env<'a>, name: &[u8], kind: Kind, bad: BadName) -> Term<'a> {
+pub fn bad_name<'a>(env: Env<'a>, name: &[u8], query_type: QueryType, bad: BadName) -> Term<'a> {
     let text = match bad {
         BadName::Empty => "it is empty",
         BadName::TooLong => "it is longer than 253 octets",
@@ -210,13 +216,13 @@ pub fn bad_name<'a>(env: Env<'a>, name: &[u8], kind: Kind, bad: BadName) -> Term
             "only ASCII letters, digits, \"-\", \"_\" and \".\" may stand in it"
         }
     };
-    failure(env, name, kind, (atoms::bad_name(), text).encode(env))
+    failure(env, name, query_type, (atoms::bad_name(), text).encode(env))
 }
 
-fn failure<'a>(env: Env<'a>, name: &[u8], kind: Kind, reason: Term<'a>) -> Term<'a> {
+fn failure<'a>(env: Env<'a>, name: &[u8], query_type: QueryType, reason: Term<'a>) -> Term<'a> {
     let error = ErrorTerm {
         name: binary(env, name),
-        r#type: kind.into(),
+        r#type: query_type.into(),
         reason,
     };
     (atoms::error(), error).encode(env)

@@ -10,7 +10,7 @@ use hickory_resolver::proto::op::Message;
 use hickory_resolver::proto::rr::{DNSClass, Name, RData, Record};
 use ipnet::IpNet;
 
-use super::{Kind, LookupError};
+use super::{LookupError, QueryType};
 
 /// Records taken from one answer; a larger answer is an error, not a part.
 pub const MAX_RECORDS: usize = 4_096;
@@ -39,9 +39,9 @@ pub struct Service {
 /// The records of an answer, in the order the server gave.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Records {
-    /// Answer to [`Kind::Srv`].
+    /// Answer to [`QueryType::Srv`].
     Services(Vec<Service>),
-    /// Answer to [`Kind::A`] and [`Kind::Aaaa`].
+    /// Answer to [`QueryType::A`] and [`QueryType::Aaaa`].
     Addresses(Vec<IpAddr>),
 }
 
@@ -134,20 +134,27 @@ pub(super) enum Found {
 }
 
 /// Reads the records of `name` out of an answer section, through CNAMEs that stand in it.
-pub(super) fn read(answers: &[Record], name: &Name, kind: Kind) -> Result<Said, LookupError> {
+pub(super) fn read(
+    answers: &[Record],
+    name: &Name,
+    query_type: QueryType,
+) -> Result<Said, LookupError> {
     if answers.len() > MAX_RECORDS {
         return Err(LookupError::TooManyRecords);
     }
     let (mut owner, mut ttl, mut secure) = (name, u32::MAX, true);
     for _ in 0..=MAX_ALIASES {
         let owned = |record: &&Record| record.dns_class == DNSClass::IN && record.name == *owner;
-        let wanted = |record: &&Record| record.record_type() == kind.into() && owned(record);
+        let wanted = |record: &&Record| record.record_type() == query_type.into() && owned(record);
         let mut rest_on = |record: &Record| {
             ttl = ttl.min(ttl_of(record));
             secure = secure && record.proof == Proof::Secure;
         };
         if answers.iter().any(|record| wanted(&record)) {
-            let records = records(answers.iter().filter(wanted).inspect(|r| rest_on(r)), kind);
+            let records = records(
+                answers.iter().filter(wanted).inspect(|r| rest_on(r)),
+                query_type,
+            );
             if records.is_empty() {
                 return Err(LookupError::NoRecords);
             }
@@ -188,10 +195,13 @@ pub(super) fn ttl_of(record: &Record) -> u32 {
 }
 
 /// The data of `records`, whoever owns them.
-pub(super) fn records<'a>(records: impl Iterator<Item = &'a Record>, kind: Kind) -> Records {
-    match kind {
-        Kind::Srv => Records::Services(records.filter_map(service).collect()),
-        Kind::A | Kind::Aaaa => Records::Addresses(records.filter_map(address).collect()),
+pub(super) fn records<'a>(
+    records: impl Iterator<Item = &'a Record>,
+    query_type: QueryType,
+) -> Records {
+    match query_type {
+        QueryType::Srv => Records::Services(records.filter_map(service).collect()),
+        QueryType::A | QueryType::Aaaa => Records::Addresses(records.filter_map(address).collect()),
     }
 }
 
@@ -272,8 +282,8 @@ pub fn read_any(octets: &[u8]) {
     let asked = message.queries.first().map(|query| query.name().clone());
     let owner = message.answers.first().map(|record| record.name.clone());
     for name in [asked, owner].into_iter().flatten() {
-        for kind in [Kind::Srv, Kind::A, Kind::Aaaa] {
-            let Ok(said) = read(&message.answers, &name, kind) else {
+        for query_type in [QueryType::Srv, QueryType::A, QueryType::Aaaa] {
+            let Ok(said) = read(&message.answers, &name, query_type) else {
                 continue;
             };
             let Found::Records(records) = said.found else {
@@ -326,7 +336,7 @@ mod tests {
             record("_APP.test.", 30, srv(name("Node2.Test."))),
             record("_app.test.", 5, srv(name("node1.test."))),
         ];
-        let said = read(&answers, &name("_app.TEST."), Kind::Srv).expect("an answer");
+        let said = read(&answers, &name("_app.TEST."), QueryType::Srv).expect("an answer");
         assert_eq!(said.ttl, 5);
         let Found::Records(Records::Services(services)) = said.found else {
             panic!("no services");
@@ -349,7 +359,7 @@ mod tests {
     fn a_root_target_is_no_service() {
         let answers = [record("app.", 30, srv(Name::root()))];
         assert_eq!(
-            read(&answers, &name("app."), Kind::Srv),
+            read(&answers, &name("app."), QueryType::Srv),
             Err(LookupError::NoRecords)
         );
     }
@@ -363,9 +373,9 @@ mod tests {
             record("other.test.", 1, a(2)),
             record("c.test.", 60, RData::AAAA(AAAA(Ipv6Addr::LOCALHOST))),
         ];
-        let said = read(&answers, &name("a.test."), Kind::A).expect("an answer");
+        let said = read(&answers, &name("a.test."), QueryType::A).expect("an answer");
         assert_eq!((said.found, said.ttl), (addresses(&[1]), 3));
-        let said = read(&answers[1..3], &name("a.test."), Kind::A).expect("an answer");
+        let said = read(&answers[1..3], &name("a.test."), QueryType::A).expect("an answer");
         assert_eq!((said.found, said.ttl), (Found::Alias(name("c.test.")), 3));
     }
 
@@ -376,7 +386,7 @@ mod tests {
             record("b.test.", 60, cname("a.test.")),
         ];
         assert_eq!(
-            read(&answers, &name("a.test."), Kind::A),
+            read(&answers, &name("a.test."), QueryType::A),
             Err(LookupError::BadResponse)
         );
     }
@@ -385,11 +395,11 @@ mod tests {
     fn records_of_others_are_no_answer() {
         let answers = [record("other.test.", 60, a(1))];
         assert_eq!(
-            read(&answers, &name("a.test."), Kind::A),
+            read(&answers, &name("a.test."), QueryType::A),
             Err(LookupError::NoRecords)
         );
         assert_eq!(
-            read(&[], &name("a.test."), Kind::A),
+            read(&[], &name("a.test."), QueryType::A),
             Err(LookupError::NoRecords)
         );
     }
@@ -404,7 +414,7 @@ mod tests {
             record.dns_class = DNSClass::CH;
         }
         assert_eq!(
-            read(&records, &name("a.test."), Kind::A),
+            read(&records, &name("a.test."), QueryType::A),
             Err(LookupError::NoRecords)
         );
         assert_eq!(addresses_of(&records).count(), 0);
@@ -413,7 +423,11 @@ mod tests {
     #[test]
     fn a_ttl_with_its_first_bit_set_is_zero() {
         for (ttl, read_as) in [(1 << 31, 0), (u32::MAX, 0), ((1 << 31) - 1, (1 << 31) - 1)] {
-            let said = read(&[record("a.test.", ttl, a(1))], &name("a.test."), Kind::A);
+            let said = read(
+                &[record("a.test.", ttl, a(1))],
+                &name("a.test."),
+                QueryType::A,
+            );
             assert_eq!(said.expect("an answer").ttl, read_as);
         }
     }
@@ -422,9 +436,9 @@ mod tests {
     fn an_answer_over_the_limit_is_an_error() {
         let answers = vec![record("a.test.", 1, a(1)); MAX_RECORDS + 1];
         let name = name("a.test.");
-        assert!(read(&answers[1..], &name, Kind::A).is_ok());
+        assert!(read(&answers[1..], &name, QueryType::A).is_ok());
         assert_eq!(
-            read(&answers, &name, Kind::A),
+            read(&answers, &name, QueryType::A),
             Err(LookupError::TooManyRecords)
         );
     }

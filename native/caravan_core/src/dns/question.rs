@@ -9,7 +9,7 @@ const MAX_LABEL: usize = 63;
 
 /// The record types that name nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum QueryType {
     /// Service records: host and port (RFC 2782).
     Srv,
     /// IPv4 addresses.
@@ -18,12 +18,12 @@ pub enum Kind {
     Aaaa,
 }
 
-impl From<Kind> for RecordType {
-    fn from(kind: Kind) -> Self {
-        match kind {
-            Kind::Srv => Self::SRV,
-            Kind::A => Self::A,
-            Kind::Aaaa => Self::AAAA,
+impl From<QueryType> for RecordType {
+    fn from(query_type: QueryType) -> Self {
+        match query_type {
+            QueryType::Srv => Self::SRV,
+            QueryType::A => Self::A,
+            QueryType::Aaaa => Self::AAAA,
         }
     }
 }
@@ -47,18 +47,18 @@ pub enum BadName {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Question {
     pub(super) name: Name,
-    pub(super) kind: Kind,
+    pub(super) query_type: QueryType,
 }
 
 impl Question {
     /// Checks `name`. A trailing dot makes it absolute: search domains are then left out.
     ///
     /// ```
-    /// use caravan_core::dns::{BadName, Kind, Question};
-    /// assert!(Question::new(b"_app._tcp.service.consul", Kind::Srv).is_ok());
-    /// assert_eq!(Question::new(b"app@host", Kind::A).err(), Some(BadName::BadCharacter));
+    /// use caravan_core::dns::{BadName, QueryType, Question};
+    /// assert!(Question::new(b"_app._tcp.service.consul", QueryType::Srv).is_ok());
+    /// assert_eq!(Question::new(b"app@host", QueryType::A).err(), Some(BadName::BadCharacter));
     /// ```
-    pub fn new(name: &[u8], kind: Kind) -> Result<Self, BadName> {
+    pub fn new(name: &[u8], query_type: QueryType) -> Result<Self, BadName> {
         let relative = name.strip_suffix(b".").unwrap_or(name);
         if relative.is_empty() {
             return Err(BadName::Empty);
@@ -82,7 +82,7 @@ impl Question {
         name_on_wire.set_fqdn(relative.len() < name.len());
         Ok(Self {
             name: name_on_wire,
-            kind,
+            query_type,
         })
     }
 }
@@ -93,7 +93,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn check(name: &[u8]) -> Result<String, BadName> {
-        let name = Question::new(name, Kind::Srv)?.name;
+        let name = Question::new(name, QueryType::Srv)?.name;
         let labels: Vec<_> = name.iter().map(String::from_utf8_lossy).collect();
         let root = if name.is_fqdn() { "." } else { "" };
         Ok(labels.join(".") + root)

@@ -35,7 +35,7 @@ use super::system_config::{self, System};
 #[cfg(feature = "tls")]
 use super::tls::Roots;
 use super::udp;
-use super::{Answer, Kind, LookupError, Question, Records, Settings};
+use super::{Answer, LookupError, QueryType, Question, Records, Settings};
 
 /// Names that one lookup follows, one alias after the other.
 const MAX_ALIASES: usize = 8;
@@ -134,11 +134,11 @@ impl Upstream {
         start: Instant,
         look: &Look,
     ) -> Result<Answer, LookupError> {
-        let Question { name, kind } = question;
-        let mut answer = match self.hosts_entry(name, *kind) {
+        let Question { name, query_type } = question;
+        let mut answer = match self.hosts_entry(name, *query_type) {
             Some(answer) => answer,
             None => {
-                self.servers_answer(name, *kind, settings, start, look)
+                self.servers_answer(name, *query_type, settings, start, look)
                     .await?
             }
         };
@@ -159,7 +159,7 @@ impl Upstream {
     async fn servers_answer(
         &self,
         name: &Name,
-        kind: Kind,
+        query_type: QueryType,
         settings: &Settings,
         start: Instant,
         look: &Look,
@@ -168,7 +168,7 @@ impl Upstream {
         let plan = self.plan(settings, start, &first, look);
         let mut nothing = LookupError::NxDomain;
         for candidate in self.candidates(name) {
-            match self.follow(candidate, kind, plan).await {
+            match self.follow(candidate, query_type, plan).await {
                 Err(LookupError::NxDomain) => {}
                 Err(LookupError::NoRecords) if nothing != LookupError::NxDomain => {}
                 Err(error @ (LookupError::NoRecords | LookupError::ServFail)) => nothing = error,
@@ -230,10 +230,10 @@ impl Upstream {
         }
     }
 
-    fn hosts_entry(&self, name: &Name, kind: Kind) -> Option<Answer> {
-        let query = Query::query(name.clone(), kind.into());
+    fn hosts_entry(&self, name: &Name, query_type: QueryType) -> Option<Answer> {
+        let query = Query::query(name.clone(), query_type.into());
         let found = self.system.hosts.lookup_static_host(&query)?;
-        let records = answer::records(found.answers().iter(), kind);
+        let records = answer::records(found.answers().iter(), query_type);
         if records.is_empty() {
             return None;
         }
@@ -277,12 +277,12 @@ impl Upstream {
     async fn follow(
         &self,
         name: Name,
-        kind: Kind,
+        query_type: QueryType,
         plan: Plan<'_>,
     ) -> Result<(Reply, Records, u32, bool), LookupError> {
         let (mut name, mut ttl, mut secure) = (name, u32::MAX, true);
         for _ in 0..=MAX_ALIASES {
-            let mut reply = self.ask(&name, kind, plan).await?;
+            let mut reply = self.ask(&name, query_type, plan).await?;
             ttl = ttl.min(reply.said.ttl);
             secure = secure && reply.said.secure;
             let nothing = Found::Alias(Name::new());
@@ -294,8 +294,13 @@ impl Upstream {
         Err(LookupError::BadResponse)
     }
 
-    async fn ask(&self, name: &Name, kind: Kind, plan: Plan<'_>) -> Result<Reply, LookupError> {
-        let query = Query::query(name.clone(), kind.into());
+    async fn ask(
+        &self,
+        name: &Name,
+        query_type: QueryType,
+        plan: Plan<'_>,
+    ) -> Result<Reply, LookupError> {
+        let query = Query::query(name.clone(), query_type.into());
         let count = self.servers.len();
         let first = plan.first.load(Ordering::Relaxed);
         let mut failure = LookupError::Timeout;
@@ -306,11 +311,11 @@ impl Upstream {
             }
             let until = plan.deadline.min(now + plan.share);
             let place = first.wrapping_add(number) % count;
-            let outcome = match timeout_at(until, self.ask_server(place, &query, kind, plan)).await
-            {
-                Ok(outcome) => outcome,
-                Err(_elapsed) => Err(LookupError::Timeout),
-            };
+            let outcome =
+                match timeout_at(until, self.ask_server(place, &query, query_type, plan)).await {
+                    Ok(outcome) => outcome,
+                    Err(_elapsed) => Err(LookupError::Timeout),
+                };
             match outcome {
                 // Another nameserver may know better. What one of them said tells more than silence.
                 Err(LookupError::Timeout) => {}
@@ -328,7 +333,7 @@ impl Upstream {
         &self,
         place: usize,
         query: &Query,
-        kind: Kind,
+        query_type: QueryType,
         plan: Plan<'_>,
     ) -> Result<Reply, LookupError> {
         let server = self.servers.get(place).ok_or(LookupError::Internal)?;
@@ -340,7 +345,7 @@ impl Upstream {
             ResponseCode::NoError => {}
             code => return Err(LookupError::from_code(code)),
         }
-        let said = answer::read(&response.answers, query.name(), kind)?;
+        let said = answer::read(&response.answers, query.name(), query_type)?;
         let mut message = response.into_message();
         Ok(Reply {
             said,
@@ -437,21 +442,21 @@ impl Upstream {
         plan: Plan<'_>,
     ) -> Result<Hosted, LookupError> {
         let mut hosted = Hosted::default();
-        let Ok(Question { mut name, .. }) = Question::new(target.as_bytes(), Kind::A) else {
+        let Ok(Question { mut name, .. }) = Question::new(target.as_bytes(), QueryType::A) else {
             return Ok(hosted);
         };
         name.set_fqdn(true);
-        let of = |kind| {
+        let of = |query_type| {
             let name = name.clone();
             async move {
-                if let Some(answer) = self.hosts_entry(&name, kind) {
+                if let Some(answer) = self.hosts_entry(&name, query_type) {
                     return Ok((answer.records, answer.ttl, answer.secure));
                 }
-                let (_, records, ttl, secure) = self.follow(name, kind, plan).await?;
+                let (_, records, ttl, secure) = self.follow(name, query_type, plan).await?;
                 Ok((records, ttl, secure))
             }
         };
-        let (v4, v6) = join(of(Kind::A), of(Kind::Aaaa)).await;
+        let (v4, v6) = join(of(QueryType::A), of(QueryType::Aaaa)).await;
         for answered in [v4, v6] {
             match answered {
                 Ok((Records::Addresses(ips), ttl, secure)) => hosted.add(ips, ttl, secure, allow),
@@ -565,8 +570,9 @@ fn is_proved(response: &DnsResponse, query: &Query) -> bool {
         return false;
     }
     let is_answer = |record: &Record| {
-        let kind = record.record_type();
-        record.name == *query.name() && (kind == query.query_type() || kind == RecordType::CNAME)
+        let record_type = record.record_type();
+        record.name == *query.name()
+            && (record_type == query.query_type() || record_type == RecordType::CNAME)
     };
     response.answers.iter().any(is_answer)
         || authorities
@@ -587,7 +593,7 @@ mod tests {
         let domains = search.iter().map(Name::from_ascii);
         upstream.system.search = domains.collect::<Result<_, _>>().expect("names");
         upstream.system.ndots = ndots;
-        let question = Question::new(name.as_bytes(), Kind::A).expect("a question");
+        let question = Question::new(name.as_bytes(), QueryType::A).expect("a question");
         let names = upstream.candidates(&question.name);
         names.iter().map(Name::to_ascii).collect()
     }
