@@ -35,10 +35,10 @@ defmodule Caravan.Native do
   @spec peers_list() :: [named_peer]
   def peers_list, do: first_call(:peers_list, [])
 
-  @spec dns_lookup(binary, query_type, settings :: map) ::
+  @spec dns_lookup(binary, query_type, options :: map) ::
           reference | {:ok, Caravan.Dns.Answer.t()} | {:error, Caravan.Dns.Error.t()}
-  def dns_lookup(name, query_type, settings),
-    do: first_call(:dns_lookup, [name, query_type, settings])
+  def dns_lookup(name, query_type, options),
+    do: first_call(:dns_lookup, [name, query_type, options])
 
   @spec dns_look(reference) ::
           reference | {:ok, Caravan.Dns.Answer.t()} | {:error, Caravan.Dns.Error.t()}

@@ -1,7 +1,7 @@
 //! Lookups of SRV, A and AAAA records, each bounded by a deadline, each ending in a value of a
 //! closed set of errors.
 //!
-//! [`Question`] and [`Settings`] are checked when they are made; [`Resolvers::start`] never fails
+//! [`Question`] and [`LookupOptions`] are checked when they are made; [`Resolvers::start`] never fails
 //! because of what the caller passed, only because of what the network did.
 
 mod answer;
@@ -26,8 +26,8 @@ pub use answer::read_any;
 pub use answer::{Answer, MAX_RECORDS, Records, Service, Transport};
 pub use cache::MAX_CACHED_RECORDS;
 pub use config::{
-    BadNameserver, BadNetwork, Dnssec, MAX_NAMESERVERS, MAX_NETWORKS, Nameserver, Protocol,
-    Settings, Source, Ttl, nameserver, network,
+    BadNameserver, BadNetwork, DnssecConfig, LookupOptions, MAX_NAMESERVERS, MAX_NETWORKS,
+    NameServerConfig, Protocol, ResolverConfig, Ttl, nameserver, network,
 };
 pub use error::LookupError;
 pub use flight::{Outcome, Ticket, Waiter};

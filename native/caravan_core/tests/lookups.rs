@@ -12,8 +12,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use caravan_core::dns::{
-    LookupError, Outcome, QueryType, Question, Resolvers, Settings, Source, Started, Ticket, Ttl,
-    Waiter, nameserver,
+    LookupError, LookupOptions, Outcome, QueryType, Question, ResolverConfig, Resolvers, Started,
+    Ticket, Ttl, Waiter, nameserver,
 };
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
@@ -98,7 +98,7 @@ impl Waiter for Reply {
 /// As the NIF has it: one thread that runs nothing else.
 struct Client {
     resolvers: Arc<Resolvers>,
-    settings: Arc<Settings>,
+    options: Arc<LookupOptions>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<thread::JoinHandle<()>>,
 }
@@ -114,10 +114,10 @@ impl Client {
         let thread = thread::spawn(move || {
             let _ = runtime.block_on(stopped);
         });
-        let settings = Settings {
-            source: Source {
+        let options = LookupOptions {
+            config: ResolverConfig {
                 nameservers: vec![nameserver(server).expect("a nameserver")],
-                ..Source::default()
+                ..ResolverConfig::default()
             },
             timeout: Duration::from_secs(1),
             attempts: None,
@@ -127,7 +127,7 @@ impl Client {
         };
         Self {
             resolvers,
-            settings: Arc::new(settings),
+            options: Arc::new(options),
             stop: Some(stop),
             thread: Some(thread),
         }
@@ -144,9 +144,9 @@ impl Client {
     ) -> (Started, Receiver<Result<usize, LookupError>>) {
         let (to, receiver) = channel();
         let question = Question::new(name.as_bytes(), QueryType::A).expect("a question");
-        let settings = Arc::clone(&self.settings);
+        let options = Arc::clone(&self.options);
         let waiter = || Ok(Box::new(Reply { to, is_waiting }) as Box<dyn Waiter>);
-        let started = self.resolvers.start(question, settings, waiter);
+        let started = self.resolvers.start(question, options, waiter);
         (started.expect("a waiter"), receiver)
     }
 
@@ -351,7 +351,7 @@ fn a_lookup_is_joined_while_it_is_young() {
     let begin = Instant::now();
     while client.resolvers.under_way() == 1 {
         assert!(
-            begin.elapsed() < client.settings.timeout,
+            begin.elapsed() < client.options.timeout,
             "all joined the first"
         );
         last = start();

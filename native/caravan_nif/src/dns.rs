@@ -11,14 +11,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use caravan_core::dns::{
-    Answer, LookupError, Outcome, QueryType, Question, Resolvers, Settings, Started, Ticket, Waiter,
+    Answer, LookupError, LookupOptions, Outcome, QueryType, Question, Resolvers, Started, Ticket,
+    Waiter,
 };
 use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
 use rustler::thread::is_scheduler_thread;
 use rustler::{Binary, Encoder, Env, LocalPid, OwnedEnv, Resource, ResourceArc, Term};
 
-use crate::dns_terms::{self, QueryTypeAtom, SettingsTerm};
+use crate::dns_terms::{self, OptionsTerm, QueryTypeAtom};
 use crate::runtime;
 
 /// Lookups under way in the whole VM; one more is answered `:busy`.
@@ -151,16 +152,16 @@ fn dns_lookup<'a>(
     env: Env<'a>,
     name: Binary<'a>,
     query_type: QueryTypeAtom,
-    settings: SettingsTerm,
+    options: OptionsTerm,
 ) -> rustler::NifResult<Term<'a>> {
     let query_type = QueryType::from(query_type);
-    let settings = Settings::try_from(settings)?;
+    let options = LookupOptions::try_from(options)?;
     let question = match Question::new(&name, query_type) {
         Ok(question) => question,
         Err(reason) => return Ok(dns_terms::bad_name(env, &name, query_type, reason)),
     };
     let started = catch_unwind(AssertUnwindSafe(|| {
-        start(env, &name, question, query_type, settings)
+        start(env, &name, question, query_type, options)
     }));
     let started = started.unwrap_or(Err(LookupError::Internal));
     Ok(started.unwrap_or_else(|error| dns_terms::result(env, &name, query_type, Err(error))))
@@ -211,7 +212,7 @@ fn start<'a>(
     name: &Binary<'a>,
     question: Question,
     query_type: QueryType,
-    settings: Settings,
+    options: LookupOptions,
 ) -> Result<Term<'a>, LookupError> {
     let lookup = ResourceArc::new(Lookup {
         name: name.to_vec(),
@@ -233,7 +234,7 @@ fn start<'a>(
         assert_ne!(name.as_slice(), b"panic-in-nif.invalid");
         Ok(waiter)
     };
-    match resolvers()?.start(question, Arc::new(settings), waiter)? {
+    match resolvers()?.start(question, Arc::new(options), waiter)? {
         // Nobody can cancel it before this returns.
         Started::UnderWay(ticket) => *lookup.ticket.lock() = Some(ticket),
         Started::Answered(answer) => {

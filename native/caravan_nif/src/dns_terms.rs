@@ -5,8 +5,8 @@ use std::num::NonZeroU8;
 use std::time::Duration;
 
 use caravan_core::dns::{
-    Answer, BadName, Dnssec, LookupError, MAX_NAMESERVERS, MAX_NETWORKS, QueryType, Records,
-    Service, Settings, Source, Transport, Ttl, nameserver, network,
+    Answer, BadName, DnssecConfig, LookupError, LookupOptions, MAX_NAMESERVERS, MAX_NETWORKS,
+    QueryType, Records, ResolverConfig, Service, Transport, Ttl, nameserver, network,
 };
 use rustler::{Binary, Encoder, Env, NifException, NifMap, NifStruct, NifUnitEnum, Term};
 
@@ -49,7 +49,7 @@ impl From<QueryType> for QueryTypeAtom {
 
 /// The options of `Caravan.Dns`, checked.
 #[derive(NifMap)]
-pub struct SettingsTerm {
+pub struct OptionsTerm {
     nameservers: Vec<String>,
     timeout: u32,
     attempts: Option<u8>,
@@ -64,10 +64,10 @@ pub struct SettingsTerm {
     min_ttl: u32,
 }
 
-impl TryFrom<SettingsTerm> for Settings {
+impl TryFrom<OptionsTerm> for LookupOptions {
     type Error = rustler::Error;
 
-    fn try_from(term: SettingsTerm) -> Result<Self, rustler::Error> {
+    fn try_from(term: OptionsTerm) -> Result<Self, rustler::Error> {
         let bad = || rustler::Error::BadArg;
         if term.nameservers.len() > MAX_NAMESERVERS || term.allow.len() > MAX_NETWORKS {
             return Err(bad());
@@ -78,10 +78,10 @@ impl TryFrom<SettingsTerm> for Settings {
             .attempts
             .map(|number| NonZeroU8::new(number).ok_or_else(bad));
         Ok(Self {
-            source: Source {
+            config: ResolverConfig {
                 nameservers: servers.collect::<Result<_, _>>().map_err(|_| bad())?,
                 ca_file: term.ca_file.map(Into::into),
-                dnssec: term.dnssec.then(|| Dnssec {
+                dnssec: term.dnssec.then(|| DnssecConfig {
                     trust_anchors: term.trust_anchors.map(Into::into),
                 }),
                 randomize_case: term.randomize_case,
@@ -98,13 +98,13 @@ impl TryFrom<SettingsTerm> for Settings {
     }
 }
 
-/// `dns_nameserver?/1`: would [`SettingsTerm`] take it?
+/// `dns_nameserver?/1`: would [`OptionsTerm`] take it?
 #[rustler::nif(name = "dns_nameserver?")]
 fn is_nameserver(text: Binary) -> bool {
     std::str::from_utf8(&text).is_ok_and(|text| nameserver(text).is_ok())
 }
 
-/// `dns_network?/1`: would [`SettingsTerm`] take it?
+/// `dns_network?/1`: would [`OptionsTerm`] take it?
 #[rustler::nif(name = "dns_network?")]
 fn is_network(text: Binary) -> bool {
     std::str::from_utf8(&text).is_ok_and(|text| network(text).is_ok())

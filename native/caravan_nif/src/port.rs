@@ -16,7 +16,7 @@ static SETTINGS: AtomicU32 = AtomicU32::new(0);
 const FIXED: u32 = 1 << 16;
 
 #[derive(NifUnitEnum)]
-enum RuleName {
+enum PortRuleAtom {
     Name,
     Fixed,
 }
@@ -32,13 +32,18 @@ fn port<'a>(env: Env<'a>, name: Binary<'a>) -> Term<'a> {
 
 /// The same with settings of the caller's. `badarg` for a base port outside 1..65535.
 #[rustler::nif(name = "port")]
-fn port_by<'a>(env: Env<'a>, name: Binary<'a>, rule: RuleName, base: u32) -> NifResult<Term<'a>> {
+fn port_by<'a>(
+    env: Env<'a>,
+    name: Binary<'a>,
+    rule: PortRuleAtom,
+    base: u32,
+) -> NifResult<Term<'a>> {
     Ok(answer(env, &name, rule_of(rule, base)?))
 }
 
 /// What `port/1` goes by from now on.
 #[rustler::nif]
-fn port_settings(rule: RuleName, base: u32) -> NifResult<Atom> {
+fn port_settings(rule: PortRuleAtom, base: u32) -> NifResult<Atom> {
     let settings = match rule_of(rule, base)? {
         Rule::Name(base) => u32::from(base.get()),
         Rule::Fixed(base) => u32::from(base.get()) | FIXED,
@@ -58,13 +63,13 @@ fn settings() -> Option<Rule> {
     })
 }
 
-fn rule_of(name: RuleName, base: u32) -> NifResult<Rule> {
+fn rule_of(name: PortRuleAtom, base: u32) -> NifResult<Rule> {
     // As a u16, rustler would cut a larger number.
     let base = u16::try_from(base).ok().and_then(NonZeroU16::new);
     let base = base.ok_or(Error::BadArg)?;
     Ok(match name {
-        RuleName::Name => Rule::Name(base),
-        RuleName::Fixed => Rule::Fixed(base),
+        PortRuleAtom::Name => Rule::Name(base),
+        PortRuleAtom::Fixed => Rule::Fixed(base),
     })
 }
 

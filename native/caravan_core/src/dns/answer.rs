@@ -73,7 +73,7 @@ pub struct Answer {
     pub transport: Transport,
     /// From the start of the lookup.
     pub time: Duration,
-    /// Addresses that [`super::Settings::allow`] dropped.
+    /// Addresses that [`super::LookupOptions::allow`] dropped.
     pub dropped: usize,
     /// Whether DNSSEC proved it.
     pub secure: bool,

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::flight::Key;
-use super::system_config::Fingerprint;
-use super::{Answer, Settings};
+use super::system_config::ConfigStamp;
+use super::{Answer, LookupOptions};
 
 /// Records kept, and addresses of their targets; an answer that has no room left drives all others out.
 pub const MAX_CACHED_RECORDS: usize = 16_384;
@@ -28,13 +28,13 @@ pub struct Entries {
 struct Entry {
     answer: Arc<Answer>,
     /// Of the files that said whom to ask, and how.
-    files: Fingerprint,
+    files: ConfigStamp,
     until: Instant,
 }
 
 impl Cache {
     /// The answer, and the seconds for which it still holds.
-    pub fn get(&self, key: &Key, files: &Fingerprint, now: Instant) -> Option<(Arc<Answer>, u32)> {
+    pub fn get(&self, key: &Key, files: &ConfigStamp, now: Instant) -> Option<(Arc<Answer>, u32)> {
         let kept = self.kept.lock();
         let entry = kept.by_key.get(key)?;
         let left = entry.until.checked_duration_since(now)?;
@@ -51,11 +51,11 @@ impl Cache {
     pub fn put(
         &self,
         key: Key,
-        files: Fingerprint,
+        files: ConfigStamp,
         answer: &Arc<Answer>,
-        settings: &Settings,
+        options: &LookupOptions,
     ) -> Option<Entries> {
-        let bounds = settings.cache?;
+        let bounds = options.cache?;
         let seconds = answer.ttl.max(bounds.min).min(bounds.max);
         let weight = answer.weight();
         if seconds == 0 || weight > MAX_CACHED_RECORDS || !answer.complete {

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-/// Nameservers of one [`Settings`].
+/// Nameservers of one [`LookupOptions`].
 pub const MAX_NAMESERVERS: usize = 16;
-/// Networks of [`Settings::allow`].
+/// Networks of [`LookupOptions::allow`].
 pub const MAX_NETWORKS: usize = 64;
 
 pub(super) const DNS_PORT: u16 = 53;
@@ -51,7 +51,7 @@ pub enum Protocol {
 
 /// One server to ask.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Nameserver {
+pub struct NameServerConfig {
     /// Where it is.
     pub address: SocketAddr,
     /// How it is spoken to.
@@ -60,20 +60,20 @@ pub struct Nameserver {
 
 /// Where answers come from. Lookups of equal sources share sockets, connections and answers.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-pub struct Source {
+pub struct ResolverConfig {
     /// At most [`MAX_NAMESERVERS`]; none means the system's configuration.
-    pub nameservers: Vec<Nameserver>,
+    pub nameservers: Vec<NameServerConfig>,
     /// Certificates (PEM) to trust in place of those built in.
     pub ca_file: Option<PathBuf>,
     /// Whether answers are validated, and from which keys on.
-    pub dnssec: Option<Dnssec>,
+    pub dnssec: Option<DnssecConfig>,
     /// Letters of names are sent in random case, and have to come back in it.
     pub randomize_case: bool,
 }
 
 /// Validation of answers (RFC 4035).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-pub struct Dnssec {
+pub struct DnssecConfig {
     /// DNSKEY records to trust in place of the root's.
     pub trust_anchors: Option<PathBuf>,
 }
@@ -89,9 +89,9 @@ pub struct Ttl {
 
 /// What a lookup is made with.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Settings {
+pub struct LookupOptions {
     /// Whom to ask.
-    pub source: Source,
+    pub config: ResolverConfig,
     /// Deadline of a whole lookup, retries included.
     pub timeout: Duration,
     /// How often each nameserver is asked before giving up; else as resolv.conf says, else twice.
@@ -104,13 +104,13 @@ pub struct Settings {
     pub cache: Option<Ttl>,
 }
 
-impl Source {
+impl ResolverConfig {
     pub(super) fn is_system(&self) -> bool {
         self.nameservers.is_empty()
     }
 }
 
-impl fmt::Display for Nameserver {
+impl fmt::Display for NameServerConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.address.fmt(f)
     }
@@ -125,9 +125,9 @@ impl fmt::Display for Nameserver {
 /// assert_eq!(nameserver("10.0.0.2"), nameserver("10.0.0.2:53"));
 /// assert!(nameserver("ns.example.com").is_err());
 /// ```
-pub fn nameserver(text: &str) -> Result<Nameserver, BadNameserver> {
+pub fn nameserver(text: &str) -> Result<NameServerConfig, BadNameserver> {
     let Some((scheme, rest)) = text.split_once("://") else {
-        return Ok(Nameserver {
+        return Ok(NameServerConfig {
             address: address(text, DNS_PORT)?,
             protocol: Protocol::Udp,
         });
@@ -161,7 +161,7 @@ pub fn nameserver(text: &str) -> Result<Nameserver, BadNameserver> {
         },
         _ => return Err(BadNameserver),
     };
-    Ok(Nameserver { address, protocol })
+    Ok(NameServerConfig { address, protocol })
 }
 
 /// Reads a network in CIDR notation, or a single address.
@@ -207,8 +207,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn udp(address: &str) -> Nameserver {
-        Nameserver {
+    fn udp(address: &str) -> NameServerConfig {
+        NameServerConfig {
             address: address.parse().expect("address"),
             protocol: Protocol::Udp,
         }

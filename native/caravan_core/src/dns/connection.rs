@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 
 use super::config::Protocol;
 #[cfg(feature = "tls")]
-use super::tls::Roots;
+use super::tls::TlsConfig;
 
 /// Questions under way over one connection. Caravan bounds lookups before hickory does, so this only
 /// has to be out of the way.
@@ -28,7 +28,7 @@ pub struct Stream {
     address: SocketAddr,
     protocol: Protocol,
     #[cfg(feature = "tls")]
-    roots: Roots,
+    tls: TlsConfig,
     /// Owns the task behind the connection, and ends it when it is dropped.
     provider: TokioRuntimeProvider,
     kept: Mutex<Kept>,
@@ -47,13 +47,13 @@ impl Stream {
     pub fn new(
         address: SocketAddr,
         protocol: Protocol,
-        #[cfg(feature = "tls")] roots: Roots,
+        #[cfg(feature = "tls")] tls: TlsConfig,
     ) -> Self {
         Self {
             address,
             protocol,
             #[cfg(feature = "tls")]
-            roots,
+            tls,
             provider: TokioRuntimeProvider::default(),
             kept: Mutex::default(),
             connecting: tokio::sync::Mutex::default(),
@@ -132,13 +132,13 @@ impl Stream {
             }
             #[cfg(feature = "tls")]
             Protocol::Tls { name } => {
-                self.roots
+                self.tls
                     .tls(self.address, name, TIMEOUT, MAX_ACTIVE, provider)
                     .await
             }
             #[cfg(feature = "tls")]
             Protocol::Https { name, path } => {
-                self.roots
+                self.tls
                     .https(self.address, name, path, TIMEOUT, provider)
                     .await
             }

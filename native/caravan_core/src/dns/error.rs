@@ -12,7 +12,7 @@ pub enum LookupError {
     NxDomain,
     /// The name exists, or nobody denied it, but holds no record of this type.
     NoRecords,
-    /// Records were there, and [`super::Settings::allow`] dropped every one.
+    /// Records were there, and [`super::LookupOptions::allow`] dropped every one.
     NotAllowed,
     /// No valid answer before the deadline.
     Timeout,
@@ -34,7 +34,7 @@ pub enum LookupError {
     Tls,
     /// DNSSEC could not prove the answer.
     Bogus,
-    /// A file of [`super::Source`] cannot be read or holds nothing of use.
+    /// A file of [`super::ResolverConfig`] cannot be read or holds nothing of use.
     BadFile,
     /// Too many lookups at once.
     Busy,

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
 use super::task::Task;
-use super::{Answer, LookupError, Question, Settings};
+use super::{Answer, LookupError, LookupOptions, Question};
 
 /// A lookup is joined within this part of its timeout: whoever joins has its deadline.
 const JOINABLE: u32 = 10;
@@ -21,11 +21,11 @@ pub type Outcome = Result<Arc<Answer>, LookupError>;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Key {
     pub question: Question,
-    pub settings: Arc<Settings>,
+    pub options: Arc<LookupOptions>,
 }
 
 impl Hash for Key {
-    /// Names tell keys apart well enough; the settings of a VM are a few.
+    /// Names tell keys apart well enough; the options of a VM are a few.
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.question.hash(state);
     }
@@ -177,7 +177,7 @@ impl UnderWay {
     fn joinable(&self, key: &Key) -> Option<u64> {
         let number = *self.newest.get(key)?;
         let flight = self.by_number.get(&number)?;
-        (flight.start.elapsed() <= key.settings.timeout / JOINABLE).then_some(number)
+        (flight.start.elapsed() <= key.options.timeout / JOINABLE).then_some(number)
     }
 
     fn remove(&mut self, number: u64) -> Option<Flight> {

@@ -10,11 +10,11 @@ use hickory_resolver::proto::op::{DnsRequest, DnsResponse, Query};
 use parking_lot::Mutex;
 
 use super::answer::Transport;
-use super::config::{Nameserver, Protocol};
+use super::config::{NameServerConfig, Protocol};
 use super::connection::Stream;
 use super::look::Look;
 #[cfg(feature = "tls")]
-use super::tls::Roots;
+use super::tls::TlsConfig;
 use super::udp::Sockets;
 
 /// Questions remembered as too large for UDP; past that, all are forgotten.
@@ -31,7 +31,7 @@ pub struct Server {
 }
 
 impl Server {
-    pub fn new(nameserver: &Nameserver, #[cfg(feature = "tls")] roots: &Roots) -> Self {
+    pub fn new(nameserver: &NameServerConfig, #[cfg(feature = "tls")] tls: &TlsConfig) -> Self {
         let address = nameserver.address;
         let (transport, udp) = match nameserver.protocol {
             Protocol::Udp => (Transport::Udp, Some(Sockets::new(address))),
@@ -47,7 +47,7 @@ impl Server {
                 address,
                 nameserver.protocol.clone(),
                 #[cfg(feature = "tls")]
-                roots.clone(),
+                tls.clone(),
             ),
             large: Mutex::default(),
         }

@@ -28,14 +28,14 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, timeout_at};
 
 use super::answer::{self, Found, MAX_TARGET_ADDRESSES, Said, Service, Transport};
-use super::config::Source;
+use super::config::ResolverConfig;
 use super::look::Look;
 use super::name_server::{Handle, Server};
-use super::system_config::{self, System};
+use super::system_config::{self, SystemConfig};
 #[cfg(feature = "tls")]
-use super::tls::Roots;
+use super::tls::TlsConfig;
 use super::udp;
-use super::{Answer, LookupError, QueryType, Question, Records, Settings};
+use super::{Answer, LookupError, LookupOptions, QueryType, Question, Records};
 
 /// Names that one lookup follows, one alias after the other.
 const MAX_ALIASES: usize = 8;
@@ -50,10 +50,10 @@ pub struct Upstream {
     servers: Vec<Arc<Server>>,
     /// One for each of `servers`, where DNSSEC is wanted.
     validators: Vec<Validator>,
-    system: System,
+    system: SystemConfig,
     /// How often a lookup began, where it is to begin with another server each time.
     turn: AtomicUsize,
-    options: DnsRequestOptions,
+    request_options: DnsRequestOptions,
 }
 
 /// How long one lookup may take, and each try in it.
@@ -77,15 +77,15 @@ struct Reply {
 }
 
 impl Upstream {
-    /// Reads the files that `source` needs: not for a scheduler's thread.
-    pub fn new(source: &Source) -> Result<Self, LookupError> {
-        let system = if source.is_system() {
-            System::read()
+    /// Reads the files that `config` needs: not for a scheduler's thread.
+    pub fn new(config: &ResolverConfig) -> Result<Self, LookupError> {
+        let system = if config.is_system() {
+            SystemConfig::read()
         } else {
-            System::without(source.nameservers.clone())
+            SystemConfig::without(config.nameservers.clone())
         };
         #[cfg(feature = "tls")]
-        let roots = Roots::new(source.ca_file.as_deref())?;
+        let tls = TlsConfig::new(config.ca_file.as_deref())?;
         let servers: Vec<_> = system
             .nameservers
             .iter()
@@ -93,11 +93,11 @@ impl Upstream {
                 Arc::new(Server::new(
                     nameserver,
                     #[cfg(feature = "tls")]
-                    &roots,
+                    &tls,
                 ))
             })
             .collect();
-        let validators = match &source.dnssec {
+        let validators = match &config.dnssec {
             None => Vec::new(),
             Some(dnssec) => {
                 let anchors = match &dnssec.trust_anchors {
@@ -111,16 +111,16 @@ impl Upstream {
                     .collect()
             }
         };
-        let mut options = DnsRequestOptions::default();
-        options.edns_payload_len = udp::PAYLOAD;
-        options.edns_set_dnssec_ok = source.dnssec.is_some();
-        options.case_randomization = source.randomize_case;
+        let mut request_options = DnsRequestOptions::default();
+        request_options.edns_payload_len = udp::PAYLOAD;
+        request_options.edns_set_dnssec_ok = config.dnssec.is_some();
+        request_options.case_randomization = config.randomize_case;
         Ok(Self {
             servers,
             validators,
             system,
             turn: AtomicUsize::new(0),
-            options,
+            request_options,
         })
     }
 
@@ -130,7 +130,7 @@ impl Upstream {
     pub async fn lookup(
         &self,
         question: &Question,
-        settings: &Settings,
+        options: &LookupOptions,
         start: Instant,
         look: &Look,
     ) -> Result<Answer, LookupError> {
@@ -138,13 +138,13 @@ impl Upstream {
         let mut answer = match self.hosts_entry(name, *query_type) {
             Some(answer) => answer,
             None => {
-                self.servers_answer(name, *query_type, settings, start, look)
+                self.servers_answer(name, *query_type, options, start, look)
                     .await?
             }
         };
         let has_addresses = match &mut answer.records {
             Records::Addresses(ips) => {
-                answer.dropped = answer::keep_allowed(ips, &settings.allow);
+                answer.dropped = answer::keep_allowed(ips, &options.allow);
                 !ips.is_empty()
             }
             Records::Services(services) => services.iter().any(|s| !s.addresses.is_empty()),
@@ -160,12 +160,12 @@ impl Upstream {
         &self,
         name: &Name,
         query_type: QueryType,
-        settings: &Settings,
+        options: &LookupOptions,
         start: Instant,
         look: &Look,
     ) -> Result<Answer, LookupError> {
         let first = AtomicUsize::new(self.first());
-        let plan = self.plan(settings, start, &first, look);
+        let plan = self.plan(options, start, &first, look);
         let mut nothing = LookupError::NxDomain;
         for candidate in self.candidates(name) {
             match self.follow(candidate, query_type, plan).await {
@@ -176,10 +176,10 @@ impl Upstream {
                 Ok((reply, mut records, mut ttl, mut secure)) => {
                     let (mut dropped, mut complete) = (0, true);
                     if let Records::Services(services) = &mut records
-                        && settings.addresses
+                        && options.addresses
                     {
                         let adding =
-                            self.add_addresses(services, &reply.additionals, settings, plan);
+                            self.add_addresses(services, &reply.additionals, options, plan);
                         let added = Box::pin(adding).await?;
                         ttl = ttl.min(added.ttl);
                         secure = secure && added.secure;
@@ -212,17 +212,17 @@ impl Upstream {
 
     fn plan<'a>(
         &self,
-        settings: &Settings,
+        options: &LookupOptions,
         start: Instant,
         first: &'a AtomicUsize,
         look: &'a Look,
     ) -> Plan<'a> {
-        let attempts = settings.attempts.or(self.system.attempts);
+        let attempts = options.attempts.or(self.system.attempts);
         let attempts = attempts.map_or(ATTEMPTS, u8::from);
         let tries = u32::from(attempts) * u32::try_from(self.servers.len()).unwrap_or(1);
-        let share = settings.timeout / tries.max(1);
+        let share = options.timeout / tries.max(1);
         Plan {
-            deadline: start + settings.timeout,
+            deadline: start + options.timeout,
             attempts,
             share: self.system.timeout.map_or(share, |own| own.min(share)),
             first,
@@ -339,7 +339,7 @@ impl Upstream {
         let server = self.servers.get(place).ok_or(LookupError::Internal)?;
         let response = match self.validators.get(place) {
             None => self.plain_response(server, query, plan).await?,
-            Some(validator) => Box::pin(validated(validator, query, self.options)).await?,
+            Some(validator) => Box::pin(validated(validator, query, self.request_options)).await?,
         };
         match response.response_code {
             ResponseCode::NoError => {}
@@ -362,12 +362,12 @@ impl Upstream {
         query: &Query,
         plan: Plan<'_>,
     ) -> Result<DnsResponse, LookupError> {
-        let request = DnsRequest::from_query(query.clone(), self.options);
+        let request = DnsRequest::from_query(query.clone(), self.request_options);
         let response = server.ask(&request, plan.look).await?;
         if response.response_code != ResponseCode::FormErr {
             return Ok(response);
         }
-        let mut options = self.options;
+        let mut options = self.request_options;
         options.use_edns = false;
         let request = DnsRequest::from_query(query.clone(), options);
         Ok(Box::pin(server.ask(&request, None)).await?)
@@ -379,7 +379,7 @@ impl Upstream {
         &self,
         services: &mut [Service],
         additionals: &[Record],
-        settings: &Settings,
+        options: &LookupOptions,
         plan: Plan<'_>,
     ) -> Result<Added, LookupError> {
         let mut known: HashMap<String, Hosted> = HashMap::new();
@@ -387,11 +387,11 @@ impl Upstream {
         if self.validators.is_empty() {
             for (record, ip) in answer::addresses_of(additionals) {
                 let hosted = known.entry(answer::host(&record.name)).or_default();
-                hosted.add([ip], answer::ttl_of(record), false, &settings.allow);
+                hosted.add([ip], answer::ttl_of(record), false, &options.allow);
             }
         }
         // They may all be silent, and the services are an answer without them.
-        let rest = plan.deadline - settings.timeout / 10;
+        let rest = plan.deadline - options.timeout / 10;
         let plan = Plan {
             deadline: rest,
             look: None,
@@ -407,7 +407,7 @@ impl Upstream {
         }
         let mut asked = futures_util::stream::iter(missing)
             .map(|target| async move {
-                let hosted = self.addresses(&target, &settings.allow, plan).await?;
+                let hosted = self.addresses(&target, &options.allow, plan).await?;
                 Ok::<_, LookupError>((target, hosted))
             })
             .buffer_unordered(MAX_TARGETS);
@@ -585,9 +585,9 @@ mod tests {
     use super::*;
 
     fn candidates(name: &str, search: &[&str], ndots: usize) -> Vec<String> {
-        let mut upstream = Upstream::new(&Source {
+        let mut upstream = Upstream::new(&ResolverConfig {
             nameservers: vec![super::super::nameserver("127.0.0.1").expect("a nameserver")],
-            ..Source::default()
+            ..ResolverConfig::default()
         })
         .expect("an upstream");
         let domains = search.iter().map(Name::from_ascii);

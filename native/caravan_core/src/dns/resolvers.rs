@@ -10,13 +10,13 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
 use super::cache::{Cache, Entries};
-use super::config::Source;
+use super::config::ResolverConfig;
 use super::flight::{Flights, Key, Outcome, Ticket, Waiter};
 use super::look::Look;
 use super::resolver::Upstream;
-use super::system_config::{Fingerprint, fingerprint};
+use super::system_config::{ConfigStamp, stamp};
 use super::task::Task;
-use super::{Answer, LookupError, Question, Settings};
+use super::{Answer, LookupError, LookupOptions, Question};
 
 /// Sources whose sockets, connections and files are kept; past that the one made first goes.
 pub const MAX_RESOLVERS: usize = 32;
@@ -42,8 +42,8 @@ pub struct Resolvers {
 }
 
 struct Kept {
-    source: Source,
-    fingerprint: Fingerprint,
+    config: ResolverConfig,
+    stamp: ConfigStamp,
     upstream: Upstream,
 }
 
@@ -76,23 +76,23 @@ impl Resolvers {
     }
 
     /// Asks `question`. Unless it is returned, the outcome reaches `waiter` by the timeout in
-    /// `settings`, and the runtime's being busy. Does not block the calling thread.
+    /// `options`, and the runtime's being busy. Does not block the calling thread.
     pub fn start(
         self: &Arc<Self>,
         question: Question,
-        settings: Arc<Settings>,
+        options: Arc<LookupOptions>,
         waiter: impl FnOnce() -> Result<Box<dyn Waiter>, LookupError>,
     ) -> Result<Started, LookupError> {
         self.note_activity();
-        let files = fingerprint(&settings.source);
-        let key = Key { question, settings };
-        if key.settings.cache.is_some()
+        let files = stamp(&options.config);
+        let key = Key { question, options };
+        if key.options.cache.is_some()
             && let Some((answer, ttl)) = self.cache.get(&key, &files, Instant::now().into())
         {
             return Ok(Started::Cached(answer, ttl));
         }
         let waiter = waiter()?;
-        let current = self.current(&key.settings.source, &files);
+        let current = self.current(&key.options.config, &files);
         let number = self.last_number.fetch_add(1, Ordering::Relaxed);
         let is_ready = current.is_some();
         let (ticket, started) = self.flights.board(key.clone(), number, waiter, || {
@@ -142,7 +142,7 @@ impl Resolvers {
             |look| async move {
                 let kept = match current {
                     Some(kept) => kept,
-                    None => this.renewed(&key.settings.source)?,
+                    None => this.renewed(&key.options.config)?,
                 };
                 this.outcome(key, &kept, start, &look).await
             },
@@ -154,36 +154,36 @@ impl Resolvers {
     async fn outcome(&self, key: Key, kept: &Kept, start: Instant, look: &Look) -> Outcome {
         #[cfg(feature = "panics")]
         assert!(!key.question.name.to_ascii().starts_with("panic-in-task"));
-        let settings = &key.settings;
-        let lookup = kept.upstream.lookup(&key.question, settings, start, look);
+        let options = &key.options;
+        let lookup = kept.upstream.lookup(&key.question, options, start, look);
         let answer = Arc::new(lookup.await?);
-        let settings = Arc::clone(settings);
-        if let Some(old) = self.cache.put(key, kept.fingerprint, &answer, &settings) {
+        let options = Arc::clone(options);
+        if let Some(old) = self.cache.put(key, kept.stamp, &answer, &options) {
             self.drop_there(old);
         }
         Ok(answer)
     }
 
-    /// What is kept of `source`, unless a file that it was made from has changed.
-    fn current(&self, source: &Source, files: &Fingerprint) -> Option<Arc<Kept>> {
+    /// What is kept of `config`, unless a file that it was made from has changed.
+    fn current(&self, config: &ResolverConfig, files: &ConfigStamp) -> Option<Arc<Kept>> {
         let kept = self.kept.read();
-        let kept = kept.iter().find(|kept| kept.source == *source)?;
-        (kept.fingerprint == *files).then(|| Arc::clone(kept))
+        let kept = kept.iter().find(|kept| kept.config == *config)?;
+        (kept.stamp == *files).then(|| Arc::clone(kept))
     }
 
-    fn renewed(&self, source: &Source) -> Result<Arc<Kept>, LookupError> {
-        let fingerprint = fingerprint(source);
+    fn renewed(&self, config: &ResolverConfig) -> Result<Arc<Kept>, LookupError> {
+        let stamp = stamp(config);
         // Another lookup may have been faster.
-        if let Some(kept) = self.current(source, &fingerprint) {
+        if let Some(kept) = self.current(config, &stamp) {
             return Ok(kept);
         }
         let kept = Arc::new(Kept {
-            source: source.clone(),
-            fingerprint,
-            upstream: Upstream::new(source)?,
+            config: config.clone(),
+            stamp,
+            upstream: Upstream::new(config)?,
         });
         let mut all = self.kept.write();
-        all.retain(|other| other.source != *source);
+        all.retain(|other| other.config != *config);
         if all.len() == MAX_RESOLVERS {
             all.remove(0);
         }

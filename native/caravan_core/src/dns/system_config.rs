@@ -12,37 +12,37 @@ use hickory_resolver::Hosts;
 use hickory_resolver::proto::rr::Name;
 use resolv_conf::ScopedIp;
 
-use super::config::{DNS_PORT, Nameserver, Protocol, Source};
+use super::config::{DNS_PORT, NameServerConfig, Protocol, ResolverConfig};
 
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 const HOSTS: &str = "/etc/hosts";
 /// resolv.conf(5) allows five.
 const MAX_ATTEMPTS: u8 = 10;
 
-/// Of the files that a source is made from; another fingerprint means another configuration.
-pub type Fingerprint = [Option<Mark>; 4];
+/// Of the files that a config is made from; another stamp means another configuration.
+pub type ConfigStamp = [Option<FileStamp>; 4];
 
 /// A file that was written or replaced has another one, even where the new file has the size and the
 /// modification time of the old (`cp -p`, Kubernetes).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Mark {
+pub struct FileStamp {
     device: u64,
     inode: u64,
     changed: (i64, i64),
     size: u64,
 }
 
-pub fn fingerprint(source: &Source) -> Fingerprint {
-    let dnssec = source.dnssec.as_ref();
+pub fn stamp(config: &ResolverConfig) -> ConfigStamp {
+    let dnssec = config.dnssec.as_ref();
     [
-        source.is_system().then_some(Path::new(RESOLV_CONF)),
-        source.is_system().then_some(Path::new(HOSTS)),
-        source.ca_file.as_deref(),
+        config.is_system().then_some(Path::new(RESOLV_CONF)),
+        config.is_system().then_some(Path::new(HOSTS)),
+        config.ca_file.as_deref(),
         dnssec.and_then(|dnssec| dnssec.trust_anchors.as_deref()),
     ]
     .map(|path| {
         let metadata = fs::metadata(path?).ok()?;
-        Some(Mark {
+        Some(FileStamp {
             device: metadata.dev(),
             inode: metadata.ino(),
             changed: (metadata.ctime(), metadata.ctime_nsec()),
@@ -71,9 +71,9 @@ fn read_hosts(text: &[u8]) -> Hosts {
 
 /// What the two files say. Lines that cannot be used are left out, as the C library does.
 #[derive(Debug)]
-pub struct System {
+pub struct SystemConfig {
     /// In the order of the file; without any, the one of this machine.
-    pub nameservers: Vec<Nameserver>,
+    pub nameservers: Vec<NameServerConfig>,
     /// Domains that relative names are tried in.
     pub search: Vec<Name>,
     /// Names with so many dots are tried as they are before they are tried in [`Self::search`].
@@ -88,14 +88,14 @@ pub struct System {
     pub hosts: Hosts,
 }
 
-impl System {
+impl SystemConfig {
     pub fn read() -> Self {
         let text = fs::read(RESOLV_CONF).unwrap_or_default();
         Self::parse(&text, read_hosts(&fs::read(HOSTS).unwrap_or_default()))
     }
 
     /// Nothing of the system's, but the nameservers given.
-    pub fn without(nameservers: Vec<Nameserver>) -> Self {
+    pub fn without(nameservers: Vec<NameServerConfig>) -> Self {
         Self {
             nameservers,
             search: Vec::new(),
@@ -136,14 +136,14 @@ impl System {
 /// What any octets come to, were they the two files: for fuzzing.
 #[cfg(any(test, fuzzing))]
 pub fn read_any_files(octets: &[u8]) {
-    let system = System::parse(octets, read_hosts(octets));
+    let system = SystemConfig::parse(octets, read_hosts(octets));
     assert!(!system.nameservers.is_empty());
     assert!(system.search.iter().all(Name::is_fqdn));
     let attempts = system.attempts.map_or(1, NonZeroU8::get);
     assert!((1..=MAX_ATTEMPTS).contains(&attempts));
 }
 
-fn nameserver(ip: &ScopedIp) -> Nameserver {
+fn nameserver(ip: &ScopedIp) -> NameServerConfig {
     let address = match ip {
         ScopedIp::V4(ip) => SocketAddr::new(IpAddr::V4(*ip), DNS_PORT),
         ScopedIp::V6(ip, scope) => {
@@ -151,7 +151,7 @@ fn nameserver(ip: &ScopedIp) -> Nameserver {
             SocketAddrV6::new(*ip, DNS_PORT, 0, scope).into()
         }
     };
-    Nameserver {
+    NameServerConfig {
         address,
         protocol: Protocol::Udp,
     }
@@ -179,15 +179,15 @@ mod tests {
     use hickory_resolver::proto::op::Query;
     use hickory_resolver::proto::rr::RecordType;
 
-    fn parse(text: &str) -> System {
-        System::parse(text.as_bytes(), Hosts::default())
+    fn parse(text: &str) -> SystemConfig {
+        SystemConfig::parse(text.as_bytes(), Hosts::default())
     }
 
-    fn addresses(system: &System) -> Vec<String> {
+    fn addresses(system: &SystemConfig) -> Vec<String> {
         system
             .nameservers
             .iter()
-            .map(Nameserver::to_string)
+            .map(NameServerConfig::to_string)
             .collect()
     }
 

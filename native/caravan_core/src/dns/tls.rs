@@ -21,9 +21,9 @@ type Exchange = DnsExchange<TokioRuntimeProvider>;
 
 /// The certificates that nameservers' have to lead to.
 #[derive(Clone)]
-pub struct Roots(Arc<ClientConfig>);
+pub struct TlsConfig(Arc<ClientConfig>);
 
-impl Roots {
+impl TlsConfig {
     /// Those of `file` (PEM), or Mozilla's as built in.
     pub fn new(file: Option<&Path>) -> Result<Self, LookupError> {
         let config = match file {
