@@ -19,7 +19,7 @@ pub const MAX_TARGET_ADDRESSES: usize = 16;
 /// Records of a short answer, and addresses of their targets.
 const SHORT: usize = 128;
 /// Aliases followed within one answer.
-const MAX_ALIASES: usize = 8;
+const MAX_CNAMES_PER_MESSAGE: usize = 8;
 
 /// One SRV record (RFC 2782).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -143,7 +143,7 @@ pub(super) fn read(
         return Err(LookupError::TooManyRecords);
     }
     let (mut owner, mut ttl, mut secure) = (name, u32::MAX, true);
-    for _ in 0..=MAX_ALIASES {
+    for _ in 0..=MAX_CNAMES_PER_MESSAGE {
         let owned = |record: &&Record| record.dns_class == DNSClass::IN && record.name == *owner;
         let wanted = |record: &&Record| record.record_type() == query_type.into() && owned(record);
         let mut rest_on = |record: &Record| {

@@ -24,26 +24,26 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 type Exchange = DnsExchange<TokioRuntimeProvider>;
 
 /// The connection to one nameserver, made when it is needed.
-pub struct Stream {
+pub struct Connection {
     address: SocketAddr,
     protocol: Protocol,
     #[cfg(feature = "tls")]
     tls: TlsConfig,
     /// Owns the task behind the connection, and ends it when it is dropped.
     provider: TokioRuntimeProvider,
-    kept: Mutex<Kept>,
+    open: Mutex<OpenConnection>,
     /// Held while connecting, so that lookups at the same moment share the connection.
     connecting: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
-struct Kept {
+struct OpenConnection {
     exchange: Option<Exchange>,
     /// Of `exchange`, so that nobody closes the one that came after it.
-    number: u64,
+    generation: u64,
 }
 
-impl Stream {
+impl Connection {
     pub fn new(
         address: SocketAddr,
         protocol: Protocol,
@@ -55,72 +55,72 @@ impl Stream {
             #[cfg(feature = "tls")]
             tls,
             provider: TokioRuntimeProvider::default(),
-            kept: Mutex::default(),
+            open: Mutex::default(),
             connecting: tokio::sync::Mutex::default(),
         }
     }
 
     /// The answer to `request`. A connection that was open may have been closed by the other side in
     /// the meantime; then the question goes over a new one.
-    pub async fn ask(&self, request: &DnsRequest) -> Result<DnsResponse, NetError> {
-        if let Some((exchange, number)) = self.open() {
-            match self.ask_over(exchange, number, request.clone()).await {
+    pub async fn query(&self, request: &DnsRequest) -> Result<DnsResponse, NetError> {
+        if let Some((exchange, generation)) = self.current() {
+            match self.query_over(exchange, generation, request.clone()).await {
                 // Busy is also what hickory says of a connection that has ended.
                 Err(error) if !matches!(error, NetError::Timeout) => {}
                 outcome => return outcome,
             }
         }
-        let (exchange, number) = self.connected().await?;
-        match self.ask_over(exchange, number, request.clone()).await {
+        let (exchange, generation) = self.connected().await?;
+        match self.query_over(exchange, generation, request.clone()).await {
             Err(NetError::Busy) => Err(NetError::NoConnections),
             outcome => outcome,
         }
     }
 
-    async fn ask_over(
+    async fn query_over(
         &self,
         exchange: Exchange,
-        number: u64,
+        generation: u64,
         request: DnsRequest,
     ) -> Result<DnsResponse, NetError> {
         // Also when the caller's deadline drops this: the peer may be gone without a word.
-        let doubt = Doubt {
-            stream: self,
-            number,
+        let guard = CloseUnlessAnswered {
+            connection: self,
+            generation,
         };
         let question = request.queries.first().cloned();
         let response = exchange.send(request).first_answer().await;
-        let response = response.map_err(|error| self.judged(error))?;
+        let response = response.map_err(|error| self.normalize_error(error))?;
         if response.queries.first() != question.as_ref() {
             return Err(ProtoError::NotAResponse.into());
         }
-        std::mem::forget(doubt);
+        std::mem::forget(guard);
         Ok(response)
     }
 
     /// hickory has only a text for an HTTP status, or for content of another type.
-    fn judged(&self, error: NetError) -> NetError {
+    fn normalize_error(&self, error: NetError) -> NetError {
         match (&self.protocol, error) {
             (Protocol::Https { .. }, NetError::Msg(_)) => ProtoError::NotAResponse.into(),
             (_, error) => error,
         }
     }
 
-    fn open(&self) -> Option<(Exchange, u64)> {
-        let kept = self.kept.lock();
-        Some((kept.exchange.clone()?, kept.number))
+    fn current(&self) -> Option<(Exchange, u64)> {
+        let open = self.open.lock();
+        Some((open.exchange.clone()?, open.generation))
     }
 
     async fn connected(&self) -> Result<(Exchange, u64), NetError> {
         let _turn = self.connecting.lock().await;
-        if let Some(open) = self.open() {
+        if let Some(open) = self.current() {
             return Ok(open);
         }
         let exchange = self.connect().await?;
-        let mut kept = self.kept.lock();
-        kept.number += 1;
-        kept.exchange = Some(exchange.clone());
-        Ok((exchange, kept.number))
+        let mut open = self.open.lock();
+        open.generation += 1;
+        open.exchange = Some(exchange.clone());
+        Ok((exchange, open.generation))
     }
 
     async fn connect(&self) -> Result<Exchange, NetError> {
@@ -147,21 +147,21 @@ impl Stream {
         }
     }
 
-    fn close(&self, number: u64) {
-        let mut kept = self.kept.lock();
-        if kept.number == number {
-            kept.exchange = None;
+    fn close(&self, generation: u64) {
+        let mut open = self.open.lock();
+        if open.generation == generation {
+            open.exchange = None;
         }
     }
 }
 
-struct Doubt<'a> {
-    stream: &'a Stream,
-    number: u64,
+struct CloseUnlessAnswered<'a> {
+    connection: &'a Connection,
+    generation: u64,
 }
 
-impl Drop for Doubt<'_> {
+impl Drop for CloseUnlessAnswered<'_> {
     fn drop(&mut self) {
-        self.stream.close(self.number);
+        self.connection.close(self.generation);
     }
 }

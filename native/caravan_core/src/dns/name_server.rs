@@ -11,30 +11,30 @@ use parking_lot::Mutex;
 
 use super::answer::Transport;
 use super::config::{NameServerConfig, Protocol};
-use super::connection::Stream;
+use super::connection::Connection;
 use super::look::Look;
 #[cfg(feature = "tls")]
 use super::tls::TlsConfig;
-use super::udp::Sockets;
+use super::udp::UdpSocketPool;
 
 /// Questions remembered as too large for UDP; past that, all are forgotten.
-const MAX_LARGE: usize = 1_024;
+const MAX_TCP_ONLY: usize = 1_024;
 
-pub struct Server {
+pub struct NameServer {
     /// As answers name it.
     pub text: Arc<str>,
     transport: Transport,
-    udp: Option<Sockets>,
-    stream: Stream,
+    udp: Option<UdpSocketPool>,
+    connection: Connection,
     /// Questions whose answers were cut over UDP and came over TCP: asked over TCP from then on.
-    large: Mutex<HashSet<Query>>,
+    tcp_only: Mutex<HashSet<Query>>,
 }
 
-impl Server {
+impl NameServer {
     pub fn new(nameserver: &NameServerConfig, #[cfg(feature = "tls")] tls: &TlsConfig) -> Self {
         let address = nameserver.address;
         let (transport, udp) = match nameserver.protocol {
-            Protocol::Udp => (Transport::Udp, Some(Sockets::new(address))),
+            Protocol::Udp => (Transport::Udp, Some(UdpSocketPool::new(address))),
             Protocol::Tcp => (Transport::Tcp, None),
             Protocol::Tls { .. } => (Transport::Tls, None),
             Protocol::Https { .. } => (Transport::Https, None),
@@ -43,37 +43,37 @@ impl Server {
             text: nameserver.to_string().into(),
             transport,
             udp,
-            stream: Stream::new(
+            connection: Connection::new(
                 address,
                 nameserver.protocol.clone(),
                 #[cfg(feature = "tls")]
                 tls.clone(),
             ),
-            large: Mutex::default(),
+            tcp_only: Mutex::default(),
         }
     }
 
     /// The whole answer to `request`, and never a cut one.
-    pub async fn ask(
+    pub async fn query(
         &self,
         request: &DnsRequest,
         look: Option<&Look>,
     ) -> Result<DnsResponse, NetError> {
         if let Some(udp) = &self.udp
-            && !self.is_large(&request.queries)
+            && !self.needs_tcp(&request.queries)
         {
-            let response = udp.ask(request, look).await?;
+            let response = udp.query(request, look).await?;
             if let Some(response) = response {
                 return Ok(response);
             }
         }
         // Boxed, as other rare parts of a lookup are: most lookups do without the room they take.
-        Box::pin(self.ask_whole(request)).await
+        Box::pin(self.query_over_tcp(request)).await
     }
 
-    async fn ask_whole(&self, request: &DnsRequest) -> Result<DnsResponse, NetError> {
+    async fn query_over_tcp(&self, request: &DnsRequest) -> Result<DnsResponse, NetError> {
         if self.udp.is_none() {
-            let response = self.stream.ask(request).await?;
+            let response = self.connection.query(request).await?;
             return if response.truncation {
                 Err(NetError::Truncated)
             } else {
@@ -82,13 +82,13 @@ impl Server {
         }
         let question = request.queries.first().cloned().unwrap_or_default();
         // Asked over UDP next time, unless this has an answer: a caller's deadline may drop it.
-        let doubt = Doubt {
+        let guard = ForgetUnlessAnswered {
             server: self,
             question: &question,
         };
-        match self.stream.ask(request).await {
+        match self.connection.query(request).await {
             Ok(response) if !response.truncation => {
-                std::mem::forget(doubt);
+                std::mem::forget(guard);
                 self.remember(question);
                 Ok(response)
             }
@@ -100,50 +100,50 @@ impl Server {
 
     /// What the last answer to `question` came over.
     pub fn transport_of(&self, question: &Query) -> Transport {
-        if self.udp.is_some() && self.is_large(std::slice::from_ref(question)) {
+        if self.udp.is_some() && self.needs_tcp(std::slice::from_ref(question)) {
             Transport::Tcp
         } else {
             self.transport
         }
     }
 
-    fn is_large(&self, questions: &[Query]) -> bool {
-        let large = self.large.lock();
-        !large.is_empty() && questions.iter().any(|question| large.contains(question))
+    fn needs_tcp(&self, questions: &[Query]) -> bool {
+        let tcp_only = self.tcp_only.lock();
+        !tcp_only.is_empty() && questions.iter().any(|question| tcp_only.contains(question))
     }
 
     fn remember(&self, question: Query) {
-        let mut large = self.large.lock();
-        if large.len() == MAX_LARGE && !large.contains(&question) {
-            large.clear();
+        let mut tcp_only = self.tcp_only.lock();
+        if tcp_only.len() == MAX_TCP_ONLY && !tcp_only.contains(&question) {
+            tcp_only.clear();
         }
-        large.insert(question);
+        tcp_only.insert(question);
     }
 }
 
-struct Doubt<'a> {
-    server: &'a Server,
+struct ForgetUnlessAnswered<'a> {
+    server: &'a NameServer,
     question: &'a Query,
 }
 
-impl Drop for Doubt<'_> {
+impl Drop for ForgetUnlessAnswered<'_> {
     fn drop(&mut self) {
-        self.server.large.lock().remove(self.question);
+        self.server.tcp_only.lock().remove(self.question);
     }
 }
 
 /// A server, as hickory's validation of DNSSEC asks it.
 #[derive(Clone)]
-pub struct Handle(pub Arc<Server>);
+pub struct ValidatingHandle(pub Arc<NameServer>);
 
-impl DnsHandle for Handle {
+impl DnsHandle for ValidatingHandle {
     type Response = BoxStream<'static, Result<DnsResponse, NetError>>;
     type Runtime = TokioRuntimeProvider;
 
     fn send(&self, request: DnsRequest) -> Self::Response {
         let server = Arc::clone(&self.0);
         once(async move {
-            let response = server.ask(&request, None).await?;
+            let response = server.query(&request, None).await?;
             // Errors of the server are no proof of anything, so they stay errors.
             Ok(DnsError::from_response(response)?)
         })

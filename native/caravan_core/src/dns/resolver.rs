@@ -30,7 +30,7 @@ use tokio::time::{Instant, timeout_at};
 use super::answer::{self, Found, MAX_TARGET_ADDRESSES, Said, Service, Transport};
 use super::config::ResolverConfig;
 use super::look::Look;
-use super::name_server::{Handle, Server};
+use super::name_server::{NameServer, ValidatingHandle};
 use super::system_config::{self, SystemConfig};
 #[cfg(feature = "tls")]
 use super::tls::TlsConfig;
@@ -38,16 +38,16 @@ use super::udp;
 use super::{Answer, LookupError, LookupOptions, QueryType, Question, Records};
 
 /// Names that one lookup follows, one alias after the other.
-const MAX_ALIASES: usize = 8;
+const MAX_CNAME_QUERIES: usize = 8;
 /// SRV targets looked up at once.
 const MAX_TARGETS: usize = 32;
 const ATTEMPTS: u8 = 2;
 
-type Validator = DnssecDnsHandle<Handle>;
+type Validator = DnssecDnsHandle<ValidatingHandle>;
 
 /// See the module.
-pub struct Upstream {
-    servers: Vec<Arc<Server>>,
+pub struct Resolver {
+    servers: Vec<Arc<NameServer>>,
     /// One for each of `servers`, where DNSSEC is wanted.
     validators: Vec<Validator>,
     system: SystemConfig,
@@ -58,25 +58,25 @@ pub struct Upstream {
 
 /// How long one lookup may take, and each try in it.
 #[derive(Clone, Copy)]
-struct Plan<'a> {
+struct QueryBudget<'a> {
     deadline: Instant,
     attempts: u8,
-    share: Duration,
+    per_try: Duration,
     /// The server to begin with: the one that answered last, so that one that is silent costs a
     /// lookup its share of the time once, and not for each name.
-    first: &'a AtomicUsize,
+    first_server: &'a AtomicUsize,
     look: Option<&'a Look>,
 }
 
 /// An answer that says something, and who gave it.
-struct Reply {
+struct PoolResponse {
     said: Said,
     additionals: Vec<Record>,
-    server: Arc<Server>,
+    server: Arc<NameServer>,
     transport: Transport,
 }
 
-impl Upstream {
+impl Resolver {
     /// Reads the files that `config` needs: not for a scheduler's thread.
     pub fn new(config: &ResolverConfig) -> Result<Self, LookupError> {
         let system = if config.is_system() {
@@ -90,7 +90,7 @@ impl Upstream {
             .nameservers
             .iter()
             .map(|nameserver| {
-                Arc::new(Server::new(
+                Arc::new(NameServer::new(
                     nameserver,
                     #[cfg(feature = "tls")]
                     &tls,
@@ -102,17 +102,17 @@ impl Upstream {
             Some(dnssec) => {
                 let anchors = match &dnssec.trust_anchors {
                     None => TrustAnchors::default(),
-                    Some(file) => trusted(file)?,
+                    Some(file) => load_trust_anchors(file)?,
                 };
                 let anchors = Arc::new(anchors);
-                let handles = servers.iter().cloned().map(Handle);
+                let handles = servers.iter().cloned().map(ValidatingHandle);
                 handles
                     .map(|handle| Validator::with_trust_anchor(handle, Arc::clone(&anchors)))
                     .collect()
             }
         };
         let mut request_options = DnsRequestOptions::default();
-        request_options.edns_payload_len = udp::PAYLOAD;
+        request_options.edns_payload_len = udp::EDNS_PAYLOAD;
         request_options.edns_set_dnssec_ok = config.dnssec.is_some();
         request_options.case_randomization = config.randomize_case;
         Ok(Self {
@@ -135,10 +135,10 @@ impl Upstream {
         look: &Look,
     ) -> Result<Answer, LookupError> {
         let Question { name, query_type } = question;
-        let mut answer = match self.hosts_entry(name, *query_type) {
+        let mut answer = match self.lookup_hosts(name, *query_type) {
             Some(answer) => answer,
             None => {
-                self.servers_answer(name, *query_type, options, start, look)
+                self.query_search_list(name, *query_type, options, start, look)
                     .await?
             }
         };
@@ -156,7 +156,7 @@ impl Upstream {
         Ok(answer)
     }
 
-    async fn servers_answer(
+    async fn query_search_list(
         &self,
         name: &Name,
         query_type: QueryType,
@@ -165,10 +165,10 @@ impl Upstream {
         look: &Look,
     ) -> Result<Answer, LookupError> {
         let first = AtomicUsize::new(self.first());
-        let plan = self.plan(options, start, &first, look);
+        let budget = self.budget(options, start, &first, look);
         let mut nothing = LookupError::NxDomain;
-        for candidate in self.candidates(name) {
-            match self.follow(candidate, query_type, plan).await {
+        for candidate in self.search_names(name) {
+            match self.follow_cnames(candidate, query_type, budget).await {
                 Err(LookupError::NxDomain) => {}
                 Err(LookupError::NoRecords) if nothing != LookupError::NxDomain => {}
                 Err(error @ (LookupError::NoRecords | LookupError::ServFail)) => nothing = error,
@@ -179,7 +179,7 @@ impl Upstream {
                         && options.addresses
                     {
                         let adding =
-                            self.add_addresses(services, &reply.additionals, options, plan);
+                            self.resolve_targets(services, &reply.additionals, options, budget);
                         let added = Box::pin(adding).await?;
                         ttl = ttl.min(added.ttl);
                         secure = secure && added.secure;
@@ -210,27 +210,27 @@ impl Upstream {
         }
     }
 
-    fn plan<'a>(
+    fn budget<'a>(
         &self,
         options: &LookupOptions,
         start: Instant,
-        first: &'a AtomicUsize,
+        first_server: &'a AtomicUsize,
         look: &'a Look,
-    ) -> Plan<'a> {
+    ) -> QueryBudget<'a> {
         let attempts = options.attempts.or(self.system.attempts);
         let attempts = attempts.map_or(ATTEMPTS, u8::from);
         let tries = u32::from(attempts) * u32::try_from(self.servers.len()).unwrap_or(1);
         let share = options.timeout / tries.max(1);
-        Plan {
+        QueryBudget {
             deadline: start + options.timeout,
             attempts,
-            share: self.system.timeout.map_or(share, |own| own.min(share)),
-            first,
+            per_try: self.system.timeout.map_or(share, |own| own.min(share)),
+            first_server,
             look: Some(look),
         }
     }
 
-    fn hosts_entry(&self, name: &Name, query_type: QueryType) -> Option<Answer> {
+    fn lookup_hosts(&self, name: &Name, query_type: QueryType) -> Option<Answer> {
         let query = Query::query(name.clone(), query_type.into());
         let found = self.system.hosts.lookup_static_host(&query)?;
         let records = answer::records(found.answers().iter(), query_type);
@@ -250,7 +250,7 @@ impl Upstream {
         })
     }
 
-    fn candidates(&self, name: &Name) -> Vec<Name> {
+    fn search_names(&self, name: &Name) -> Vec<Name> {
         let mut absolute = name.clone();
         absolute.set_fqdn(true);
         if name.is_fqdn() || self.system.search.is_empty() {
@@ -274,15 +274,15 @@ impl Upstream {
     }
 
     /// The records of `name`, or of the name it is an alias for.
-    async fn follow(
+    async fn follow_cnames(
         &self,
         name: Name,
         query_type: QueryType,
-        plan: Plan<'_>,
-    ) -> Result<(Reply, Records, u32, bool), LookupError> {
+        budget: QueryBudget<'_>,
+    ) -> Result<(PoolResponse, Records, u32, bool), LookupError> {
         let (mut name, mut ttl, mut secure) = (name, u32::MAX, true);
-        for _ in 0..=MAX_ALIASES {
-            let mut reply = self.ask(&name, query_type, plan).await?;
+        for _ in 0..=MAX_CNAME_QUERIES {
+            let mut reply = self.query(&name, query_type, budget).await?;
             ttl = ttl.min(reply.said.ttl);
             secure = secure && reply.said.secure;
             let nothing = Found::Alias(Name::new());
@@ -294,25 +294,26 @@ impl Upstream {
         Err(LookupError::BadResponse)
     }
 
-    async fn ask(
+    async fn query(
         &self,
         name: &Name,
         query_type: QueryType,
-        plan: Plan<'_>,
-    ) -> Result<Reply, LookupError> {
+        budget: QueryBudget<'_>,
+    ) -> Result<PoolResponse, LookupError> {
         let query = Query::query(name.clone(), query_type.into());
         let count = self.servers.len();
-        let first = plan.first.load(Ordering::Relaxed);
+        let first = budget.first_server.load(Ordering::Relaxed);
         let mut failure = LookupError::Timeout;
-        for number in 0..usize::from(plan.attempts) * count {
+        for number in 0..usize::from(budget.attempts) * count {
             let now = Instant::now();
-            if now >= plan.deadline {
+            if now >= budget.deadline {
                 break;
             }
-            let until = plan.deadline.min(now + plan.share);
+            let until = budget.deadline.min(now + budget.per_try);
             let place = first.wrapping_add(number) % count;
             let outcome =
-                match timeout_at(until, self.ask_server(place, &query, query_type, plan)).await {
+                match timeout_at(until, self.query_server(place, &query, query_type, budget)).await
+                {
                     Ok(outcome) => outcome,
                     Err(_elapsed) => Err(LookupError::Timeout),
                 };
@@ -321,7 +322,7 @@ impl Upstream {
                 Err(LookupError::Timeout) => {}
                 Err(error) if !error.is_final() => failure = error,
                 outcome => {
-                    plan.first.store(place, Ordering::Relaxed);
+                    budget.first_server.store(place, Ordering::Relaxed);
                     return outcome;
                 }
             }
@@ -329,17 +330,17 @@ impl Upstream {
         Err(failure)
     }
 
-    async fn ask_server(
+    async fn query_server(
         &self,
         place: usize,
         query: &Query,
         query_type: QueryType,
-        plan: Plan<'_>,
-    ) -> Result<Reply, LookupError> {
+        budget: QueryBudget<'_>,
+    ) -> Result<PoolResponse, LookupError> {
         let server = self.servers.get(place).ok_or(LookupError::Internal)?;
         let response = match self.validators.get(place) {
-            None => self.plain_response(server, query, plan).await?,
-            Some(validator) => Box::pin(validated(validator, query, self.request_options)).await?,
+            None => self.query_with_edns_fallback(server, query, budget).await?,
+            Some(validator) => Box::pin(validate(validator, query, self.request_options)).await?,
         };
         match response.response_code {
             ResponseCode::NoError => {}
@@ -347,7 +348,7 @@ impl Upstream {
         }
         let said = answer::read(&response.answers, query.name(), query_type)?;
         let mut message = response.into_message();
-        Ok(Reply {
+        Ok(PoolResponse {
             said,
             additionals: std::mem::take(&mut message.additionals),
             server: Arc::clone(server),
@@ -356,33 +357,33 @@ impl Upstream {
     }
 
     /// Asks again without EDNS where a server does not understand it (RFC 6891, 6.2.2).
-    async fn plain_response(
+    async fn query_with_edns_fallback(
         &self,
-        server: &Server,
+        server: &NameServer,
         query: &Query,
-        plan: Plan<'_>,
+        budget: QueryBudget<'_>,
     ) -> Result<DnsResponse, LookupError> {
         let request = DnsRequest::from_query(query.clone(), self.request_options);
-        let response = server.ask(&request, plan.look).await?;
+        let response = server.query(&request, budget.look).await?;
         if response.response_code != ResponseCode::FormErr {
             return Ok(response);
         }
         let mut options = self.request_options;
         options.use_edns = false;
         let request = DnsRequest::from_query(query.clone(), options);
-        Ok(Box::pin(server.ask(&request, None)).await?)
+        Ok(Box::pin(server.query(&request, None)).await?)
     }
 
     /// Gives each service the addresses of its target: what came with the answer, or what its own
     /// lookup finds before the deadline.
-    async fn add_addresses(
+    async fn resolve_targets(
         &self,
         services: &mut [Service],
         additionals: &[Record],
         options: &LookupOptions,
-        plan: Plan<'_>,
+        budget: QueryBudget<'_>,
     ) -> Result<Added, LookupError> {
-        let mut known: HashMap<String, Hosted> = HashMap::new();
+        let mut known: HashMap<String, TargetAddresses> = HashMap::new();
         // Not validated with the answer, so not of use where validation is wanted.
         if self.validators.is_empty() {
             for (record, ip) in answer::addresses_of(additionals) {
@@ -391,11 +392,11 @@ impl Upstream {
             }
         }
         // They may all be silent, and the services are an answer without them.
-        let rest = plan.deadline - options.timeout / 10;
-        let plan = Plan {
+        let rest = budget.deadline - options.timeout / 10;
+        let budget = QueryBudget {
             deadline: rest,
             look: None,
-            ..plan
+            ..budget
         };
         let targets = services.iter().map(|service| service.target.clone());
         let missing: HashSet<_> = targets
@@ -407,7 +408,7 @@ impl Upstream {
         }
         let mut asked = futures_util::stream::iter(missing)
             .map(|target| async move {
-                let hosted = self.addresses(&target, &options.allow, plan).await?;
+                let hosted = self.resolve_target(&target, &options.allow, budget).await?;
                 Ok::<_, LookupError>((target, hosted))
             })
             .buffer_unordered(MAX_TARGETS);
@@ -435,13 +436,13 @@ impl Upstream {
     }
 
     /// An answer that DNSSEC cannot prove is an error; a target that cannot be found has no addresses.
-    async fn addresses(
+    async fn resolve_target(
         &self,
         target: &str,
         allow: &[IpNet],
-        plan: Plan<'_>,
-    ) -> Result<Hosted, LookupError> {
-        let mut hosted = Hosted::default();
+        budget: QueryBudget<'_>,
+    ) -> Result<TargetAddresses, LookupError> {
+        let mut hosted = TargetAddresses::default();
         let Ok(Question { mut name, .. }) = Question::new(target.as_bytes(), QueryType::A) else {
             return Ok(hosted);
         };
@@ -449,10 +450,11 @@ impl Upstream {
         let of = |query_type| {
             let name = name.clone();
             async move {
-                if let Some(answer) = self.hosts_entry(&name, query_type) {
+                if let Some(answer) = self.lookup_hosts(&name, query_type) {
                     return Ok((answer.records, answer.ttl, answer.secure));
                 }
-                let (_, records, ttl, secure) = self.follow(name, query_type, plan).await?;
+                let (_, records, ttl, secure) =
+                    self.follow_cnames(name, query_type, budget).await?;
                 Ok((records, ttl, secure))
             }
         };
@@ -470,7 +472,7 @@ impl Upstream {
 }
 
 /// The addresses of a target.
-struct Hosted {
+struct TargetAddresses {
     ips: Vec<IpAddr>,
     dropped: usize,
     ttl: u32,
@@ -478,7 +480,7 @@ struct Hosted {
     complete: bool,
 }
 
-impl Default for Hosted {
+impl Default for TargetAddresses {
     fn default() -> Self {
         Self {
             ips: Vec::new(),
@@ -490,7 +492,7 @@ impl Default for Hosted {
     }
 }
 
-impl Hosted {
+impl TargetAddresses {
     fn add(
         &mut self,
         ips: impl IntoIterator<Item = IpAddr>,
@@ -518,7 +520,7 @@ struct Added {
     complete: bool,
 }
 
-fn trusted(file: &Path) -> Result<TrustAnchors, LookupError> {
+fn load_trust_anchors(file: &Path) -> Result<TrustAnchors, LookupError> {
     let text = system_config::read_file(file).map_err(|_| LookupError::BadFile)?;
     let text = String::from_utf8(text).map_err(|_| LookupError::BadFile)?;
     // An empty file would do for hickory, which counts only the root's keys.
@@ -529,7 +531,7 @@ fn trusted(file: &Path) -> Result<TrustAnchors, LookupError> {
 }
 
 /// An answer that DNSSEC proves, or proves to need no proof (an unsigned zone).
-async fn validated(
+async fn validate(
     validator: &Validator,
     query: &Query,
     options: DnsRequestOptions,
@@ -540,7 +542,7 @@ async fn validated(
         .await;
     let response = response.map_err(|error: NetError| LookupError::from(error))?;
     let is_sound = |record: &Record| matches!(record.proof, Proof::Secure | Proof::Insecure);
-    if response.answers.iter().all(is_sound) && is_proved(&response, query) {
+    if response.answers.iter().all(is_sound) && has_required_proof(&response, query) {
         Ok(response)
     } else {
         Err(LookupError::Bogus)
@@ -552,7 +554,7 @@ async fn validated(
 ///
 /// hickory does not look for it where all of the authority section is provably unsigned, whatever zones
 /// that is of. Only a zone that the name is in can do without.
-fn is_proved(response: &DnsResponse, query: &Query) -> bool {
+fn has_required_proof(response: &DnsResponse, query: &Query) -> bool {
     let authorities = &response.authorities;
     let is_insecure = |record: &&Record| record.proof == Proof::Insecure;
     if authorities.is_empty() || !authorities.iter().all(|record| is_insecure(&record)) {
@@ -584,44 +586,44 @@ fn is_proved(response: &DnsResponse, query: &Query) -> bool {
 mod tests {
     use super::*;
 
-    fn candidates(name: &str, search: &[&str], ndots: usize) -> Vec<String> {
-        let mut upstream = Upstream::new(&ResolverConfig {
+    fn search_names(name: &str, search: &[&str], ndots: usize) -> Vec<String> {
+        let mut resolver = Resolver::new(&ResolverConfig {
             nameservers: vec![super::super::nameserver("127.0.0.1").expect("a nameserver")],
             ..ResolverConfig::default()
         })
-        .expect("an upstream");
+        .expect("a resolver");
         let domains = search.iter().map(Name::from_ascii);
-        upstream.system.search = domains.collect::<Result<_, _>>().expect("names");
-        upstream.system.ndots = ndots;
+        resolver.system.search = domains.collect::<Result<_, _>>().expect("names");
+        resolver.system.ndots = ndots;
         let question = Question::new(name.as_bytes(), QueryType::A).expect("a question");
-        let names = upstream.candidates(&question.name);
+        let names = resolver.search_names(&question.name);
         names.iter().map(Name::to_ascii).collect()
     }
 
     #[test]
     fn an_absolute_name_is_asked_for_alone() {
-        assert_eq!(candidates("app.", &["a.test."], 5), ["app."]);
+        assert_eq!(search_names("app.", &["a.test."], 5), ["app."]);
     }
 
     #[test]
     fn dots_decide_whether_the_name_itself_comes_first() {
         let search = ["a.test.", "b.test."];
         assert_eq!(
-            candidates("app", &search, 1),
+            search_names("app", &search, 1),
             ["app.a.test.", "app.b.test.", "app."]
         );
         assert_eq!(
-            candidates("app.x", &search, 1),
+            search_names("app.x", &search, 1),
             ["app.x.", "app.x.a.test.", "app.x.b.test."]
         );
         assert_eq!(
-            candidates("app.x", &search, 5),
+            search_names("app.x", &search, 5),
             ["app.x.a.test.", "app.x.b.test.", "app.x."]
         );
     }
 
     #[test]
     fn no_name_is_asked_for_twice() {
-        assert_eq!(candidates("app", &["."], 1), ["app."]);
+        assert_eq!(search_names("app", &["."], 1), ["app."]);
     }
 }

@@ -13,7 +13,7 @@ use super::cache::{Cache, Entries};
 use super::config::ResolverConfig;
 use super::flight::{Flights, Key, Outcome, Ticket, Waiter};
 use super::look::Look;
-use super::resolver::Upstream;
+use super::resolver::Resolver;
 use super::system_config::{ConfigStamp, stamp};
 use super::task::Task;
 use super::{Answer, LookupError, LookupOptions, Question};
@@ -21,7 +21,7 @@ use super::{Answer, LookupError, LookupOptions, Question};
 /// Sources whose sockets, connections and files are kept; past that the one made first goes.
 pub const MAX_RESOLVERS: usize = 32;
 /// Sockets and connections are closed after so long without a lookup.
-const IDLE: Duration = Duration::from_secs(60);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// The runtime's timer goes off so often while there are lookups, and those of callers that have died are
 /// ended then. The deadlines of lookups lie behind it, so setting one wakes up nobody.
 const TICK: Duration = Duration::from_millis(250);
@@ -29,7 +29,7 @@ const TICK: Duration = Duration::from_millis(250);
 /// Everything that lookups share, for one runtime.
 pub struct Resolvers {
     runtime: Handle,
-    kept: RwLock<Vec<Arc<Kept>>>,
+    kept: RwLock<Vec<Arc<ResolverEntry>>>,
     flights: Arc<Flights>,
     cache: Cache,
     /// Numbers flights.
@@ -41,10 +41,10 @@ pub struct Resolvers {
     tick: Notify,
 }
 
-struct Kept {
+struct ResolverEntry {
     config: ResolverConfig,
     stamp: ConfigStamp,
-    upstream: Upstream,
+    resolver: Resolver,
 }
 
 /// How a lookup began.
@@ -71,7 +71,7 @@ impl Resolvers {
             ticking: AtomicBool::new(false),
             tick: Notify::new(),
         });
-        runtime.spawn(Arc::clone(&this).keep_house());
+        runtime.spawn(Arc::clone(&this).close_idle());
         this
     }
 
@@ -133,7 +133,7 @@ impl Resolvers {
         self: &Arc<Self>,
         key: Key,
         number: u64,
-        current: Option<Arc<Kept>>,
+        current: Option<Arc<ResolverEntry>>,
     ) -> Arc<Task<Outcome>> {
         let (this, landing) = (Arc::clone(self), Arc::clone(self));
         let start = Instant::now();
@@ -142,7 +142,7 @@ impl Resolvers {
             |look| async move {
                 let kept = match current {
                     Some(kept) => kept,
-                    None => this.renewed(&key.options.config)?,
+                    None => this.load_resolver(&key.options.config)?,
                 };
                 this.outcome(key, &kept, start, &look).await
             },
@@ -151,11 +151,17 @@ impl Resolvers {
         )
     }
 
-    async fn outcome(&self, key: Key, kept: &Kept, start: Instant, look: &Look) -> Outcome {
+    async fn outcome(
+        &self,
+        key: Key,
+        kept: &ResolverEntry,
+        start: Instant,
+        look: &Look,
+    ) -> Outcome {
         #[cfg(feature = "panics")]
         assert!(!key.question.name.to_ascii().starts_with("panic-in-task"));
         let options = &key.options;
-        let lookup = kept.upstream.lookup(&key.question, options, start, look);
+        let lookup = kept.resolver.lookup(&key.question, options, start, look);
         let answer = Arc::new(lookup.await?);
         let options = Arc::clone(options);
         if let Some(old) = self.cache.put(key, kept.stamp, &answer, &options) {
@@ -165,22 +171,22 @@ impl Resolvers {
     }
 
     /// What is kept of `config`, unless a file that it was made from has changed.
-    fn current(&self, config: &ResolverConfig, files: &ConfigStamp) -> Option<Arc<Kept>> {
+    fn current(&self, config: &ResolverConfig, files: &ConfigStamp) -> Option<Arc<ResolverEntry>> {
         let kept = self.kept.read();
         let kept = kept.iter().find(|kept| kept.config == *config)?;
         (kept.stamp == *files).then(|| Arc::clone(kept))
     }
 
-    fn renewed(&self, config: &ResolverConfig) -> Result<Arc<Kept>, LookupError> {
+    fn load_resolver(&self, config: &ResolverConfig) -> Result<Arc<ResolverEntry>, LookupError> {
         let stamp = stamp(config);
         // Another lookup may have been faster.
         if let Some(kept) = self.current(config, &stamp) {
             return Ok(kept);
         }
-        let kept = Arc::new(Kept {
+        let kept = Arc::new(ResolverEntry {
             config: config.clone(),
             stamp,
-            upstream: Upstream::new(config)?,
+            resolver: Resolver::new(config)?,
         });
         let mut all = self.kept.write();
         all.retain(|other| other.config != *config);
@@ -202,11 +208,11 @@ impl Resolvers {
         }
     }
 
-    async fn keep_house(self: Arc<Self>) {
+    async fn close_idle(self: Arc<Self>) {
         loop {
             self.tick.notified().await;
             let mut last_active = Instant::now();
-            while last_active.elapsed() < IDLE {
+            while last_active.elapsed() < IDLE_TIMEOUT {
                 sleep(TICK).await;
                 self.flights.sweep();
                 if self.active.swap(false, Ordering::Relaxed) {

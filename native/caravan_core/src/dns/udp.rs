@@ -26,7 +26,7 @@ const MAX_QUESTIONS: u8 = 32;
 const MAX_IDLE: usize = 128;
 /// Octets of an answer that we ask for (EDNS, RFC 6891): what passes through networks unfragmented (DNS
 /// flag day 2020).
-pub const PAYLOAD: u16 = 1_232;
+pub const EDNS_PAYLOAD: u16 = 1_232;
 /// Octets taken from one datagram.
 const MAX_DATAGRAM: usize = 4_096;
 
@@ -40,7 +40,7 @@ const QUESTION_TAIL: usize = 4;
 static IDLE: AtomicUsize = AtomicUsize::new(0);
 
 /// The sockets to one nameserver.
-pub struct Sockets {
+pub struct UdpSocketPool {
     address: SocketAddr,
     idle: Mutex<Vec<Socket>>,
 }
@@ -50,7 +50,7 @@ struct Socket {
     questions: u8,
 }
 
-impl Sockets {
+impl UdpSocketPool {
     pub fn new(address: SocketAddr) -> Self {
         Self {
             address,
@@ -60,7 +60,7 @@ impl Sockets {
 
     /// The answer to `request`; nothing when it was cut. Datagrams that do not match it are passed over,
     /// so this ends with a matching one, with an error of the network, or with its caller's deadline.
-    pub async fn ask(
+    pub async fn query(
         &self,
         request: &DnsRequest,
         look: Option<&Look>,
@@ -68,35 +68,35 @@ impl Sockets {
         let (socket, query) = self.send(request)?;
         // Dropped, and with it closed, when no answer comes: a late one would be found by the next
         // question.
-        let datagram = match socket.early(&query, look).await? {
+        let datagram = match socket.poll_early(&query, look).await? {
             Some(datagram) => {
-                if datagram.len() > PAYLOAD.into() {
+                if datagram.len() > EDNS_PAYLOAD.into() {
                     // More than was asked for: the runtime has the time to read it.
                     yield_now().await;
                 }
                 datagram
             }
-            None => socket.watch(&query).await?,
+            None => socket.receive_async(&query).await?,
         };
-        self.give_back(socket);
+        self.checkin(socket);
         // Not read: it may end in the middle of a record.
-        if is_cut(&datagram) {
+        if is_truncated(&datagram) {
             return Ok(None);
         }
         Ok(Some(DnsResponse::from_buffer(datagram)?))
     }
 
-    fn send(&self, request: &DnsRequest) -> Result<(Socket, Query), NetError> {
+    fn send(&self, request: &DnsRequest) -> Result<(Socket, SentQuery), NetError> {
         let mut bytes = request.to_vec()?;
         let id: [u8; 2] = rand::random();
         bytes.iter_mut().zip(id).for_each(|(byte, id)| *byte = id);
-        let socket = self.take()?;
+        let socket = self.checkout()?;
         socket.io.send(&bytes)?;
         let exact_case = request.options().case_randomization;
-        Ok((socket, Query { bytes, exact_case }))
+        Ok((socket, SentQuery { bytes, exact_case }))
     }
 
-    fn take(&self) -> io::Result<Socket> {
+    fn checkout(&self) -> io::Result<Socket> {
         if let Some(socket) = self.idle.lock().pop() {
             IDLE.fetch_sub(1, Ordering::Relaxed);
             return Ok(socket);
@@ -111,7 +111,7 @@ impl Sockets {
         Ok(Socket { io, questions: 0 })
     }
 
-    fn give_back(&self, mut socket: Socket) {
+    fn checkin(&self, mut socket: Socket) {
         socket.questions += 1;
         if socket.questions == MAX_QUESTIONS {
             return;
@@ -124,27 +124,31 @@ impl Sockets {
     }
 }
 
-impl Drop for Sockets {
+impl Drop for UdpSocketPool {
     fn drop(&mut self) {
         IDLE.fetch_sub(self.idle.get_mut().len(), Ordering::Relaxed);
     }
 }
 
 impl Socket {
-    async fn early(&self, query: &Query, look: Option<&Look>) -> io::Result<Option<Vec<u8>>> {
+    async fn poll_early(
+        &self,
+        query: &SentQuery,
+        look: Option<&Look>,
+    ) -> io::Result<Option<Vec<u8>>> {
         let Some(look) = look.filter(|look| look.first()) else {
             return Ok(None);
         };
-        match self.look(query)? {
+        match self.try_receive(query)? {
             None => {
                 look.again().await;
-                self.look(query)
+                self.try_receive(query)
             }
             found => Ok(found),
         }
     }
 
-    fn look(&self, query: &Query) -> io::Result<Option<Vec<u8>>> {
+    fn try_receive(&self, query: &SentQuery) -> io::Result<Option<Vec<u8>>> {
         match self.receive(query) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
             outcome => outcome,
@@ -153,7 +157,7 @@ impl Socket {
 
     /// Has the runtime wait for the answer. It knows of the socket no longer than that: it would wake
     /// up for every datagram.
-    async fn watch(&self, query: &Query) -> io::Result<Vec<u8>> {
+    async fn receive_async(&self, query: &SentQuery) -> io::Result<Vec<u8>> {
         // An error says that nobody listens there (ICMP).
         let news = Interest::READABLE | Interest::ERROR;
         // SAFETY: the socket is borrowed, so it stays open for as long as it is registered.
@@ -171,12 +175,12 @@ impl Socket {
     }
 
     /// The first datagram that answers, of the next few.
-    fn receive(&self, query: &Query) -> io::Result<Option<Vec<u8>>> {
+    fn receive(&self, query: &SentQuery) -> io::Result<Option<Vec<u8>>> {
         let mut buffer = [0; MAX_DATAGRAM];
         for _ in 0..MAX_AT_ONCE {
             let length = self.io.recv(&mut buffer)?;
             let datagram = buffer.get(..length).unwrap_or(&buffer);
-            if query.is_answered_by(datagram) {
+            if query.matches(datagram) {
                 return Ok(Some(datagram.to_vec()));
             }
         }
@@ -190,21 +194,21 @@ fn is_servers_error(code: ResponseCode) -> bool {
 }
 
 /// Truncated, as the server says (TC), or by the size of our buffer.
-fn is_cut(datagram: &[u8]) -> bool {
+fn is_truncated(datagram: &[u8]) -> bool {
     datagram.get(2).is_some_and(|flags| flags & 0x02 != 0) || datagram.len() == MAX_DATAGRAM
 }
 
 /// A question as it was sent.
-struct Query {
+struct SentQuery {
     bytes: Vec<u8>,
     exact_case: bool,
 }
 
-impl Query {
+impl SentQuery {
     /// A response with our id, to our question. An error of the server may come without the question
     /// (RFC 1035 has a server copy it, but one that cannot read it has nothing to copy); what is said of
     /// the name may not, nor anything where the question is to make forging harder.
-    fn is_answered_by(&self, datagram: &[u8]) -> bool {
+    fn matches(&self, datagram: &[u8]) -> bool {
         let (Some(ours), Some(theirs)) = (self.bytes.get(..HEADER), datagram.get(..HEADER)) else {
             return false;
         };
@@ -265,26 +269,26 @@ impl Query {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hickory_resolver::proto::op::{DnsRequestOptions, Query as Asked};
+    use hickory_resolver::proto::op::{DnsRequestOptions, Query};
     use hickory_resolver::proto::rr::{Name, RecordType};
     use proptest::prelude::*;
 
-    fn query(exact_case: bool) -> Query {
+    fn query(exact_case: bool) -> SentQuery {
         let name = Name::from_ascii("_App._tcp.example.com.").expect("a name");
-        let asked = Asked::query(name, RecordType::SRV);
+        let asked = Query::query(name, RecordType::SRV);
         let request = DnsRequest::from_query(asked, DnsRequestOptions::default());
         let bytes = request.to_vec().expect("bytes");
-        Query { bytes, exact_case }
+        SentQuery { bytes, exact_case }
     }
 
-    fn response(query: &Query) -> Vec<u8> {
+    fn response(query: &SentQuery) -> Vec<u8> {
         let mut bytes = query.bytes.clone();
         bytes[2] |= 0x80;
         bytes
     }
 
     /// The id stays: it is random, and may look like a letter.
-    fn in_lower_case(query: &Query) -> Vec<u8> {
+    fn in_lower_case(query: &SentQuery) -> Vec<u8> {
         let mut bytes = response(query);
         bytes[HEADER..].make_ascii_lowercase();
         bytes
@@ -293,21 +297,21 @@ mod tests {
     #[test]
     fn an_answer_repeats_id_and_question() {
         let query = query(false);
-        assert!(query.is_answered_by(&response(&query)));
-        assert!(query.is_answered_by(&in_lower_case(&query)));
-        assert!(!query.is_answered_by(&query.bytes), "not a response");
+        assert!(query.matches(&response(&query)));
+        assert!(query.matches(&in_lower_case(&query)));
+        assert!(!query.matches(&query.bytes), "not a response");
         for wrong in [0, 1, HEADER + 2, query.question_end() - 3] {
             let mut bytes = response(&query);
             bytes[wrong] ^= 1;
-            assert!(!query.is_answered_by(&bytes), "octet {wrong}");
+            assert!(!query.matches(&bytes), "octet {wrong}");
         }
     }
 
     #[test]
     fn randomized_case_has_to_come_back() {
         let query = query(true);
-        assert!(query.is_answered_by(&response(&query)));
-        assert!(!query.is_answered_by(&in_lower_case(&query)));
+        assert!(query.matches(&response(&query)));
+        assert!(!query.matches(&in_lower_case(&query)));
     }
 
     #[test]
@@ -317,7 +321,7 @@ mod tests {
             let mut bytes = response(&query)[..HEADER].to_vec();
             bytes[5] = 0;
             bytes[3] |= code;
-            query.is_answered_by(&bytes)
+            query.matches(&bytes)
         };
         let codes: Vec<_> = (0..16).filter(|code| answered(false, *code)).collect();
         assert_eq!(codes, [1, 2, 4, 5]);
@@ -329,23 +333,23 @@ mod tests {
         let query = query(false);
         let mut bytes = response(&query);
         bytes[2] |= 5 << 3;
-        assert!(!query.is_answered_by(&bytes), "an update");
+        assert!(!query.matches(&bytes), "an update");
     }
 
     #[test]
     fn an_answer_is_cut_by_the_server_or_by_us() {
         let mut bytes = response(&query(false));
-        assert!(!is_cut(&bytes));
+        assert!(!is_truncated(&bytes));
         bytes[2] |= 0x02;
-        assert!(is_cut(&bytes));
-        assert!(is_cut(&[0; MAX_DATAGRAM]));
-        assert!(!is_cut(&[0; MAX_DATAGRAM - 1]));
+        assert!(is_truncated(&bytes));
+        assert!(is_truncated(&[0; MAX_DATAGRAM]));
+        assert!(!is_truncated(&[0; MAX_DATAGRAM - 1]));
     }
 
     proptest! {
         #[test]
         fn any_datagram_is_judged(datagram: Vec<u8>) {
-            let _ = query(false).is_answered_by(&datagram);
+            let _ = query(false).matches(&datagram);
         }
 
         #[test]
@@ -353,7 +357,7 @@ mod tests {
             let query = query(false);
             let bytes = response(&query);
             let cut = &bytes[..length.min(bytes.len())];
-            prop_assert!(!query.is_answered_by(cut) || cut.len() >= query.question_end());
+            prop_assert!(!query.matches(cut) || cut.len() >= query.question_end());
         }
     }
 }
