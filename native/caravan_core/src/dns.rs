@@ -10,13 +10,12 @@ mod config;
 mod connection;
 mod error;
 mod flight;
-mod look;
+mod inline_poll;
 mod name_server;
 mod question;
 mod resolver;
 mod resolvers;
 mod system_config;
-mod task;
 #[cfg(feature = "tls")]
 mod tls;
 mod udp;

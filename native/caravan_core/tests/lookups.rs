@@ -155,7 +155,7 @@ impl Client {
         match started {
             Started::Cached(answer, _ttl) => Ok(answer.records.len()),
             Started::Answered(answer) => Ok(answer.records.len()),
-            Started::UnderWay(ticket) => match ticket.look() {
+            Started::UnderWay(ticket) => match ticket.poll() {
                 Some(answer) => Ok(answer.records.len()),
                 None => receiver.recv_timeout(ENOUGH).expect("an outcome"),
             },
@@ -247,7 +247,7 @@ fn patient_client(server: &Patient) -> Client {
     let client = Client::new(&server.address.to_string(), None);
     let (started, receiver) = client.start("first.test");
     // Files are looked at on the runtime, so nothing is left for a look.
-    assert!(ticket(started).look().is_none());
+    assert!(ticket(started).poll().is_none());
     server.answer();
     assert_eq!(receiver.recv_timeout(ENOUGH), Ok(Ok(1)));
     client
@@ -260,11 +260,11 @@ fn the_second_look_finds_the_answer_and_nobody_else_tells_of_it() {
     let (started, receiver) = client.start("one.test");
     let ticket = ticket(started);
     server.answer();
-    let found = ticket.look().map(|answer| answer.records.len());
+    let found = ticket.poll().map(|answer| answer.records.len());
     assert_eq!(found, Some(1));
     assert_eq!(client.resolvers.under_way(), 0);
     assert!(receiver.recv_timeout(ENOUGH).is_err(), "its waiter is gone");
-    assert!(ticket.look().is_none());
+    assert!(ticket.poll().is_none());
 }
 
 #[test]
@@ -272,7 +272,7 @@ fn an_answer_that_comes_after_the_second_look_is_delivered() {
     let server = Patient::new();
     let client = patient_client(&server);
     let (started, receiver) = client.start("one.test");
-    assert!(ticket(started).look().is_none());
+    assert!(ticket(started).poll().is_none());
     server.answer();
     assert_eq!(receiver.recv_timeout(ENOUGH), Ok(Ok(1)));
 }
@@ -284,9 +284,9 @@ fn whoever_looks_first_serves_those_who_asked_the_same() {
     let (slow, told) = client.start("one.test");
     let (fast, _) = client.start("one.test");
     server.answer();
-    assert!(ticket(fast).look().is_some());
+    assert!(ticket(fast).poll().is_some());
     assert_eq!(told.recv_timeout(ENOUGH), Ok(Ok(1)));
-    assert!(ticket(slow).look().is_none());
+    assert!(ticket(slow).poll().is_none());
 }
 
 #[test]
@@ -296,7 +296,7 @@ fn a_lookup_that_nobody_looks_at_ends_at_its_deadline() {
     let (started, receiver) = client.start("one.test");
     let outcome = receiver.recv_timeout(ENOUGH);
     assert_eq!(outcome, Ok(Err(LookupError::Timeout)));
-    assert!(ticket(started).look().is_none());
+    assert!(ticket(started).poll().is_none());
 }
 
 #[test]

@@ -171,7 +171,7 @@ fn dns_lookup<'a>(
 /// once for each reference, best after other processes had their turn: until then nobody watches for it.
 #[rustler::nif]
 fn dns_look<'a>(env: Env<'a>, lookup: ResourceArc<Lookup>) -> Term<'a> {
-    let look = || lookup.ticket.lock().as_ref().and_then(Ticket::look);
+    let look = || lookup.ticket.lock().as_ref().and_then(Ticket::poll);
     let result = match catch_unwind(AssertUnwindSafe(look)) {
         Ok(None) => return lookup.encode(env),
         Ok(Some(answer)) => Ok(answer),

@@ -8,7 +8,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
-use super::task::Task;
+use super::inline_poll::InlineTask;
 use super::{Answer, LookupError, LookupOptions, Question};
 
 /// A lookup is joined within this part of its timeout: whoever joins has its deadline.
@@ -62,7 +62,7 @@ type Waiters = Vec<(u64, Box<dyn Waiter>)>;
 struct Flight {
     key: Key,
     start: Instant,
-    task: Arc<Task<Outcome>>,
+    task: Arc<InlineTask<Outcome>>,
     waiters: Waiters,
     last_waiter: u64,
 }
@@ -90,8 +90,8 @@ impl Flights {
         key: Key,
         number: u64,
         waiter: Box<dyn Waiter>,
-        make: impl FnOnce() -> Arc<Task<Outcome>>,
-    ) -> (Ticket, Option<Arc<Task<Outcome>>>) {
+        make: impl FnOnce() -> Arc<InlineTask<Outcome>>,
+    ) -> (Ticket, Option<Arc<InlineTask<Outcome>>>) {
         let mut under_way = self.under_way.lock();
         let mut made = None;
         let number = under_way.joinable(&key).unwrap_or(number);
@@ -161,7 +161,7 @@ impl Flights {
         flight.map(|flight| flight.waiters).unwrap_or_default()
     }
 
-    fn task(&self, number: u64) -> Option<Arc<Task<Outcome>>> {
+    fn task(&self, number: u64) -> Option<Arc<InlineTask<Outcome>>> {
         let under_way = self.under_way.lock();
         Some(Arc::clone(&under_way.by_number.get(&number)?.task))
     }
@@ -192,9 +192,9 @@ impl UnderWay {
 impl Ticket {
     /// Looks whether the answer has come. To be called once, and soon, best after something else was
     /// done: until then nobody watches for it. Nothing: the waiter will have the outcome.
-    pub fn look(&self) -> Option<Arc<Answer>> {
+    pub fn poll(&self) -> Option<Arc<Answer>> {
         let task = self.flights.task(self.flight)?;
-        let outcome = task.look_here()?;
+        let outcome = task.poll_second()?;
         self.land_here(outcome)
     }
 

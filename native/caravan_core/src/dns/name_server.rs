@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use super::answer::Transport;
 use super::config::{NameServerConfig, Protocol};
 use super::connection::Connection;
-use super::look::Look;
+use super::inline_poll::EarlyPolls;
 #[cfg(feature = "tls")]
 use super::tls::TlsConfig;
 use super::udp::UdpSocketPool;
@@ -57,12 +57,12 @@ impl NameServer {
     pub async fn query(
         &self,
         request: &DnsRequest,
-        look: Option<&Look>,
+        early_polls: Option<&EarlyPolls>,
     ) -> Result<DnsResponse, NetError> {
         if let Some(udp) = &self.udp
             && !self.needs_tcp(&request.queries)
         {
-            let response = udp.query(request, look).await?;
+            let response = udp.query(request, early_polls).await?;
             if let Some(response) = response {
                 return Ok(response);
             }

@@ -29,7 +29,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::answer::{self, Found, MAX_TARGET_ADDRESSES, Said, Service, Transport};
 use super::config::ResolverConfig;
-use super::look::Look;
+use super::inline_poll::EarlyPolls;
 use super::name_server::{NameServer, ValidatingHandle};
 use super::system_config::{self, SystemConfig};
 #[cfg(feature = "tls")]
@@ -65,7 +65,7 @@ struct QueryBudget<'a> {
     /// The server to begin with: the one that answered last, so that one that is silent costs a
     /// lookup its share of the time once, and not for each name.
     first_server: &'a AtomicUsize,
-    look: Option<&'a Look>,
+    early_polls: Option<&'a EarlyPolls>,
 }
 
 /// An answer that says something, and who gave it.
@@ -132,13 +132,13 @@ impl Resolver {
         question: &Question,
         options: &LookupOptions,
         start: Instant,
-        look: &Look,
+        early_polls: &EarlyPolls,
     ) -> Result<Answer, LookupError> {
         let Question { name, query_type } = question;
         let mut answer = match self.lookup_hosts(name, *query_type) {
             Some(answer) => answer,
             None => {
-                self.query_search_list(name, *query_type, options, start, look)
+                self.query_search_list(name, *query_type, options, start, early_polls)
                     .await?
             }
         };
@@ -162,10 +162,10 @@ impl Resolver {
         query_type: QueryType,
         options: &LookupOptions,
         start: Instant,
-        look: &Look,
+        early_polls: &EarlyPolls,
     ) -> Result<Answer, LookupError> {
         let first = AtomicUsize::new(self.first());
-        let budget = self.budget(options, start, &first, look);
+        let budget = self.budget(options, start, &first, early_polls);
         let mut nothing = LookupError::NxDomain;
         for candidate in self.search_names(name) {
             match self.follow_cnames(candidate, query_type, budget).await {
@@ -215,7 +215,7 @@ impl Resolver {
         options: &LookupOptions,
         start: Instant,
         first_server: &'a AtomicUsize,
-        look: &'a Look,
+        early_polls: &'a EarlyPolls,
     ) -> QueryBudget<'a> {
         let attempts = options.attempts.or(self.system.attempts);
         let attempts = attempts.map_or(ATTEMPTS, u8::from);
@@ -226,7 +226,7 @@ impl Resolver {
             attempts,
             per_try: self.system.timeout.map_or(share, |own| own.min(share)),
             first_server,
-            look: Some(look),
+            early_polls: Some(early_polls),
         }
     }
 
@@ -364,7 +364,7 @@ impl Resolver {
         budget: QueryBudget<'_>,
     ) -> Result<DnsResponse, LookupError> {
         let request = DnsRequest::from_query(query.clone(), self.request_options);
-        let response = server.query(&request, budget.look).await?;
+        let response = server.query(&request, budget.early_polls).await?;
         if response.response_code != ResponseCode::FormErr {
             return Ok(response);
         }
@@ -395,7 +395,7 @@ impl Resolver {
         let rest = budget.deadline - options.timeout / 10;
         let budget = QueryBudget {
             deadline: rest,
-            look: None,
+            early_polls: None,
             ..budget
         };
         let targets = services.iter().map(|service| service.target.clone());

@@ -12,10 +12,10 @@ use tokio::time::{Instant, sleep};
 use super::cache::{Cache, Entries};
 use super::config::ResolverConfig;
 use super::flight::{Flights, Key, Outcome, Ticket, Waiter};
-use super::look::Look;
+use super::inline_poll::EarlyPolls;
+use super::inline_poll::InlineTask;
 use super::resolver::Resolver;
 use super::system_config::{ConfigStamp, stamp};
-use super::task::Task;
 use super::{Answer, LookupError, LookupOptions, Question};
 
 /// Sources whose sockets, connections and files are kept; past that the one made first goes.
@@ -53,7 +53,7 @@ pub enum Started {
     Cached(Arc<Answer>, u32),
     /// With its end: the nameserver was as fast as that. The answer is short.
     Answered(Arc<Answer>),
-    /// It is under way; the waiter will have the outcome. [`Ticket::look`] has to be called.
+    /// It is under way; the waiter will have the outcome. [`Ticket::poll`] has to be called.
     UnderWay(Ticket),
 }
 
@@ -100,13 +100,13 @@ impl Resolvers {
         });
         match started {
             Some(task) if is_ready => {
-                let outcome = task.start_here();
+                let outcome = task.poll_inline();
                 if let Some(answer) = outcome.and_then(|outcome| ticket.land_here(outcome)) {
                     return Ok(Started::Answered(answer));
                 }
             }
             // Files have to be read first.
-            Some(task) => task.start_there(),
+            Some(task) => task.spawn(),
             None => {}
         }
         Ok(Started::UnderWay(ticket))
@@ -134,17 +134,17 @@ impl Resolvers {
         key: Key,
         number: u64,
         current: Option<Arc<ResolverEntry>>,
-    ) -> Arc<Task<Outcome>> {
+    ) -> Arc<InlineTask<Outcome>> {
         let (this, landing) = (Arc::clone(self), Arc::clone(self));
         let start = Instant::now();
-        Task::new(
+        InlineTask::new(
             self.runtime.clone(),
-            |look| async move {
+            |early_polls| async move {
                 let kept = match current {
                     Some(kept) => kept,
                     None => this.load_resolver(&key.options.config)?,
                 };
-                this.outcome(key, &kept, start, &look).await
+                this.outcome(key, &kept, start, &early_polls).await
             },
             Err(LookupError::Internal),
             move |outcome| landing.flights.land(number, &outcome),
@@ -156,12 +156,14 @@ impl Resolvers {
         key: Key,
         kept: &ResolverEntry,
         start: Instant,
-        look: &Look,
+        early_polls: &EarlyPolls,
     ) -> Outcome {
         #[cfg(feature = "panics")]
         assert!(!key.question.name.to_ascii().starts_with("panic-in-task"));
         let options = &key.options;
-        let lookup = kept.resolver.lookup(&key.question, options, start, look);
+        let lookup = kept
+            .resolver
+            .lookup(&key.question, options, start, early_polls);
         let answer = Arc::new(lookup.await?);
         let options = Arc::clone(options);
         if let Some(old) = self.cache.put(key, kept.stamp, &answer, &options) {

@@ -17,7 +17,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::task::yield_now;
 
-use super::look::Look;
+use super::inline_poll::EarlyPolls;
 
 /// Questions over one socket. Each new socket has a new random port (the kernel's choice), which a
 /// forger has to guess beside the id (RFC 5452).
@@ -63,12 +63,12 @@ impl UdpSocketPool {
     pub async fn query(
         &self,
         request: &DnsRequest,
-        look: Option<&Look>,
+        early_polls: Option<&EarlyPolls>,
     ) -> Result<Option<DnsResponse>, NetError> {
         let (socket, query) = self.send(request)?;
         // Dropped, and with it closed, when no answer comes: a late one would be found by the next
         // question.
-        let datagram = match socket.poll_early(&query, look).await? {
+        let datagram = match socket.poll_early(&query, early_polls).await? {
             Some(datagram) => {
                 if datagram.len() > EDNS_PAYLOAD.into() {
                     // More than was asked for: the runtime has the time to read it.
@@ -134,14 +134,14 @@ impl Socket {
     async fn poll_early(
         &self,
         query: &SentQuery,
-        look: Option<&Look>,
+        early_polls: Option<&EarlyPolls>,
     ) -> io::Result<Option<Vec<u8>>> {
-        let Some(look) = look.filter(|look| look.first()) else {
+        let Some(polls) = early_polls.filter(|polls| polls.take_first()) else {
             return Ok(None);
         };
         match self.try_receive(query)? {
             None => {
-                look.again().await;
+                polls.wait_for_second().await;
                 self.try_receive(query)
             }
             found => Ok(found),
