@@ -169,11 +169,11 @@ defmodule Caravan.Dns do
     # Where the answer is not there at once, it often is when others have had their turn.
     with ref when is_reference(ref) <- start(name, type, options),
          true = :erlang.yield(),
-         ref when is_reference(ref) <- Native.dns_look(ref) do
+         ref when is_reference(ref) <- Native.dns_poll(ref) do
       receive do
         {^ref, result} -> result
       after
-        options.timeout + @grace -> give_up(ref, name, type)
+        options.timeout + @grace -> cancel_or_receive(ref, name, type)
       end
     end
   end
@@ -197,8 +197,8 @@ defmodule Caravan.Dns do
   @spec lookup_async(String.t(), type, [option]) :: {:ok, reference} | {:error, Error.t()}
   def lookup_async(name, type, options \\ []) do
     case start(name, type, validate!(options, type)) do
-      ref when is_reference(ref) -> {:ok, watch(ref)}
-      {:ok, answer} -> {:ok, deliver(make_ref(), {:ok, answer})}
+      ref when is_reference(ref) -> {:ok, poll_once(ref)}
+      {:ok, answer} -> {:ok, send_to_self(make_ref(), {:ok, answer})}
       {:error, error} -> {:error, error}
     end
   end
@@ -225,7 +225,7 @@ defmodule Caravan.Dns do
   @doc false
   @spec check_nameservers(term) :: Options.checked()
   def check_nameservers(servers) do
-    if texts?(servers, @max_nameservers, &Native.dns_nameserver?/1),
+    if valid_strings?(servers, @max_nameservers, &Native.dns_nameserver?/1),
       do: {:ok, servers},
       else:
         {:error,
@@ -236,7 +236,7 @@ defmodule Caravan.Dns do
   @doc false
   @spec check_networks(term) :: Options.checked()
   def check_networks(networks) do
-    if texts?(networks, @max_networks, &Native.dns_network?/1),
+    if valid_strings?(networks, @max_networks, &Native.dns_network?/1),
       do: {:ok, networks},
       else: {:error, "a list of up to #{@max_networks} networks such as \"10.0.0.0/8\""}
   end
@@ -265,7 +265,7 @@ defmodule Caravan.Dns do
   @spec schema() :: Options.schema()
   def schema, do: @schema
 
-  defp texts?(list, limit, valid?) do
+  defp valid_strings?(list, limit, valid?) do
     is_list(list) and not List.improper?(list) and length(list) <= limit and
       Enum.all?(list, &(is_binary(&1) and valid?.(&1)))
   end
@@ -289,14 +289,14 @@ defmodule Caravan.Dns do
           "Caravan.Dns: expected #{inspect(key)} to be true #{where}, got: false"
   end
 
-  defp watch(ref) do
-    case Native.dns_look(ref) do
+  defp poll_once(ref) do
+    case Native.dns_poll(ref) do
       ^ref -> ref
-      result -> deliver(ref, result)
+      result -> send_to_self(ref, result)
     end
   end
 
-  defp deliver(ref, result) do
+  defp send_to_self(ref, result) do
     send(self(), {ref, result})
     ref
   end
@@ -313,7 +313,7 @@ defmodule Caravan.Dns do
     raise ArgumentError, "Caravan.Dns: expected the name to be a string, got: #{inspect(name)}"
   end
 
-  defp give_up(ref, name, type) do
+  defp cancel_or_receive(ref, name, type) do
     if cancel(ref) do
       {:error, %Error{name: name, type: type, reason: :timeout}}
     else

@@ -40,9 +40,9 @@ defmodule Caravan.Native do
   def dns_lookup(name, query_type, options),
     do: first_call(:dns_lookup, [name, query_type, options])
 
-  @spec dns_look(reference) ::
+  @spec dns_poll(reference) ::
           reference | {:ok, Caravan.Dns.Answer.t()} | {:error, Caravan.Dns.Error.t()}
-  def dns_look(lookup), do: first_call(:dns_look, [lookup])
+  def dns_poll(lookup), do: first_call(:dns_poll, [lookup])
 
   @spec dns_cancel(reference) :: boolean
   def dns_cancel(lookup), do: first_call(:dns_cancel, [lookup])

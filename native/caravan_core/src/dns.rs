@@ -31,6 +31,6 @@ pub use config::{
 pub use error::LookupError;
 pub use flight::{Outcome, Ticket, Waiter};
 pub use question::{BadName, QueryType, Question};
-pub use resolvers::{MAX_RESOLVERS, Resolvers, Started};
+pub use resolvers::{LookupStart, MAX_RESOLVERS, Resolvers};
 #[cfg(any(test, fuzzing))]
 pub use system_config::read_any_files;

@@ -12,8 +12,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use caravan_core::dns::{
-    LookupError, LookupOptions, Outcome, QueryType, Question, ResolverConfig, Resolvers, Started,
-    Ticket, Ttl, Waiter, nameserver,
+    LookupError, LookupOptions, LookupStart, Outcome, QueryType, Question, ResolverConfig,
+    Resolvers, Ticket, Ttl, Waiter, nameserver,
 };
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
@@ -133,7 +133,7 @@ impl Client {
         }
     }
 
-    fn start(&self, name: &str) -> (Started, Receiver<Result<usize, LookupError>>) {
+    fn start(&self, name: &str) -> (LookupStart, Receiver<Result<usize, LookupError>>) {
         self.start_for(name, true)
     }
 
@@ -141,7 +141,7 @@ impl Client {
         &self,
         name: &str,
         is_waiting: bool,
-    ) -> (Started, Receiver<Result<usize, LookupError>>) {
+    ) -> (LookupStart, Receiver<Result<usize, LookupError>>) {
         let (to, receiver) = channel();
         let question = Question::new(name.as_bytes(), QueryType::A).expect("a question");
         let options = Arc::clone(&self.options);
@@ -153,9 +153,9 @@ impl Client {
     fn outcome(&self, name: &str) -> Result<usize, LookupError> {
         let (started, receiver) = self.start(name);
         match started {
-            Started::Cached(answer, _ttl) => Ok(answer.records.len()),
-            Started::Answered(answer) => Ok(answer.records.len()),
-            Started::UnderWay(ticket) => match ticket.poll() {
+            LookupStart::Cached(answer, _ttl) => Ok(answer.records.len()),
+            LookupStart::Answered(answer) => Ok(answer.records.len()),
+            LookupStart::Pending(ticket) => match ticket.poll() {
                 Some(answer) => Ok(answer.records.len()),
                 None => receiver.recv_timeout(ENOUGH).expect("an outcome"),
             },
@@ -197,7 +197,10 @@ fn kept_answers() {
     let ttl = Ttl { min: 0, max: 60 };
     let client = Client::new(&serve().to_string(), Some(ttl));
     assert_eq!(client.outcome("one.test"), Ok(1));
-    assert!(matches!(client.start("one.test").0, Started::Cached(..)));
+    assert!(matches!(
+        client.start("one.test").0,
+        LookupStart::Cached(..)
+    ));
     client.resolvers.flush();
     assert_eq!(client.outcome("one.test"), Ok(1));
 }
@@ -235,9 +238,9 @@ impl Patient {
     }
 }
 
-fn ticket(started: Started) -> Ticket {
+fn ticket(started: LookupStart) -> Ticket {
     match started {
-        Started::UnderWay(ticket) => ticket,
+        LookupStart::Pending(ticket) => ticket,
         _ => panic!("the answer came early"),
     }
 }
@@ -262,7 +265,7 @@ fn the_second_look_finds_the_answer_and_nobody_else_tells_of_it() {
     server.answer();
     let found = ticket.poll().map(|answer| answer.records.len());
     assert_eq!(found, Some(1));
-    assert_eq!(client.resolvers.under_way(), 0);
+    assert_eq!(client.resolvers.in_flight(), 0);
     assert!(receiver.recv_timeout(ENOUGH).is_err(), "its waiter is gone");
     assert!(ticket.poll().is_none());
 }
@@ -305,24 +308,24 @@ fn lookups_that_nobody_waits_for_end() {
     let (_, dead) = client.start_for("silent.test", false);
     let (_, alive) = client.start("silent.test");
     let (_, alone) = client.start_for("silence.test", false);
-    assert_eq!(client.resolvers.under_way(), 2);
+    assert_eq!(client.resolvers.in_flight(), 2);
     for gone in [dead, alone] {
         assert!(gone.recv_timeout(ENOUGH).is_err(), "its waiter is gone");
     }
-    assert!(client.resolvers.under_way() <= 1);
+    assert!(client.resolvers.in_flight() <= 1);
     assert_eq!(alive.recv_timeout(ENOUGH), Ok(Err(LookupError::Timeout)));
 }
 
 #[test]
 fn cancelled_and_shared_lookups() {
     let client = Client::new(&serve().to_string(), None);
-    let (Started::UnderWay(first), cancelled) = client.start("silent.test") else {
+    let (LookupStart::Pending(first), cancelled) = client.start("silent.test") else {
         panic!("nothing is kept");
     };
-    let (Started::UnderWay(_), shared) = client.start("silent.test") else {
+    let (LookupStart::Pending(_), shared) = client.start("silent.test") else {
         panic!("nothing is kept");
     };
-    assert_eq!(client.resolvers.under_way(), 1);
+    assert_eq!(client.resolvers.in_flight(), 1);
     first.cancel();
     assert!(
         cancelled.recv_timeout(ENOUGH).is_err(),
@@ -330,7 +333,7 @@ fn cancelled_and_shared_lookups() {
     );
     assert_eq!(shared.recv_timeout(ENOUGH), Ok(Err(LookupError::Timeout)));
 
-    let (Started::UnderWay(last), cancelled) = client.start("silent.test") else {
+    let (LookupStart::Pending(last), cancelled) = client.start("silent.test") else {
         panic!("nothing is kept");
     };
     last.cancel();
@@ -338,7 +341,7 @@ fn cancelled_and_shared_lookups() {
         cancelled.recv_timeout(ENOUGH).is_err(),
         "its waiter is gone"
     );
-    assert_eq!(client.resolvers.under_way(), 0);
+    assert_eq!(client.resolvers.in_flight(), 0);
 }
 
 #[test]
@@ -347,9 +350,9 @@ fn a_lookup_is_joined_while_it_is_young() {
     let start = || client.start("silent.test").1;
     let first = start();
     let (_second, mut last) = (start(), start());
-    assert_eq!(client.resolvers.under_way(), 1);
+    assert_eq!(client.resolvers.in_flight(), 1);
     let begin = Instant::now();
-    while client.resolvers.under_way() == 1 {
+    while client.resolvers.in_flight() == 1 {
         assert!(
             begin.elapsed() < client.options.timeout,
             "all joined the first"
@@ -357,9 +360,9 @@ fn a_lookup_is_joined_while_it_is_young() {
         last = start();
     }
     assert_eq!(first.recv_timeout(ENOUGH), Ok(Err(LookupError::Timeout)));
-    assert_eq!(client.resolvers.under_way(), 1, "of its own");
+    assert_eq!(client.resolvers.in_flight(), 1, "of its own");
     assert_eq!(last.recv_timeout(ENOUGH), Ok(Err(LookupError::Timeout)));
-    assert_eq!(client.resolvers.under_way(), 0);
+    assert_eq!(client.resolvers.in_flight(), 0);
 }
 
 #[test]
@@ -368,5 +371,5 @@ fn nobody_joins_a_lookup_from_before_a_flush() {
     let _before = client.start("silent.test");
     client.resolvers.flush();
     let _after = client.start("silent.test");
-    assert_eq!(client.resolvers.under_way(), 2);
+    assert_eq!(client.resolvers.in_flight(), 2);
 }

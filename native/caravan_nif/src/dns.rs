@@ -1,8 +1,8 @@
-//! `dns_lookup/3`, `dns_look/1`, `dns_cancel/1`, `dns_flush/0` and `dns_in_flight/0`: a lookup runs on the
+//! `dns_lookup/3`, `dns_poll/1`, `dns_cancel/1`, `dns_flush/0` and `dns_in_flight/0`: a lookup runs on the
 //! runtime and replies by message, unless its answer is found at once.
 //!
 //! The resource that `dns_lookup` returns is the lookup's reference: the reply is
-//! `{reference, {:ok, answer} | {:error, error}}`. It is sent exactly once, or never when `dns_look`
+//! `{reference, {:ok, answer} | {:error, error}}`. It is sent exactly once, or never when `dns_poll`
 //! returned the answer or the lookup was cancelled first; `dns_lookup` itself may return the answer instead
 //! of a reference.
 
@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use caravan_core::dns::{
-    Answer, LookupError, LookupOptions, Outcome, QueryType, Question, Resolvers, Started, Ticket,
-    Waiter,
+    Answer, LookupError, LookupOptions, LookupStart, Outcome, QueryType, Question, Resolvers,
+    Ticket, Waiter,
 };
 use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
@@ -32,8 +32,8 @@ static LOOKUPS: AtomicUsize = AtomicUsize::new(0);
 struct Lookup {
     name: Vec<u8>,
     query_type: QueryType,
-    /// Set by whoever settles the lookup: its reply, its second look, or its cancellation.
-    settled: AtomicBool,
+    /// Set by whoever claims the lookup: its reply, its second look, or its cancellation.
+    claimed: AtomicBool,
     ticket: Mutex<Option<Ticket>>,
 }
 
@@ -42,16 +42,16 @@ impl Resource for Lookup {}
 
 impl Lookup {
     /// True for the first caller alone.
-    fn settle(&self) -> bool {
-        !self.settled.swap(true, Ordering::AcqRel)
+    fn claim(&self) -> bool {
+        !self.claimed.swap(true, Ordering::AcqRel)
     }
 
-    fn is_settled(&self) -> bool {
-        self.settled.load(Ordering::Acquire)
+    fn is_claimed(&self) -> bool {
+        self.claimed.load(Ordering::Acquire)
     }
 
     fn cancel(&self) -> bool {
-        let cancelled = self.settle();
+        let cancelled = self.claim();
         if cancelled && let Some(ticket) = self.ticket.lock().take() {
             ticket.cancel();
         }
@@ -82,52 +82,52 @@ impl Drop for Place {
 
 /// Owed to the process that asked. Dropped before it was delivered, as by a panic, it tells of an
 /// internal fault, so that nobody waits for nothing.
-struct Reply {
+struct PendingReply {
     lookup: ResourceArc<Lookup>,
     to: LocalPid,
     _place: Place,
 }
 
-impl Reply {
+impl PendingReply {
     /// Not on a scheduler's thread: rustler forbids it.
-    fn settle_with(&self, make_result: impl for<'a> FnOnce(Env<'a>) -> Term<'a>) {
-        if self.lookup.is_settled() {
+    fn send_with(&self, make_result: impl for<'a> FnOnce(Env<'a>) -> Term<'a>) {
+        if self.lookup.is_claimed() {
             return;
         }
         let mut message_env = OwnedEnv::new();
-        // Made first: who finds the lookup settled waits a few milliseconds for the message.
+        // Made first: who finds the lookup claimed waits a few milliseconds for the message.
         let message = message_env.run(|env| {
             let result = make_result(env);
             message_env.save((self.lookup.clone(), result))
         });
-        if self.lookup.settle() {
+        if self.lookup.claim() {
             // A dead receiver is no error: nobody waits any more.
             let _ = message_env.send_and_clear(&self.to, |env| message.load(env));
         }
     }
 
-    fn settle(&self, result: Result<&Answer, LookupError>) {
+    fn send(&self, result: Result<&Answer, LookupError>) {
         let Lookup {
             name, query_type, ..
         } = &*self.lookup;
-        self.settle_with(|env| dns_terms::result(env, name, *query_type, result));
+        self.send_with(|env| dns_terms::result(env, name, *query_type, result));
     }
 
-    fn settle_kept(&self, answer: &Answer, ttl: u32) {
+    fn send_kept(&self, answer: &Answer, ttl: u32) {
         let Lookup {
             name, query_type, ..
         } = &*self.lookup;
-        self.settle_with(|env| dns_terms::kept(env, name, *query_type, answer, ttl));
+        self.send_with(|env| dns_terms::kept(env, name, *query_type, answer, ttl));
     }
 }
 
-impl Waiter for Reply {
+impl Waiter for PendingReply {
     fn deliver(self: Box<Self>, outcome: &Outcome) {
-        self.settle(outcome.as_deref().map_err(|error| *error));
+        self.send(outcome.as_deref().map_err(|error| *error));
     }
 
     fn discard(self: Box<Self>) {
-        self.lookup.settle();
+        self.lookup.claim();
     }
 
     /// In place of a monitor, which costs a lookup a tenth of its time.
@@ -136,11 +136,11 @@ impl Waiter for Reply {
     }
 }
 
-impl Drop for Reply {
+impl Drop for PendingReply {
     fn drop(&mut self) {
         // A panic of the NIF itself, which returns the fault.
         if !is_scheduler_thread() {
-            self.settle(Err(LookupError::Internal));
+            self.send(Err(LookupError::Internal));
         }
     }
 }
@@ -170,7 +170,7 @@ fn dns_lookup<'a>(
 /// `{:ok, answer}` if that has come, else the reference: from now on the lookup will reply. To be called
 /// once for each reference, best after other processes had their turn: until then nobody watches for it.
 #[rustler::nif]
-fn dns_look<'a>(env: Env<'a>, lookup: ResourceArc<Lookup>) -> Term<'a> {
+fn dns_poll<'a>(env: Env<'a>, lookup: ResourceArc<Lookup>) -> Term<'a> {
     let look = || lookup.ticket.lock().as_ref().and_then(Ticket::poll);
     let result = match catch_unwind(AssertUnwindSafe(look)) {
         Ok(None) => return lookup.encode(env),
@@ -202,7 +202,7 @@ fn dns_flush() -> rustler::Atom {
 /// `{lookups under way as callers see them, as servers see them, tasks on the runtime}`. For tests.
 #[rustler::nif]
 fn dns_in_flight() -> (usize, usize, usize) {
-    let shared = RESOLVERS.get().map_or(0, |resolvers| resolvers.under_way());
+    let shared = RESOLVERS.get().map_or(0, |resolvers| resolvers.in_flight());
     let tasks = runtime::handle().map_or(0, |handle| handle.metrics().num_alive_tasks());
     (LOOKUPS.load(Ordering::Relaxed), shared, tasks)
 }
@@ -217,12 +217,12 @@ fn start<'a>(
     let lookup = ResourceArc::new(Lookup {
         name: name.to_vec(),
         query_type,
-        settled: AtomicBool::new(false),
+        claimed: AtomicBool::new(false),
         ticket: Mutex::new(None),
     });
     let caller = env.pid();
     let reply = || {
-        Ok::<_, LookupError>(Reply {
+        Ok::<_, LookupError>(PendingReply {
             lookup: lookup.clone(),
             to: caller,
             _place: Place::take()?,
@@ -236,17 +236,17 @@ fn start<'a>(
     };
     match resolvers()?.start(question, Arc::new(options), waiter)? {
         // Nobody can cancel it before this returns.
-        Started::UnderWay(ticket) => *lookup.ticket.lock() = Some(ticket),
-        Started::Answered(answer) => {
+        LookupStart::Pending(ticket) => *lookup.ticket.lock() = Some(ticket),
+        LookupStart::Answered(answer) => {
             return Ok(dns_terms::result(env, name, query_type, Ok(&answer)));
         }
-        Started::Cached(answer, ttl) if answer.is_short() => {
+        LookupStart::Cached(answer, ttl) if answer.is_short() => {
             return Ok(dns_terms::kept(env, name, query_type, &answer, ttl));
         }
-        Started::Cached(answer, ttl) => {
+        LookupStart::Cached(answer, ttl) => {
             let reply = reply()?;
             let runtime = runtime::handle().map_err(|_| LookupError::Internal)?;
-            runtime.spawn(async move { reply.settle_kept(&answer, ttl) });
+            runtime.spawn(async move { reply.send_kept(&answer, ttl) });
         }
     }
     Ok(lookup.encode(env))

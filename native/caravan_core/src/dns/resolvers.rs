@@ -48,13 +48,13 @@ struct ResolverEntry {
 }
 
 /// How a lookup began.
-pub enum Started {
+pub enum LookupStart {
     /// With its end: the answer was kept, and holds for so many seconds more.
     Cached(Arc<Answer>, u32),
     /// With its end: the nameserver was as fast as that. The answer is short.
     Answered(Arc<Answer>),
     /// It is under way; the waiter will have the outcome. [`Ticket::poll`] has to be called.
-    UnderWay(Ticket),
+    Pending(Ticket),
 }
 
 impl Resolvers {
@@ -82,14 +82,14 @@ impl Resolvers {
         question: Question,
         options: Arc<LookupOptions>,
         waiter: impl FnOnce() -> Result<Box<dyn Waiter>, LookupError>,
-    ) -> Result<Started, LookupError> {
+    ) -> Result<LookupStart, LookupError> {
         self.note_activity();
         let files = stamp(&options.config);
         let key = Key { question, options };
         if key.options.cache.is_some()
             && let Some((answer, ttl)) = self.cache.get(&key, &files, Instant::now().into())
         {
-            return Ok(Started::Cached(answer, ttl));
+            return Ok(LookupStart::Cached(answer, ttl));
         }
         let waiter = waiter()?;
         let current = self.current(&key.options.config, &files);
@@ -102,14 +102,14 @@ impl Resolvers {
             Some(task) if is_ready => {
                 let outcome = task.poll_inline();
                 if let Some(answer) = outcome.and_then(|outcome| ticket.land_here(outcome)) {
-                    return Ok(Started::Answered(answer));
+                    return Ok(LookupStart::Answered(answer));
                 }
             }
             // Files have to be read first.
             Some(task) => task.spawn(),
             None => {}
         }
-        Ok(Started::UnderWay(ticket))
+        Ok(LookupStart::Pending(ticket))
     }
 
     /// Forgets all answers, has no later lookup share one that is under way, and closes what none is using.
@@ -125,7 +125,7 @@ impl Resolvers {
 
     /// Lookups under way; those that ask the same are one.
     #[must_use]
-    pub fn under_way(&self) -> usize {
+    pub fn in_flight(&self) -> usize {
         self.flights.len()
     }
 
