@@ -19,7 +19,7 @@ pub const MAX_ADDRESSES: usize = 8;
 
 /// What is known of one node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Peer {
+pub struct Endpoint {
     /// Where it listens; without it, the port rule tells.
     pub port: Option<NonZeroU16>,
     /// Where it is, the best first.
@@ -28,31 +28,31 @@ pub struct Peer {
 
 /// There would be more than [`MAX_NAMES`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Full;
+pub struct TableFull;
 
 /// Node names, full ones (`app@host`), and their peers.
-pub type Peers = BTreeMap<Arc<[u8]>, Arc<Peer>>;
+pub type Peers = BTreeMap<Arc<[u8]>, Arc<Endpoint>>;
 
 /// The table. `T` is how its users name topologies.
 ///
 /// ```
-/// use caravan_core::peers::{Peer, Table};
+/// use caravan_core::peers::{Endpoint, PeerTable};
 ///
-/// let table = Table::new();
-/// let peer = Peer { port: None, addresses: vec!["10.0.0.7".parse()?] };
-/// assert_eq!(table.put("a topology", [(b"app@host".as_slice(), peer.clone())]), Ok(()));
-/// assert_eq!(table.find(b"app@host").as_deref(), Some(&peer));
+/// let table = PeerTable::new();
+/// let endpoint = Endpoint { port: None, addresses: vec!["10.0.0.7".parse()?] };
+/// assert_eq!(table.put("a topology", [(b"app@host".as_slice(), endpoint.clone())]), Ok(()));
+/// assert_eq!(table.find(b"app@host").as_deref(), Some(&endpoint));
 /// # Ok::<(), std::net::AddrParseError>(())
 /// ```
 #[derive(Debug)]
-pub struct Table<T> {
+pub struct PeerTable<T> {
     /// The one that spoke last stands last.
     topologies: Mutex<Vec<(T, Peers)>>,
     /// What readers see: all topologies in one.
     peers: RwLock<Arc<Peers>>,
 }
 
-impl<T> Default for Table<T> {
+impl<T> Default for PeerTable<T> {
     fn default() -> Self {
         Self {
             topologies: Mutex::default(),
@@ -61,40 +61,40 @@ impl<T> Default for Table<T> {
     }
 }
 
-impl<T: PartialEq> Table<T> {
+impl<T: PartialEq> PeerTable<T> {
     /// An empty table.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Replaces all that `topology` said before; nothing changes when that would be too much. Of
+    /// Replaces all that `topology` put before; nothing changes when that would be too much. Of
     /// entries with the same name, the last counts.
     pub fn put<'a>(
         &self,
         topology: T,
-        peers: impl IntoIterator<Item = (&'a [u8], Peer)>,
-    ) -> Result<(), Full> {
-        let mut said = Peers::new();
-        for (name, mut peer) in peers {
-            peer.addresses.truncate(MAX_ADDRESSES);
-            said.insert(name.into(), Arc::new(peer));
+        endpoints: impl IntoIterator<Item = (&'a [u8], Endpoint)>,
+    ) -> Result<(), TableFull> {
+        let mut entries = Peers::new();
+        for (name, mut endpoint) in endpoints {
+            endpoint.addresses.truncate(MAX_ADDRESSES);
+            entries.insert(name.into(), Arc::new(endpoint));
         }
 
         let mut topologies = self.topologies.lock();
         let others = topologies.iter().filter(|(other, _)| *other != topology);
-        if others.map(|(_, peers)| peers.len()).sum::<usize>() + said.len() > MAX_NAMES {
-            return Err(Full);
+        if others.map(|(_, peers)| peers.len()).sum::<usize>() + entries.len() > MAX_NAMES {
+            return Err(TableFull);
         }
         topologies.retain(|(other, _)| *other != topology);
-        if !said.is_empty() {
-            topologies.push((topology, said));
+        if !entries.is_empty() {
+            topologies.push((topology, entries));
         }
         self.publish(&topologies);
         Ok(())
     }
 
-    /// Forgets all that `topology` said.
+    /// Forgets all that `topology` put.
     pub fn delete(&self, topology: &T) {
         let mut topologies = self.topologies.lock();
         topologies.retain(|(other, _)| other != topology);
@@ -103,7 +103,7 @@ impl<T: PartialEq> Table<T> {
 
     /// What is known of the node with this full name.
     #[must_use]
-    pub fn find(&self, name: &[u8]) -> Option<Arc<Peer>> {
+    pub fn find(&self, name: &[u8]) -> Option<Arc<Endpoint>> {
         self.peers.read().get(name).cloned()
     }
 

@@ -4,7 +4,7 @@
 
 use std::num::NonZeroU16;
 
-use caravan_core::peers::{Full, Peer, Table};
+use caravan_core::peers::{Endpoint, PeerTable, TableFull};
 use once_cell::sync::Lazy;
 use rustler::{Atom, Binary, Decoder, Encoder, Env, Error, NewBinary, NifResult, Term};
 
@@ -15,7 +15,7 @@ mod atoms {
 }
 
 /// A topology is an atom: the same in every process, for as long as the VM lives.
-static TABLE: Lazy<Table<Atom>> = Lazy::new(Table::new);
+static TABLE: Lazy<PeerTable<Atom>> = Lazy::new(PeerTable::new);
 
 /// `:ok`, or `{:error, :full}` and nothing has changed. `badarg` for what is no entry.
 #[rustler::nif(schedule = "DirtyCpu")]
@@ -24,16 +24,16 @@ fn peers_put<'a>(
     topology: Atom,
     entries: Vec<(Binary<'a>, Port, Vec<Ip>)>,
 ) -> Term<'a> {
-    let peers = entries.iter().map(|(name, port, addresses)| {
-        let peer = Peer {
+    let endpoints = entries.iter().map(|(name, port, addresses)| {
+        let endpoint = Endpoint {
             port: port.0,
             addresses: addresses.iter().map(|ip| ip.0).collect(),
         };
-        (name.as_slice(), peer)
+        (name.as_slice(), endpoint)
     });
-    match TABLE.put(topology, peers) {
+    match TABLE.put(topology, endpoints) {
         Ok(()) => atoms::ok().encode(env),
-        Err(Full) => (atoms::error(), atoms::full()).encode(env),
+        Err(TableFull) => (atoms::error(), atoms::full()).encode(env),
     }
 }
 
@@ -47,7 +47,7 @@ fn peers_delete(topology: Atom) -> Atom {
 #[rustler::nif]
 fn peers_find<'a>(env: Env<'a>, name: Binary<'a>) -> Term<'a> {
     match TABLE.find(&name) {
-        Some(peer) => (Port(peer.port), addresses(&peer)).encode(env),
+        Some(endpoint) => (Port(endpoint.port), addresses(&endpoint)).encode(env),
         None => atoms::nil().encode(env),
     }
 }
@@ -58,17 +58,17 @@ fn peers_list(env: Env) -> Term {
     let entries: Vec<_> = TABLE
         .list()
         .iter()
-        .map(|(name, peer)| {
+        .map(|(name, endpoint)| {
             let mut text = NewBinary::new(env, name.len());
             text.copy_from_slice(name);
-            (Binary::from(text), Port(peer.port), addresses(peer)).encode(env)
+            (Binary::from(text), Port(endpoint.port), addresses(endpoint)).encode(env)
         })
         .collect();
     entries.encode(env)
 }
 
-fn addresses(peer: &Peer) -> Vec<Ip> {
-    peer.addresses.iter().copied().map(Ip).collect()
+fn addresses(endpoint: &Endpoint) -> Vec<Ip> {
+    endpoint.addresses.iter().copied().map(Ip).collect()
 }
 
 /// 1..65535 or nil.

@@ -6,40 +6,42 @@ use super::*;
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 
-fn peer(port: u16) -> Peer {
-    Peer {
+fn endpoint(port: u16) -> Endpoint {
+    Endpoint {
         port: NonZeroU16::new(port),
         addresses: vec![Ipv4Addr::from(u32::from(port)).into()],
     }
 }
 
-fn put(table: &Table<u8>, topology: u8, entries: &[(&str, u16)]) -> Result<(), Full> {
+fn put(table: &PeerTable<u8>, topology: u8, entries: &[(&str, u16)]) -> Result<(), TableFull> {
     let entries = entries
         .iter()
-        .map(|(name, port)| (name.as_bytes(), peer(*port)));
+        .map(|(name, port)| (name.as_bytes(), endpoint(*port)));
     table.put(topology, entries)
 }
 
-fn port(table: &Table<u8>, name: &str) -> Option<u16> {
+fn port(table: &PeerTable<u8>, name: &str) -> Option<u16> {
     table
         .find(name.as_bytes())
-        .and_then(|peer| Some(peer.port?.get()))
+        .and_then(|endpoint| Some(endpoint.port?.get()))
 }
 
 fn names(count: usize) -> Vec<String> {
     (0..count).map(|n| format!("app-{n}@host")).collect()
 }
 
-fn put_names(table: &Table<u8>, topology: u8, names: &[String]) -> Result<(), Full> {
+fn put_names(table: &PeerTable<u8>, topology: u8, names: &[String]) -> Result<(), TableFull> {
     table.put(
         topology,
-        names.iter().map(|name| (name.as_bytes(), Peer::default())),
+        names
+            .iter()
+            .map(|name| (name.as_bytes(), Endpoint::default())),
     )
 }
 
 #[test]
 fn a_topology_replaces_what_it_said_before() {
-    let table = Table::new();
+    let table = PeerTable::new();
     assert_eq!(put(&table, 1, &[("a@h", 1), ("b@h", 2)]), Ok(()));
     assert_eq!(put(&table, 1, &[("b@h", 3)]), Ok(()));
     assert_eq!((port(&table, "a@h"), port(&table, "b@h")), (None, Some(3)));
@@ -47,7 +49,7 @@ fn a_topology_replaces_what_it_said_before() {
 
 #[test]
 fn the_topology_that_spoke_last_counts_and_uncovers_the_other_when_it_goes() {
-    let table = Table::new();
+    let table = PeerTable::new();
     assert_eq!(put(&table, 1, &[("a@h", 1)]), Ok(()));
     assert_eq!(put(&table, 2, &[("a@h", 2)]), Ok(()));
     assert_eq!(port(&table, "a@h"), Some(2));
@@ -62,7 +64,7 @@ fn the_topology_that_spoke_last_counts_and_uncovers_the_other_when_it_goes() {
 
 #[test]
 fn a_name_is_found_as_a_whole() {
-    let table = Table::new();
+    let table = PeerTable::new();
     assert_eq!(put(&table, 1, &[("app@host", 1)]), Ok(()));
     for name in ["app", "app@", "app@hos", "app@host2", "", "App@host"] {
         assert_eq!(table.find(name.as_bytes()), None, "{name}");
@@ -71,39 +73,41 @@ fn a_name_is_found_as_a_whole() {
 
 #[test]
 fn of_entries_with_the_same_name_the_last_counts() {
-    let table = Table::new();
+    let table = PeerTable::new();
     assert_eq!(put(&table, 1, &[("a@h", 1), ("a@h", 2)]), Ok(()));
     assert_eq!((port(&table, "a@h"), table.list().len()), (Some(2), 1));
 }
 
 #[test]
 fn addresses_keep_their_order_and_end_at_the_limit() {
-    let table = Table::new();
+    let table = PeerTable::new();
     let addresses: Vec<IpAddr> = (0..100u16)
         .map(|n| Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 99 - n).into())
         .collect();
-    let many = Peer {
+    let many = Endpoint {
         port: None,
         addresses: addresses.clone(),
     };
     assert_eq!(table.put(1, [(&b"a@h"[..], many)]), Ok(()));
-    let kept = table.find(b"a@h").map(|peer| peer.addresses.clone());
+    let kept = table
+        .find(b"a@h")
+        .map(|endpoint| endpoint.addresses.clone());
     assert_eq!(kept.as_deref(), addresses.get(..MAX_ADDRESSES));
 }
 
 #[test]
 fn what_is_too_much_is_refused_and_changes_nothing() {
-    let table = Table::new();
+    let table = PeerTable::new();
     assert_eq!(put(&table, 1, &[("a@h", 1)]), Ok(()));
-    assert_eq!(put_names(&table, 2, &names(MAX_NAMES)), Err(Full));
-    assert_eq!(put_names(&table, 1, &names(MAX_NAMES + 1)), Err(Full));
+    assert_eq!(put_names(&table, 2, &names(MAX_NAMES)), Err(TableFull));
+    assert_eq!(put_names(&table, 1, &names(MAX_NAMES + 1)), Err(TableFull));
     assert_eq!((port(&table, "a@h"), table.list().len()), (Some(1), 1));
 
     assert_eq!(put_names(&table, 2, &names(MAX_NAMES - 1)), Ok(()));
     // The same names once more: a topology makes room for itself.
     assert_eq!(put_names(&table, 2, &names(MAX_NAMES - 1)), Ok(()));
-    assert_eq!(put(&table, 1, &[("a@h", 1), ("b@h", 2)]), Err(Full));
-    assert_eq!(put(&table, 3, &[("c@h", 1)]), Err(Full));
+    assert_eq!(put(&table, 1, &[("a@h", 1), ("b@h", 2)]), Err(TableFull));
+    assert_eq!(put(&table, 3, &[("c@h", 1)]), Err(TableFull));
     table.delete(&2);
     assert_eq!(put(&table, 3, &[("c@h", 1)]), Ok(()));
     assert_eq!(table.list().len(), 2);
@@ -111,7 +115,7 @@ fn what_is_too_much_is_refused_and_changes_nothing() {
 
 #[test]
 fn a_topology_without_names_takes_no_place() {
-    let table = Table::new();
+    let table = PeerTable::new();
     for topology in 0..=255 {
         assert_eq!(put(&table, topology, &[]), Ok(()));
     }
@@ -120,9 +124,13 @@ fn a_topology_without_names_takes_no_place() {
 
 #[test]
 fn readers_see_the_whole_of_one_answer_while_others_are_written() {
-    let table = Table::new();
+    let table = PeerTable::new();
     let names = names(500);
-    let answer = |port| names.iter().map(move |name| (name.as_bytes(), peer(port)));
+    let answer = |port| {
+        names
+            .iter()
+            .map(move |name| (name.as_bytes(), endpoint(port)))
+    };
     assert_eq!(table.put(1, answer(1)), Ok(()));
     let done = AtomicBool::new(false);
 
@@ -131,7 +139,7 @@ fn readers_see_the_whole_of_one_answer_while_others_are_written() {
             scope.spawn(|| {
                 while !done.load(Ordering::Relaxed) {
                     let list = table.list();
-                    let mut ports: Vec<_> = list.values().map(|peer| peer.port).collect();
+                    let mut ports: Vec<_> = list.values().map(|endpoint| endpoint.port).collect();
                     assert_eq!(ports.len(), names.len());
                     ports.dedup();
                     assert_eq!(ports.len(), 1);
@@ -154,7 +162,7 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        3 => (0u8..4, btree_map(0u8..8, 1u16.., 0..8)).prop_map(|(t, said)| Step::Put(t, said)),
+        3 => (0u8..4, btree_map(0u8..8, 1u16.., 0..8)).prop_map(|(t, entries)| Step::Put(t, entries)),
         1 => (0u8..4).prop_map(Step::Delete),
     ]
 }
@@ -164,17 +172,17 @@ proptest! {
     /// spoke to the first.
     #[test]
     fn agrees_with_the_rule(steps in vec(step(), 0..30)) {
-        let table = Table::new();
+        let table = PeerTable::new();
         let mut spoken: Vec<(u8, BTreeMap<u8, u16>)> = Vec::new();
 
         for step in steps {
             match step {
-                Step::Put(topology, said) => {
-                    let names: Vec<_> = said.iter().map(|(n, port)| (format!("{n}@h"), *port)).collect();
-                    let entries = names.iter().map(|(name, port)| (name.as_bytes(), peer(*port)));
-                    prop_assert_eq!(table.put(topology, entries), Ok(()));
+                Step::Put(topology, entries) => {
+                    let names: Vec<_> = entries.iter().map(|(n, port)| (format!("{n}@h"), *port)).collect();
+                    let endpoints = names.iter().map(|(name, port)| (name.as_bytes(), endpoint(*port)));
+                    prop_assert_eq!(table.put(topology, endpoints), Ok(()));
                     spoken.retain(|(other, _)| *other != topology);
-                    spoken.insert(0, (topology, said));
+                    spoken.insert(0, (topology, entries));
                 }
                 Step::Delete(topology) => {
                     table.delete(&topology);
@@ -182,13 +190,13 @@ proptest! {
                 }
             }
             for name in 0u8..8 {
-                let expected = spoken.iter().find_map(|(_, said)| said.get(&name)).copied();
+                let expected = spoken.iter().find_map(|(_, entries)| entries.get(&name)).copied();
                 prop_assert_eq!(port(&table, &format!("{name}@h")), expected);
             }
             let names: Vec<_> = table.list().keys().map(|name| name.to_vec()).collect();
             let mut expected: Vec<_> = spoken
                 .iter()
-                .flat_map(|(_, said)| said.keys().map(|n| format!("{n}@h").into_bytes()))
+                .flat_map(|(_, entries)| entries.keys().map(|n| format!("{n}@h").into_bytes()))
                 .collect();
             expected.sort();
             expected.dedup();
