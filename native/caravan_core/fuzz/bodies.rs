@@ -4,7 +4,7 @@
 use std::num::NonZeroU16;
 
 use caravan_core::dns::{
-    Protocol, QueryType, Question, nameserver, network, read_any, read_any_files,
+    NameServerConfig, Protocol, QueryType, Question, network, read_any, read_any_files,
 };
 use caravan_core::port::{PortError, Rule, port};
 
@@ -67,7 +67,7 @@ pub fn check_config(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
     };
-    if let Ok(found) = nameserver(text) {
+    if let Ok(found) = text.parse::<NameServerConfig>() {
         let address = found.address;
         assert_ne!(address.port(), 0);
         let written = match &found.protocol {
@@ -76,7 +76,7 @@ pub fn check_config(data: &[u8]) {
             Protocol::Tls { name } => format!("tls://{address}#{name}"),
             Protocol::Https { name, path } => format!("https://{address}{path}#{name}"),
         };
-        assert_eq!(nameserver(&written), Ok(found), "read back");
+        assert_eq!(written.parse(), Ok(found), "read back");
     }
     if let Ok(found) = network(text) {
         assert_eq!(network(&found.to_string()), Ok(found), "read back");

@@ -26,7 +26,7 @@ pub use answer::{Answer, MAX_RECORDS, Records, Service, Transport};
 pub use cache::MAX_CACHED_RECORDS;
 pub use config::{
     BadNameserver, BadNetwork, DnssecConfig, LookupOptions, MAX_NAMESERVERS, MAX_NETWORKS,
-    NameServerConfig, Protocol, ResolverConfig, Ttl, nameserver, network,
+    NameServerConfig, Protocol, ResolverConfig, Ttl, network,
 };
 pub use error::LookupError;
 pub use flight::{Outcome, Ticket, Waiter};

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use caravan_core::dns::{
     LookupError, LookupOptions, LookupStart, Outcome, QueryType, Question, ResolverConfig,
-    Resolvers, Ticket, Ttl, Waiter, nameserver,
+    Resolvers, Ticket, Ttl, Waiter,
 };
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
@@ -116,7 +116,7 @@ impl Client {
         });
         let options = LookupOptions {
             config: ResolverConfig {
-                nameservers: vec![nameserver(server).expect("a nameserver")],
+                nameservers: vec![server.parse().expect("a nameserver")],
                 ..ResolverConfig::default()
             },
             timeout: Duration::from_secs(1),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use caravan_core::dns::{
     Answer, BadName, DnssecConfig, LookupError, LookupOptions, MAX_NAMESERVERS, MAX_NETWORKS,
-    QueryType, Records, ResolverConfig, Service, Transport, Ttl, nameserver, network,
+    NameServerConfig, QueryType, Records, ResolverConfig, Service, Transport, Ttl, network,
 };
 use rustler::{Binary, Encoder, Env, NifException, NifMap, NifStruct, NifUnitEnum, Term};
 
@@ -72,7 +72,7 @@ impl TryFrom<OptionsTerm> for LookupOptions {
         if term.nameservers.len() > MAX_NAMESERVERS || term.allow.len() > MAX_NETWORKS {
             return Err(bad());
         }
-        let servers = term.nameservers.iter().map(|text| nameserver(text));
+        let servers = term.nameservers.iter().map(|text| text.parse());
         let networks = term.allow.iter().map(|text| network(text));
         let attempts = term
             .attempts
@@ -101,7 +101,7 @@ impl TryFrom<OptionsTerm> for LookupOptions {
 /// `dns_nameserver?/1`: would [`OptionsTerm`] take it?
 #[rustler::nif(name = "dns_nameserver?")]
 fn is_nameserver(text: Binary) -> bool {
-    std::str::from_utf8(&text).is_ok_and(|text| nameserver(text).is_ok())
+    std::str::from_utf8(&text).is_ok_and(|text| text.parse::<NameServerConfig>().is_ok())
 }
 
 /// `dns_network?/1`: would [`OptionsTerm`] take it?

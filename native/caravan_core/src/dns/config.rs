@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU8;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -121,47 +122,52 @@ impl fmt::Display for NameServerConfig {
 /// `#` is the name that the certificate has to be for; without it, the address.
 ///
 /// ```
-/// use caravan_core::dns::nameserver;
-/// assert_eq!(nameserver("10.0.0.2"), nameserver("10.0.0.2:53"));
-/// assert!(nameserver("ns.example.com").is_err());
+/// use caravan_core::dns::NameServerConfig;
+/// let parse = str::parse::<NameServerConfig>;
+/// assert_eq!(parse("10.0.0.2"), parse("10.0.0.2:53"));
+/// assert!(parse("ns.example.com").is_err());
 /// ```
-pub fn nameserver(text: &str) -> Result<NameServerConfig, BadNameserver> {
-    let Some((scheme, rest)) = text.split_once("://") else {
-        return Ok(NameServerConfig {
-            address: address(text, DNS_PORT)?,
-            protocol: Protocol::Udp,
-        });
-    };
-    let (rest, name) = match rest.split_once('#') {
-        Some((rest, name)) => (rest, Some(name)),
-        None => (rest, None),
-    };
-    let (authority, path) = match rest.find('/') {
-        Some(slash) => rest.split_at(slash),
-        None => (rest, ""),
-    };
-    let port = match scheme {
-        "tcp" => DNS_PORT,
-        "tls" if cfg!(feature = "tls") => TLS_PORT,
-        "https" if cfg!(feature = "tls") => HTTPS_PORT,
-        _ => return Err(BadNameserver),
-    };
-    let address = address(authority, port)?;
-    let certified = || match name {
-        None => Ok(address.ip().to_string()),
-        Some(name) if is_host(name) => Ok(name.to_owned()),
-        Some(_) => Err(BadNameserver),
-    };
-    let protocol = match (scheme, path) {
-        ("tcp", "") if name.is_none() => Protocol::Tcp,
-        ("tls", "") => Protocol::Tls { name: certified()? },
-        ("https", path) if is_path(path) => Protocol::Https {
-            name: certified()?,
-            path: if path.is_empty() { DOH_PATH } else { path }.to_owned(),
-        },
-        _ => return Err(BadNameserver),
-    };
-    Ok(NameServerConfig { address, protocol })
+impl FromStr for NameServerConfig {
+    type Err = BadNameserver;
+
+    fn from_str(text: &str) -> Result<Self, BadNameserver> {
+        let Some((scheme, rest)) = text.split_once("://") else {
+            return Ok(Self {
+                address: address(text, DNS_PORT)?,
+                protocol: Protocol::Udp,
+            });
+        };
+        let (rest, name) = match rest.split_once('#') {
+            Some((rest, name)) => (rest, Some(name)),
+            None => (rest, None),
+        };
+        let (authority, path) = match rest.find('/') {
+            Some(slash) => rest.split_at(slash),
+            None => (rest, ""),
+        };
+        let port = match scheme {
+            "tcp" => DNS_PORT,
+            "tls" if cfg!(feature = "tls") => TLS_PORT,
+            "https" if cfg!(feature = "tls") => HTTPS_PORT,
+            _ => return Err(BadNameserver),
+        };
+        let address = address(authority, port)?;
+        let certified = || match name {
+            None => Ok(address.ip().to_string()),
+            Some(name) if is_host(name) => Ok(name.to_owned()),
+            Some(_) => Err(BadNameserver),
+        };
+        let protocol = match (scheme, path) {
+            ("tcp", "") if name.is_none() => Protocol::Tcp,
+            ("tls", "") => Protocol::Tls { name: certified()? },
+            ("https", path) if is_path(path) => Protocol::Https {
+                name: certified()?,
+                path: if path.is_empty() { DOH_PATH } else { path }.to_owned(),
+            },
+            _ => return Err(BadNameserver),
+        };
+        Ok(Self { address, protocol })
+    }
 }
 
 /// Reads a network in CIDR notation, or a single address.
@@ -206,6 +212,10 @@ fn is_path(text: &str) -> bool {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    fn nameserver(text: &str) -> Result<NameServerConfig, BadNameserver> {
+        text.parse()
+    }
 
     fn udp(address: &str) -> NameServerConfig {
         NameServerConfig {

@@ -588,7 +588,7 @@ mod tests {
 
     fn search_names(name: &str, search: &[&str], ndots: usize) -> Vec<String> {
         let mut resolver = Resolver::new(&ResolverConfig {
-            nameservers: vec![super::super::nameserver("127.0.0.1").expect("a nameserver")],
+            nameservers: vec!["127.0.0.1".parse().expect("a nameserver")],
             ..ResolverConfig::default()
         })
         .expect("a resolver");
