@@ -373,11 +373,11 @@ defmodule Caravan.Cluster.DnsStrategy do
   end
 
   defp looked_up(state, {query, type} = source, {:ok, answer}) do
-    {names, refusals} = Endpoint.from_records(answer.records, type, state.config)
+    {endpoints, refusals} = Endpoint.from_records(answer.records, type, state.config)
 
     # Where :allow counts, a record may be left out for want of an address that is there next time.
     complete = answer.complete and (state.config.allow == [] or refusals == [])
-    answer = %{names: names, ttl: answer.ttl, complete: complete}
+    answer = %{endpoints: endpoints, ttl: answer.ttl, complete: complete}
 
     state
     |> warn_once({:left_out, source}, refusals != [], left_out(query, refusals))

@@ -16,6 +16,7 @@ defmodule Caravan.Cluster.Membership do
     except: [new: 3, connected: 1, members: 1]
 
   alias Caravan.Cluster.Config
+  alias Caravan.Cluster.Discovery.Endpoint
   alias Caravan.Cluster.Membership.Backoff
   alias Caravan.Cluster.Membership.Dial
   alias Caravan.Cluster.Membership.Members
@@ -31,7 +32,7 @@ defmodule Caravan.Cluster.Membership do
   not in it is not there.
   """
   @type answer :: %{
-          names: %{String.t() => {[:inet.port_number()], [:inet.ip_address()]}},
+          endpoints: %{String.t() => Endpoint.t()},
           ttl: non_neg_integer | nil,
           complete: boolean
         }

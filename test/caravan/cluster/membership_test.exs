@@ -2,6 +2,7 @@ defmodule Caravan.Cluster.MembershipTest do
   use ExUnit.Case, async: true
 
   alias Caravan.Cluster.Config
+  alias Caravan.Cluster.Discovery.Endpoint
   alias Caravan.Cluster.Membership
 
   @srv {"app.test", :srv}
@@ -31,13 +32,14 @@ defmodule Caravan.Cluster.MembershipTest do
   defp handle(state, event, now), do: handle(state, event, now, [])
 
   defp answer(names, source \\ @srv, options \\ []) do
-    names =
+    endpoints =
       Map.new(names, fn
-        {name, ports, addresses} -> {name, {ports, addresses}}
-        name -> {name, {[], []}}
+        {name, ports, addresses} -> {name, %Endpoint{ports: ports, addresses: addresses}}
+        name -> {name, %Endpoint{}}
       end)
 
-    {:answer, source, Map.merge(%{names: names, ttl: nil, complete: true}, Map.new(options))}
+    {:answer, source,
+     Map.merge(%{endpoints: endpoints, ttl: nil, complete: true}, Map.new(options))}
   end
 
   defp dialled({actions, _membership}), do: Enum.sort(for {:connect, name} <- actions, do: name)

@@ -10,6 +10,7 @@ defmodule Caravan.Test.ModelWorld do
   import ExUnit.Assertions
 
   alias Caravan.Cluster.Config
+  alias Caravan.Cluster.Discovery.Endpoint
   alias Caravan.Cluster.Membership
 
   @self "app@me"
@@ -142,8 +143,9 @@ defmodule Caravan.Test.ModelWorld do
   end
 
   defp answer(source, names, complete) do
-    names = Map.new(names, &{&1, {[4_001], [{127, 0, 0, 1}]}})
-    {:answer, source, %{names: names, ttl: 1_000, complete: complete}}
+    endpoint = %Endpoint{ports: [4_001], addresses: [{127, 0, 0, 1}]}
+    endpoints = Map.new(names, &{&1, endpoint})
+    {:answer, source, %{endpoints: endpoints, ttl: 1_000, complete: complete}}
   end
 
   defp join(world, name) do

@@ -1,57 +1,73 @@
 defmodule Caravan.Cluster.Discovery.Endpoint do
-  # From the records of one answer to the names of nodes, with what else the records say of them.
+  # Pure. Where a node listens, as the records of one answer say.
   @moduledoc false
 
   alias Caravan.Cluster.Config
   alias Caravan.Cluster.NodeName
   alias Caravan.Dns.Service
 
-  @type names :: %{String.t() => {[:inet.port_number()], [:inet.ip_address()]}}
+  defstruct ports: [], addresses: []
+
+  @typedoc """
+  The ports are in ascending order. There is none without `ports: :srv`, and more than one only if records
+  contradict each other. The addresses are in ascending order, too.
+  """
+  @type t :: %__MODULE__{ports: [:inet.port_number()], addresses: [:inet.ip_address()]}
 
   @doc """
-  By name, its ports (with `ports: :srv`; more than one, if the records contradict each other) and its
-  addresses, and why records make no name.
+  Returns the endpoints by node name, and why records were left out.
 
-  With the option `:allow`, a target without an address is none: the host's resolver, which would be asked
-  for it when the node is connected, knows nothing of what is allowed.
+  With the option `:allow`, a record whose target has no address is left out: on a connect, the host's
+  resolver would look the target up, and it does not know the option.
   """
   @spec from_records([NodeName.dns_record()], Caravan.Dns.type(), Config.t()) ::
-          {names, [String.t()]}
+          {%{String.t() => t}, left_out :: [String.t()]}
   def from_records(records, type, %Config{} = config) do
     template = config.templates[type]
     resolves = NodeName.host_from_record?(template)
 
-    {names, refusals} =
-      Enum.reduce(records, {%{}, []}, fn record, {names, refusals} ->
-        addresses = addresses(record, resolves)
+    {endpoints, left_out} =
+      Enum.reduce(records, {%{}, []}, fn record, {endpoints, left_out} ->
+        endpoint = from_record(record, config.ports, resolves)
 
         with {:ok, name} <- NodeName.build(template, config.basename, record),
-             :ok <- allowed(name, addresses, resolves and config.allow != []) do
-          said = {ports(record, config.ports), addresses}
-          {Map.update(names, name, said, &merge(&1, said)), refusals}
+             :ok <- check_addresses(name, endpoint, resolves and config.allow != []) do
+          {Map.update(endpoints, name, endpoint, &merge(&1, endpoint)), left_out}
         else
-          {:error, reason} -> {names, [reason | refusals]}
+          {:error, reason} -> {endpoints, [reason | left_out]}
         end
       end)
 
-    {Map.new(names, &in_order/1), Enum.reverse(refusals)}
+    {Map.new(endpoints, &in_order/1), Enum.reverse(left_out)}
   end
 
-  defp allowed(name, [], true), do: {:error, "#{name} has no address that :allow lets through"}
-  defp allowed(_name, _addresses, _restricted), do: :ok
+  @doc "Returns the ports and addresses of both, those of the first one first."
+  @spec merge(t, t) :: t
+  def merge(%__MODULE__{} = first, %__MODULE__{} = second) do
+    %__MODULE__{
+      ports: :lists.usort(first.ports ++ second.ports),
+      addresses: Enum.uniq(first.addresses ++ second.addresses)
+    }
+  end
+
+  defp from_record(record, ports, resolves) do
+    addresses = if resolves, do: record |> addresses() |> Enum.uniq(), else: []
+    %__MODULE__{ports: ports(record, ports), addresses: addresses}
+  end
+
+  # Servers change the order from answer to answer, which is no news.
+  defp in_order({name, endpoint}),
+    do: {name, %{endpoint | addresses: Enum.sort(endpoint.addresses)}}
+
+  defp check_addresses(name, %{addresses: []}, true),
+    do: {:error, "#{name} has no address that :allow lets through"}
+
+  defp check_addresses(_name, _endpoint, _restricted), do: :ok
 
   defp ports(%Service{port: port}, :srv) when port > 0, do: [port]
   defp ports(_record, _ports), do: []
 
-  # Where the host of all names stands in the template, the addresses of a target are not its.
-  defp addresses(_record, false), do: []
-  defp addresses(%Service{addresses: addresses}, true), do: addresses
-  defp addresses(ip, true), do: [ip]
-
-  defp merge({ports, addresses}, {more_ports, more_addresses}),
-    do: {more_ports ++ ports, more_addresses ++ addresses}
-
-  # Servers change the order from answer to answer, which is no news.
-  defp in_order({name, {ports, addresses}}),
-    do: {name, {Enum.sort(Enum.uniq(ports)), Enum.sort(Enum.uniq(addresses))}}
+  # Only where the host of the names comes from the record: else they are not addresses of that host.
+  defp addresses(%Service{addresses: addresses}), do: addresses
+  defp addresses(ip), do: [ip]
 end

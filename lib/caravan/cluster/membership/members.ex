@@ -17,7 +17,7 @@ defmodule Caravan.Cluster.Membership.Members do
     before = MapSet.new(members(state))
 
     state
-    |> add_endpoints(source, Map.delete(answer.names, self), now)
+    |> add_endpoints(source, Map.delete(answer.endpoints, self), now)
     |> mark_missing(source, answer, now)
     |> enforce_max_nodes()
     |> report_members(before)
@@ -32,16 +32,16 @@ defmodule Caravan.Cluster.Membership.Members do
     if Peer.member?(peer) or Peer.connected?(peer), do: state, else: delete_peer(state, name)
   end
 
-  defp add_endpoints(state, source, names, now) do
-    Enum.reduce(names, state, fn {name, {ports, addresses}}, state ->
+  defp add_endpoints(state, source, endpoints, now) do
+    Enum.reduce(endpoints, state, fn {name, endpoint}, state ->
       peer = Map.get_lazy(state.peers, name, fn -> Peer.new(name, now) end)
-      put_peer(state, Peer.put_endpoint(peer, source, ports, addresses, now))
+      put_peer(state, Peer.put_endpoint(peer, source, endpoint, now))
     end)
   end
 
   defp mark_missing(state, source, answer, now) do
     if evidence_of_absence?(answer) do
-      missing = for {name, peer} <- state.peers, not is_map_key(answer.names, name), do: peer
+      missing = for {name, peer} <- state.peers, not is_map_key(answer.endpoints, name), do: peer
 
       Enum.reduce(missing, state, fn peer, state ->
         state
@@ -54,7 +54,7 @@ defmodule Caravan.Cluster.Membership.Members do
   end
 
   # An empty answer says nothing about anybody.
-  defp evidence_of_absence?(answer), do: answer.complete and answer.names != %{}
+  defp evidence_of_absence?(answer), do: answer.complete and answer.endpoints != %{}
 
   # Over when there is room again: an answer that fits may be one of several, or a part.
   defp enforce_max_nodes(%{options: %{max_nodes: most}} = state)

@@ -3,6 +3,7 @@ defmodule Caravan.Cluster.Membership.Peer do
   @moduledoc false
 
   alias Caravan.Cluster.Config
+  alias Caravan.Cluster.Discovery.Endpoint
   alias Caravan.Cluster.Membership.Backoff
 
   @enforce_keys [:name, :first_seen_at, :retry_at]
@@ -37,7 +38,7 @@ defmodule Caravan.Cluster.Membership.Peer do
   @type t :: %__MODULE__{
           name: String.t(),
           first_seen_at: integer,
-          endpoints: %{Config.source() => said},
+          endpoints: %{Config.source() => {seen_at :: integer, Endpoint.t()}},
           missed_answers: %{Config.source() => pos_integer},
           prune_attempts: non_neg_integer,
           connected_since: integer | nil,
@@ -50,8 +51,6 @@ defmodule Caravan.Cluster.Membership.Peer do
           draining: boolean,
           retry_at: integer
         }
-
-  @type said :: {seen :: integer, [:inet.port_number()], [:inet.ip_address()]}
 
   # A node that goes down sooner than this after it came up did not really come up.
   @steady 5_000
@@ -75,15 +74,17 @@ defmodule Caravan.Cluster.Membership.Peer do
   A source names it. Where it names another port, or other addresses, than before, what failed so far says
   nothing any more. No addresses are no news: they could not be found in time.
   """
-  @spec put_endpoint(t, Config.source(), [:inet.port_number()], [:inet.ip_address()], integer) ::
-          t
-  def put_endpoint(peer, source, ports, addresses, now) do
-    {_seen, old_ports, old_addresses} = Map.get(peer.endpoints, source, {now, ports, addresses})
-    addresses = if addresses == [], do: old_addresses, else: addresses
-    endpoints = Map.put(peer.endpoints, source, {now, ports, addresses})
+  @spec put_endpoint(t, Config.source(), Endpoint.t(), integer) :: t
+  def put_endpoint(peer, source, endpoint, now) do
+    {_seen_at, old} = Map.get(peer.endpoints, source, {now, endpoint})
+
+    endpoint =
+      if endpoint.addresses == [], do: %{endpoint | addresses: old.addresses}, else: endpoint
+
+    endpoints = Map.put(peer.endpoints, source, {now, endpoint})
     peer = %{peer | endpoints: endpoints, missed_answers: %{}, prune_attempts: 0}
 
-    if {ports, addresses} == {old_ports, old_addresses} or peer.draining,
+    if endpoint == old or peer.draining,
       do: peer,
       else: retry_by(%{peer | reported: []}, now)
   end
@@ -93,7 +94,7 @@ defmodule Caravan.Cluster.Membership.Peer do
   def miss(peer, source, keep, now) do
     endpoints =
       case peer.endpoints do
-        %{^source => {seen, _ports, _addresses}} when seen + keep <= now ->
+        %{^source => {seen_at, _endpoint}} when seen_at + keep <= now ->
           Map.delete(peer.endpoints, source)
 
         endpoints ->
@@ -114,11 +115,12 @@ defmodule Caravan.Cluster.Membership.Peer do
   @spec entry(t, [Config.source()], fresh :: integer) ::
           {{String.t(), :inet.port_number() | nil, [:inet.ip_address()]}, conflict :: boolean}
   def entry(peer, sources, fresh) do
-    said = for source <- sources, %{^source => said} <- [peer.endpoints], do: said
-    {new, old} = Enum.split_with(said, fn {seen, _ports, _addresses} -> seen >= fresh end)
-    port = (new ++ old) |> Enum.flat_map(&elem(&1, 1)) |> List.first()
-    addresses = (new ++ old) |> Enum.flat_map(&elem(&1, 2)) |> Enum.uniq()
-    ports = new |> Enum.flat_map(&elem(&1, 1)) |> Enum.uniq()
+    seen = for source <- sources, %{^source => seen} <- [peer.endpoints], do: seen
+    {new, old} = Enum.split_with(seen, fn {seen_at, _endpoint} -> seen_at >= fresh end)
+    endpoints = for {_seen_at, endpoint} <- new ++ old, do: endpoint
+    port = endpoints |> Enum.flat_map(& &1.ports) |> List.first()
+    addresses = endpoints |> Enum.flat_map(& &1.addresses) |> Enum.uniq()
+    ports = new |> Enum.flat_map(fn {_seen_at, endpoint} -> endpoint.ports end) |> Enum.uniq()
 
     {{peer.name, port, Enum.take(addresses, @max_addresses)}, match?([_, _ | _], ports)}
   end

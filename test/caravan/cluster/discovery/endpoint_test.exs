@@ -27,39 +27,41 @@ defmodule Caravan.Cluster.Discovery.EndpointTest do
   test "the port is in the name, unless it comes from the record" do
     records = [srv(25_017, "n1.test")]
 
-    assert {%{"app-25017@n1.test" => {[], []}}, []} =
+    assert {%{"app-25017@n1.test" => %Endpoint{ports: [], addresses: []}}, []} =
              Endpoint.from_records(records, :srv, config())
 
-    assert {%{"app@n1.test" => {[25_017], []}}, []} =
+    assert {%{"app@n1.test" => %Endpoint{ports: [25_017], addresses: []}}, []} =
              Endpoint.from_records(records, :srv, config(ports: :srv))
   end
 
   test "records of one name with several ports give all of them, in an order that stays" do
     for records <- [[srv(2, "n.test"), srv(1, "n.test")], [srv(1, "n.test"), srv(2, "n.test")]] do
-      assert {%{"app@n.test" => {[1, 2], []}}, []} =
+      assert {%{"app@n.test" => %Endpoint{ports: [1, 2], addresses: []}}, []} =
                Endpoint.from_records(records, :srv, config(ports: :srv))
     end
   end
 
   test "port 0 is none" do
-    assert {%{"app@n.test" => {[], []}}, []} =
+    assert {%{"app@n.test" => %Endpoint{ports: [], addresses: []}}, []} =
              Endpoint.from_records([srv(0, "n.test")], :srv, config(ports: :srv))
   end
 
   test "addresses go with the host that they are of" do
     records = [srv(1, "n.test", [{10, 0, 0, 2}, {10, 0, 0, 1}])]
 
-    assert {%{"app-1@n.test" => {[], addresses}}, []} =
+    assert {%{"app-1@n.test" => %Endpoint{ports: [], addresses: addresses}}, []} =
              Endpoint.from_records(records, :srv, config())
 
     assert addresses == [{10, 0, 0, 1}, {10, 0, 0, 2}]
 
     fixed = config(node_name: "{name}-{port}@localhost")
-    assert {%{"app-1@localhost" => {[], []}}, []} = Endpoint.from_records(records, :srv, fixed)
+
+    assert {%{"app-1@localhost" => %Endpoint{ports: [], addresses: []}}, []} =
+             Endpoint.from_records(records, :srv, fixed)
 
     ip = {0xFDAA, 0, 0, 0, 0, 0, 0, 1}
 
-    assert {%{"app@fdaa::1" => {[], [^ip]}}, []} =
+    assert {%{"app@fdaa::1" => %Endpoint{ports: [], addresses: [^ip]}}, []} =
              Endpoint.from_records([ip], :aaaa, config(type: :aaaa))
   end
 
