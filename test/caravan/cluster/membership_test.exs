@@ -353,6 +353,14 @@ defmodule Caravan.Cluster.MembershipTest do
       assert {:publish, [{"a@h", 8, [^ip]}]} = List.keyfind(actions(state), :publish, 0)
     end
 
+    test "is not told of another order of the same addresses" do
+      [one, two] = ips = [{10, 0, 0, 2}, {10, 0, 0, 1}]
+      state = membership(ports: :srv) |> handle(answer([{"a@h", [7], ips}]), 0)
+      assert {:publish, [{"a@h", 7, [^one, ^two]}]} = List.keyfind(actions(state), :publish, 0)
+      state = handle(state, answer([{"a@h", [7], [two, one]}]), 1)
+      refute List.keyfind(actions(state), :publish, 0)
+    end
+
     test "gets the lowest port of several, with one warning" do
       state = membership(ports: :srv) |> handle(answer([{"a@h", [7, 9], []}]), 0)
       assert {:publish, [{"a@h", 7, []}]} in actions(state)

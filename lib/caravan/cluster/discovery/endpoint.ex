@@ -10,7 +10,7 @@ defmodule Caravan.Cluster.Discovery.Endpoint do
 
   @typedoc """
   The ports are in ascending order. There is none without `ports: :srv`, and more than one only if records
-  contradict each other. The addresses are in ascending order, too.
+  contradict each other. The addresses are in the order of the answer.
   """
   @type t :: %__MODULE__{ports: [:inet.port_number()], addresses: [:inet.ip_address()]}
 
@@ -38,7 +38,7 @@ defmodule Caravan.Cluster.Discovery.Endpoint do
         end
       end)
 
-    {Map.new(endpoints, &in_order/1), Enum.reverse(left_out)}
+    {endpoints, Enum.reverse(left_out)}
   end
 
   @doc "Returns the ports and addresses of both, those of the first one first."
@@ -50,14 +50,17 @@ defmodule Caravan.Cluster.Discovery.Endpoint do
     }
   end
 
+  @doc "Whether both have the same ports and addresses, in any order."
+  @spec same?(t, t) :: boolean
+  def same?(%__MODULE__{} = one, %__MODULE__{} = other) do
+    one == other or
+      (one.ports == other.ports and Enum.sort(one.addresses) == Enum.sort(other.addresses))
+  end
+
   defp from_record(record, ports, resolves) do
     addresses = if resolves, do: record |> addresses() |> Enum.uniq(), else: []
     %__MODULE__{ports: ports(record, ports), addresses: addresses}
   end
-
-  # Servers change the order from answer to answer, which is no news.
-  defp in_order({name, endpoint}),
-    do: {name, %{endpoint | addresses: Enum.sort(endpoint.addresses)}}
 
   defp check_addresses(name, %{addresses: []}, true),
     do: {:error, "#{name} has no address that :allow lets through"}

@@ -81,10 +81,13 @@ defmodule Caravan.Cluster.Membership.Peer do
     endpoint =
       if endpoint.addresses == [], do: %{endpoint | addresses: old.addresses}, else: endpoint
 
+    # A server may change the order of its records from answer to answer. That changes nothing.
+    same? = Endpoint.same?(endpoint, old)
+    endpoint = if same?, do: old, else: endpoint
     endpoints = Map.put(peer.endpoints, source, {now, endpoint})
     peer = %{peer | endpoints: endpoints, missed_answers: %{}, prune_attempts: 0}
 
-    if endpoint == old or peer.draining,
+    if same? or peer.draining,
       do: peer,
       else: retry_by(%{peer | reported: []}, now)
   end

@@ -52,7 +52,7 @@ defmodule Caravan.Cluster.Discovery.EndpointTest do
     assert {%{"app-1@n.test" => %Endpoint{ports: [], addresses: addresses}}, []} =
              Endpoint.from_records(records, :srv, config())
 
-    assert addresses == [{10, 0, 0, 1}, {10, 0, 0, 2}]
+    assert addresses == [{10, 0, 0, 2}, {10, 0, 0, 1}]
 
     fixed = config(node_name: "{name}-{port}@localhost")
 
@@ -63,6 +63,21 @@ defmodule Caravan.Cluster.Discovery.EndpointTest do
 
     assert {%{"app@fdaa::1" => %Endpoint{ports: [], addresses: [^ip]}}, []} =
              Endpoint.from_records([ip], :aaaa, config(type: :aaaa))
+  end
+
+  test "addresses of several records of one name are merged, each once, in the order of the answer" do
+    [a, b, c] = for n <- 1..3, do: {10, 0, 0, n}
+    records = [srv(1, "n.test", [c, a]), srv(1, "n.test", [a, b])]
+    assert {%{"app-1@n.test" => endpoint}, []} = Endpoint.from_records(records, :srv, config())
+    assert endpoint.addresses == [c, a, b]
+  end
+
+  test "the order of addresses makes no difference, the addresses and ports do" do
+    [a, b] = for n <- 1..2, do: {10, 0, 0, n}
+    endpoint = %Endpoint{ports: [1], addresses: [a, b]}
+    assert Endpoint.same?(endpoint, %{endpoint | addresses: [b, a]})
+    refute Endpoint.same?(endpoint, %{endpoint | addresses: [a]})
+    refute Endpoint.same?(endpoint, %{endpoint | ports: [1, 2]})
   end
 
   test "what makes no name is told of" do
