@@ -86,6 +86,10 @@ defmodule Caravan.Cluster.Membership do
   @spec responded?(t) :: boolean
   def responded?(%State{sources: sources}), do: Enum.all?(sources, fn {_, s} -> s.responded end)
 
+  @doc "Returns how many members there are, and how many nodes of the topology are connected."
+  @spec counts(t) :: State.counts()
+  def counts(%State{counts: counts}), do: counts
+
   @doc "The nodes of the topology that are connected."
   @spec connected(t) :: [String.t()]
   defdelegate connected(state), to: State
@@ -110,7 +114,7 @@ defmodule Caravan.Cluster.Membership do
 
   defp take_in(state, {:lookup_failed, source, {kind, text}}, %{now: now}) do
     {random, state} = random(state)
-    nodes = length(connected(state))
+    nodes = state.counts.connected
 
     {news, poll} =
       Source.lookup_failed(source(state, source), kind, nodes, now, state.options, random)
@@ -190,7 +194,7 @@ defmodule Caravan.Cluster.Membership do
   defp handle_nodedown(state, [], _now), do: state
 
   defp handle_nodedown(state, lost, now) do
-    nodes = length(connected(state))
+    nodes = state.counts.connected
 
     lost
     |> Enum.reduce(state, fn name, state ->

@@ -258,7 +258,16 @@ defmodule Caravan.Test.ModelWorld do
     young = Enum.count(world.connecting, fn {_name, since} -> since + 100 > world.now end)
     assert young <= config.max_connects, "#{young} connects at once"
 
+    check_indexes(membership)
     check_drops(world, connected_before, dropped)
+  end
+
+  # What is kept in step with the peers is what a walk over them finds.
+  defp check_indexes(membership) do
+    assert Membership.counts(membership) == %{
+             members: length(Membership.members(membership)),
+             connected: length(Membership.connected(membership))
+           }
   end
 
   defp check_drops(world, _connected, []), do: world

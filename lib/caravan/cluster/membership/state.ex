@@ -11,6 +11,7 @@ defmodule Caravan.Cluster.Membership.State do
   defstruct @enforce_keys ++
               [
                 peers: %{},
+                counts: %{members: 0, connected: 0},
                 connected_nodes: MapSet.new(),
                 slots: %{},
                 published: [],
@@ -23,6 +24,7 @@ defmodule Caravan.Cluster.Membership.State do
   @typedoc """
     * `:options`: the options that count here;
     * `:sources`: in the order of the options;
+    * `:peers`: changed only by `put_peer/2` and `delete_peer/2`, which keep `:counts` in step;
     * `:connected_nodes`: all nodes that were connected when last seen, of this topology or not;
     * `:slots`: since when a name is being dialled;
     * `:published`: what the table of addresses was told last; `nil`: it did not take it;
@@ -36,6 +38,7 @@ defmodule Caravan.Cluster.Membership.State do
           budget: AtomBudget.t(),
           rand: :rand.state(),
           peers: %{String.t() => Peer.t()},
+          counts: counts,
           connected_nodes: MapSet.t(String.t()),
           slots: %{String.t() => integer},
           published: [entry] | nil,
@@ -53,6 +56,9 @@ defmodule Caravan.Cluster.Membership.State do
           max_nodes: pos_integer,
           max_connects: pos_integer
         }
+
+  @typedoc "How many peers are members, and how many are connected."
+  @type counts :: %{members: non_neg_integer, connected: non_neg_integer}
 
   @typedoc "A node of the table of addresses; no port: the port rule."
   @type entry :: {String.t(), :inet.port_number() | nil, [:inet.ip_address()]}
@@ -101,12 +107,33 @@ defmodule Caravan.Cluster.Membership.State do
   def put_source(state, source, poll),
     do: %{state | sources: List.keyreplace(state.sources, source, 0, {source, poll})}
 
-  @doc "Stores a peer. All changes of `peers` go through this function and `delete_peer/2`."
+  @doc "Stores a peer, new or changed, and keeps what is derived from the peers in step."
   @spec put_peer(t, Peer.t()) :: t
-  def put_peer(state, peer), do: %{state | peers: Map.put(state.peers, peer.name, peer)}
+  def put_peer(state, peer) do
+    counts = state.counts |> count(state.peers[peer.name], -1) |> count(peer, 1)
+    %{state | peers: Map.put(state.peers, peer.name, peer), counts: counts}
+  end
 
+  @doc "Deletes a peer, if there is one of this name."
   @spec delete_peer(t, String.t()) :: t
-  def delete_peer(state, name), do: %{state | peers: Map.delete(state.peers, name)}
+  def delete_peer(state, name) do
+    case state.peers do
+      %{^name => peer} ->
+        %{state | peers: Map.delete(state.peers, name), counts: count(state.counts, peer, -1)}
+
+      _ ->
+        state
+    end
+  end
+
+  defp count(counts, nil, _step), do: counts
+
+  defp count(%{members: members, connected: connected}, peer, step) do
+    %{
+      members: if(Peer.member?(peer), do: members + step, else: members),
+      connected: if(Peer.connected?(peer), do: connected + step, else: connected)
+    }
+  end
 
   @spec update_peers(t, [String.t()], (Peer.t() -> Peer.t())) :: t
   def update_peers(state, names, fun),
