@@ -26,17 +26,16 @@ defmodule Caravan.Cluster do
 
   @await_schema [
     nodes: [
-      type: 0..16_384,
+      type: {:in, 0..16_384},
       default: 0,
-      type_doc: "0 to 16,384",
       doc:
         "how many nodes to wait for, this one not counted; 0: until every query was answered once, if " <>
           "only with \"there is no such name\""
     ],
     timeout: [
-      type: 0..3_600_000,
+      type: {:in, 0..3_600_000},
       default: 5_000,
-      type_doc: "milliseconds, 0 to 3,600,000",
+      type_doc: "milliseconds",
       doc: "how long to wait at most"
     ]
   ]

@@ -6,7 +6,7 @@ defmodule Caravan.Dns do
 
   @schema [
     nameservers: [
-      type: &__MODULE__.check_nameservers/1,
+      type: {:custom, __MODULE__, :check_nameservers, []},
       default: [],
       type_doc: "list of strings, 16 at most",
       doc:
@@ -14,76 +14,71 @@ defmodule Caravan.Dns do
           "else it is the address; none: the system's (`/etc/resolv.conf`, `/etc/hosts`)"
     ],
     timeout: [
-      type: 1..60_000,
+      type: {:in, 1..60_000},
       default: 5_000,
-      type_doc: "milliseconds, 1 to 60,000",
+      type_doc: "milliseconds",
       doc: "deadline of the whole lookup, retries and TCP included"
     ],
     attempts: [
-      type: &__MODULE__.check_attempts/1,
+      type: {:or, [{:in, 1..10}, nil]},
       default: nil,
-      type_doc: "1 to 10",
       doc:
         "how often each nameserver is asked; they share the timeout. `nil`: as `resolv.conf` says, else 2"
     ],
     addresses: [
-      type: &__MODULE__.check_boolean/1,
+      type: :boolean,
       default: false,
-      type_doc: "boolean",
       doc:
         "for `:srv`: also the addresses of the targets: what comes with the answer, or for targets of which nothing does, what is asked for in parallel, in 9/10 of the timeout"
     ],
     allow: [
-      type: &__MODULE__.check_networks/1,
+      type: {:custom, __MODULE__, :check_networks, []},
       default: [],
       type_doc: "list of networks, 64 at most",
       doc:
         "addresses outside of them are dropped, and counted: `\"10.0.0.0/8\"`, `\"fd00::/8\"`, `\"10.1.2.3\"`; none: all are allowed"
     ],
     dnssec: [
-      type: &__MODULE__.check_boolean/1,
+      type: :boolean,
       default: false,
-      type_doc: "boolean",
       doc:
         "validates answers (RFC 4035); what is neither proved nor proved to be unsigned is `:bogus`"
     ],
     trust_anchors: [
-      type: &__MODULE__.check_path/1,
+      type: {:custom, __MODULE__, :check_path, []},
       default: nil,
       type_doc: "path",
       doc:
         "of a file with DNSKEY records (all of a zone's), for zones that the root does not lead to; `nil`: the root's keys"
     ],
     ca_file: [
-      type: &__MODULE__.check_path/1,
+      type: {:custom, __MODULE__, :check_path, []},
       default: nil,
       type_doc: "path",
       doc:
         "of the certificates (PEM) to trust for `tls://` and `https://`; `nil`: Mozilla's, built in"
     ],
     randomize_case: [
-      type: &__MODULE__.check_boolean/1,
+      type: :boolean,
       default: false,
-      type_doc: "boolean",
       doc:
         "sends names in random case over UDP and takes only answers that repeat it, which makes forging harder (0x20)"
     ],
     cache: [
-      type: &__MODULE__.check_boolean/1,
+      type: :boolean,
       default: true,
-      type_doc: "boolean",
       doc: "keeps answers for as long as their TTL says, and uses kept ones"
     ],
     max_ttl: [
-      type: 0..604_800,
+      type: {:in, 0..604_800},
       default: 86_400,
-      type_doc: "seconds, 0 to 604,800",
+      type_doc: "seconds",
       doc: "keeps no answer for longer"
     ],
     min_ttl: [
-      type: 0..604_800,
+      type: {:in, 0..604_800},
       default: 0,
-      type_doc: "seconds, 0 to 604,800",
+      type_doc: "seconds",
       doc: "keeps each answer for so long, whatever its TTL; `:max_ttl` wins"
     ]
   ]
@@ -240,16 +235,6 @@ defmodule Caravan.Dns do
       do: {:ok, networks},
       else: {:error, "a list of up to #{@max_networks} networks such as \"10.0.0.0/8\""}
   end
-
-  @doc false
-  @spec check_attempts(term) :: Options.checked()
-  def check_attempts(attempts) when attempts in 1..10 or attempts == nil, do: {:ok, attempts}
-  def check_attempts(_other), do: {:error, "an integer from 1 to 10"}
-
-  @doc false
-  @spec check_boolean(term) :: Options.checked()
-  def check_boolean(value) when is_boolean(value), do: {:ok, value}
-  def check_boolean(_other), do: {:error, "true or false"}
 
   @doc false
   @spec check_path(term) :: Options.checked()

@@ -1,33 +1,49 @@
 defmodule Caravan.Options do
-  # Options in one place: name, check, default and documentation stand in a schema; a wrong option
-  # raises an error that says what was expected and what came.
+  # Pure. Options from a schema: it has the type, the default and the documentation of each, and a wrong
+  # option raises an error that says what was expected. The keys and types are those of NimbleOptions,
+  # which cannot be used itself: Caravan has to build where Hex is not installed.
   @moduledoc false
 
-  @typedoc "What a check makes of a value; an error says what was expected."
+  @typedoc """
+  What values an option takes. `{:in, range}` takes the integers of the range. `{:custom, module,
+  function, arguments}` calls the function with the value before the arguments.
+  """
+  @type type ::
+          :boolean
+          | :mfa
+          | nil
+          | {:in, Range.t() | [term]}
+          | {:or, [type]}
+          | {:custom, module, atom, [term]}
+
+  @typedoc "What a custom type returns: the value to use, or what was expected."
   @type checked :: {:ok, term} | {:error, expected :: String.t()}
 
   @typedoc """
-  `:type` is a remote function, or a range for integers in it. `:default` may be absent: the option
-  is then required.
+  Each option has a `:default` or is `required: true`. `:type_doc` is the type as the documentation shows
+  it. For the integers of a range it is their unit.
   """
   @type schema :: [
           {atom,
            [
-             type: (term -> checked) | Range.t(),
-             default: term,
+             type: type,
              type_doc: String.t(),
+             default: term,
+             required: boolean,
              doc: String.t()
            ]}
         ]
 
   @doc """
-  The values of all options of `schema`, defaults filled in. `owner` names in errors whose options
-  these are.
+  Returns the values of all options of `schema`, with defaults for those that are not given.
+
+  Raises `ArgumentError` for an unknown, missing or wrong option. `owner` names in the message whose
+  options these are.
   """
   @spec validate!(term, schema, String.t()) :: %{atom => term}
   def validate!(options, schema, owner), do: validate!(options, schema, defaults(schema), owner)
 
-  @doc "The same, with the schema's defaults at hand, for where it has to be fast."
+  @doc "As `validate!/3`, for callers that have computed `defaults(schema)` before."
   @spec validate!(term, schema, defaults :: %{atom => term}, String.t()) :: %{atom => term}
   def validate!(options, schema, defaults, owner) do
     unless Keyword.keyword?(options) do
@@ -35,19 +51,19 @@ defmodule Caravan.Options do
             "#{owner}: expected options as a keyword list, got: #{inspect(options)}"
     end
 
-    # Of a key that stands twice, the first value counts, as everywhere.
+    # If a key is given twice, its first value counts, as in `Keyword.get/2`.
     values =
       options
       |> :lists.reverse()
       |> Enum.reduce(defaults, fn {key, value}, values ->
-        Map.put(values, key, check!(value, key, option!(schema, key, value, owner), owner))
+        Map.put(values, key, cast!(value, key, option!(schema, key, value, owner), owner))
       end)
 
     if map_size(values) < length(schema), do: missing!(options, values, schema, owner)
     values
   end
 
-  @doc "What `validate!/4` fills in."
+  @doc "Returns the defaults of a schema."
   @spec defaults(schema) :: %{atom => term}
   def defaults(schema) do
     for {key, option} <- schema, {:ok, default} <- [Keyword.fetch(option, :default)], into: %{} do
@@ -55,22 +71,20 @@ defmodule Caravan.Options do
     end
   end
 
-  @doc "The schema as a Markdown table."
+  @doc "Returns the documentation of a schema as a Markdown table."
   @spec docs(schema) :: String.t()
   def docs(schema) do
     rows =
       Enum.map_join(schema, "\n", fn {key, option} ->
-        default =
-          case Keyword.fetch(option, :default) do
-            {:ok, default} -> "`#{inspect(default)}`"
-            :error -> "required"
-          end
+        default = if option[:required], do: "required", else: "`#{inspect(option[:default])}`"
 
-        "| `#{inspect(key)}` | #{option[:type_doc]} | #{default} | #{option[:doc]} |"
+        "| `#{inspect(key)}` | #{type_doc(option[:type], option[:type_doc])} | #{default} | #{option[:doc]} |"
       end)
 
     "| option | type | default | |\n|---|---|---|---|\n" <> rows
   end
+
+  ## Errors
 
   defp option!(schema, key, value, owner) do
     case List.keyfind(schema, key, 0) do
@@ -80,7 +94,24 @@ defmodule Caravan.Options do
       nil ->
         raise ArgumentError,
               "#{owner}: unknown option #{inspect(key)} (given #{inspect(value)}), expected one of: " <>
-                Enum.map_join(schema, ", ", fn {key, _} -> inspect(key) end)
+                Enum.map_join(schema, ", ", fn {key, _} -> inspect(key) end) <>
+                similar(schema, key)
+    end
+  end
+
+  # As similar as names have to be for suggestions of Elixir's compiler.
+  @similar 0.77
+
+  defp similar(schema, key) do
+    similar =
+      for {known, _option} <- schema,
+          similarity = String.jaro_distance("#{known}", "#{key}"),
+          similarity > @similar,
+          do: {-similarity, inspect(known)}
+
+    case Enum.sort(similar) do
+      [] -> ""
+      similar -> ". Did you mean #{Enum.map_join(similar, " or ", &elem(&1, 1))}?"
     end
   end
 
@@ -89,12 +120,12 @@ defmodule Caravan.Options do
     {key, option} = Enum.find(schema, fn {key, _option} -> not is_map_key(values, key) end)
 
     raise ArgumentError,
-          "#{owner}: required option #{inspect(key)} (#{option[:type_doc]}) is missing, got: " <>
+          "#{owner}: required option #{inspect(key)} (#{type_doc(option[:type], option[:type_doc])}) is missing, got: " <>
             inspect(options)
   end
 
-  defp check!(value, key, option, owner) do
-    case check(option[:type], value) do
+  defp cast!(value, key, option, owner) do
+    case cast(option[:type], value, option[:type_doc]) do
       {:ok, value} ->
         value
 
@@ -104,11 +135,57 @@ defmodule Caravan.Options do
     end
   end
 
-  defp check(first..last//_, value) do
-    if is_integer(value) and value in first..last,
-      do: {:ok, value},
-      else: {:error, "an integer from #{first} to #{last}"}
+  ## Types
+
+  defp cast(:boolean, value, _doc) when is_boolean(value), do: {:ok, value}
+  defp cast(:boolean, _value, _doc), do: {:error, "true or false"}
+
+  defp cast(:mfa, {module, function, arguments} = mfa, _doc)
+       when is_atom(module) and is_atom(function) and is_list(arguments),
+       do: {:ok, mfa}
+
+  defp cast(:mfa, _value, _doc), do: {:error, "{module, function, arguments}"}
+
+  defp cast(nil, nil, _doc), do: {:ok, nil}
+  defp cast(nil, _value, _doc), do: {:error, "nil"}
+
+  defp cast({:in, first..last//_}, value, _unit)
+       when is_integer(value) and value in first..last,
+       do: {:ok, value}
+
+  defp cast({:in, first..last//_}, _value, unit) do
+    unit = if unit, do: " (#{unit})", else: ""
+    {:error, "an integer from #{grouped(first, "_")} to #{grouped(last, "_")}#{unit}"}
   end
 
-  defp check(type, value), do: type.(value)
+  defp cast({:in, choices}, value, _doc) do
+    if value in choices,
+      do: {:ok, value},
+      else: {:error, "one of " <> Enum.map_join(choices, ", ", &inspect/1)}
+  end
+
+  defp cast({:or, types}, value, doc) do
+    results = Enum.map(types, &cast(&1, value, doc))
+
+    List.keyfind(results, :ok, 0) ||
+      {:error, Enum.map_join(results, " or ", fn {:error, expected} -> expected end)}
+  end
+
+  defp cast({:custom, module, function, arguments}, value, _doc),
+    do: apply(module, function, [value | arguments])
+
+  # That nil is allowed need not be said: it means the same as leaving the option out.
+  defp type_doc({:or, [type, nil]}, doc), do: type_doc(type, doc)
+
+  defp type_doc({:in, first..last//_}, unit),
+    do: "#{unit || "integer"}, #{grouped(first, ",")} to #{grouped(last, ",")}"
+
+  defp type_doc(_type, doc) when is_binary(doc), do: doc
+  defp type_doc(:boolean, nil), do: "boolean"
+  defp type_doc(:mfa, nil), do: "`{module, function, arguments}`"
+  defp type_doc({:in, choices}, nil), do: Enum.map_join(choices, " or ", &"`#{inspect(&1)}`")
+
+  # 5000 as 5_000 or 5,000.
+  defp grouped(number, separator),
+    do: Regex.replace(~r/\B(?=(\d{3})+$)/, Integer.to_string(number), separator)
 end

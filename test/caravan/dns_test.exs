@@ -127,7 +127,8 @@ defmodule Caravan.DnsTest do
   describe "options" do
     test "that are wrong name key, expectation and value" do
       for {options, message} <- [
-            {[timeout: 0], ~r/expected :timeout to be an integer from 1 to 60000, got: 0/},
+            {[timeout: 0],
+             ~r/expected :timeout to be an integer from 1 to 60_000 \(milliseconds\), got: 0/},
             {[timeout: "1"], ~r/expected :timeout .* got: "1"/},
             {[attempts: 11], ~r/expected :attempts .* got: 11/},
             {[nameservers: "127.0.0.1"], ~r/expected :nameservers .* got: "127.0.0.1"/},

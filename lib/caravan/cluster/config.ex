@@ -14,9 +14,6 @@ defmodule Caravan.Cluster.Config do
 
   @dns_schema Dns.schema()
 
-  # What the resolver takes under the same names.
-  @dns_options [:allow, :dnssec, :trust_anchors, :ca_file, :randomize_case]
-
   # OTP's (`t:logger.level/0`), and the one that turns it off.
   @levels [:debug, :info, :notice, :warning, :error, :critical, :alert, :emergency, :none]
 
@@ -25,30 +22,31 @@ defmodule Caravan.Cluster.Config do
 
   @schema [
     query: [
-      type: &__MODULE__.check_query/1,
+      type: {:custom, __MODULE__, :check_query, []},
+      required: true,
       type_doc: "string, or list of strings",
       doc: "the names to look up; the cluster is the union of the answers"
     ],
     type: [
-      type: &__MODULE__.check_type/1,
+      type: {:custom, __MODULE__, :check_type, []},
       default: [:srv],
       type_doc: "`:srv`, `:a`, `:aaaa`, or a list of them",
       doc: "the records to ask for, of every query"
     ],
     node_sname: [
-      type: &__MODULE__.check_basename/1,
+      type: {:custom, __MODULE__, :check_basename, []},
       default: nil,
       type_doc: "string",
       doc: "what stands for `{name}` in `:node_name`; required where that is used"
     ],
     node_basename: [
-      type: &__MODULE__.check_basename/1,
+      type: {:custom, __MODULE__, :check_basename, []},
       default: nil,
       type_doc: "string",
       doc: "the name that libcluster's own strategies have for `:node_sname`"
     ],
     node_name: [
-      type: &__MODULE__.check_template/1,
+      type: {:custom, __MODULE__, :check_template, []},
       default: nil,
       type_doc: "template",
       doc:
@@ -58,35 +56,34 @@ defmodule Caravan.Cluster.Config do
           "`\"{name}@{ip}\"` for A and AAAA"
     ],
     ports: [
-      type: &__MODULE__.check_ports/1,
+      type: {:in, [:name, :srv]},
       default: :name,
-      type_doc: "`:name` or `:srv`",
       doc:
         "where the port of a node comes from: its name, by the port rule of `Caravan.Epmd`, or its SRV record"
     ],
     poll_interval: [
-      type: 100..3_600_000,
+      type: {:in, 100..3_600_000},
       default: 5_000,
-      type_doc: "milliseconds, 100 to 3,600,000",
+      type_doc: "milliseconds",
       doc: "the longest time from one answer to the next lookup"
     ],
     min_interval: [
-      type: &__MODULE__.check_min_interval/1,
+      type: {:or, [{:in, 50..3_600_000}, nil]},
       default: nil,
-      type_doc: "milliseconds, 50 to 3,600,000",
+      type_doc: "milliseconds",
       doc:
         "the shortest, less up to a fifth by chance, but after the first answer; between the two, its TTL counts. " <>
           "`nil`: 1,000, or half of " <>
           "`:poll_interval` if that is less"
     ],
     keep: [
-      type: 0..86_400_000,
+      type: {:in, 0..86_400_000},
       default: 300_000,
-      type_doc: "milliseconds, 0 to 86,400,000",
+      type_doc: "milliseconds",
       doc: "how long a name stays a member after the last answer that had it"
     ],
     prune: [
-      type: &__MODULE__.check_prune/1,
+      type: {:custom, __MODULE__, :check_prune, []},
       default: nil,
       type_doc: "`[after: 1..1_000]`",
       doc:
@@ -94,24 +91,21 @@ defmodule Caravan.Cluster.Config do
           "query in a row; `nil`: nobody is ever disconnected"
     ],
     max_nodes: [
-      type: 1..16_384,
+      type: {:in, 1..16_384},
       default: 1_024,
-      type_doc: "1 to 16,384",
       doc: "names at a time; more are left out, those known longest stay"
     ],
     max_new_names: [
-      type: 1..1_000_000,
+      type: {:in, 1..1_000_000},
       default: 10_000,
-      type_doc: "1 to 1,000,000",
       doc: "names within 24 hours that may become new atoms"
     ],
     nameservers: @dns_schema[:nameservers],
     lookup_timeout: @dns_schema[:timeout],
     lookup_attempts: @dns_schema[:attempts],
     lookup_cache: [
-      type: @dns_schema[:cache][:type],
+      type: :boolean,
       default: false,
-      type_doc: "boolean",
       doc: "whether lookups may be answered from the cache of `Caravan.Dns`"
     ],
     allow: @dns_schema[:allow],
@@ -120,56 +114,55 @@ defmodule Caravan.Cluster.Config do
     ca_file: @dns_schema[:ca_file],
     randomize_case: @dns_schema[:randomize_case],
     connect_timeout: [
-      type: 100..60_000,
+      type: {:in, 100..60_000},
       default: 5_000,
-      type_doc: "milliseconds, 100 to 60,000",
+      type_doc: "milliseconds",
       doc: "how long one connect may take before the next node in line has its turn"
     ],
     max_connects: [
-      type: 1..1_024,
+      type: {:in, 1..1_024},
       default: 128,
-      type_doc: "1 to 1,024",
       doc:
         "connects at once; one that got no reply for a tenth of a second does not count any more"
     ],
     dns_client: [
-      type: &__MODULE__.check_client/1,
+      type: {:custom, __MODULE__, :check_client, []},
       default: nil,
       type_doc: "module, a `Caravan.DnsClient`",
       doc: "asks in place of Caravan's own resolver, for SRV-like records"
     ],
     topology: [
-      type: &__MODULE__.check_topology/1,
+      type: {:custom, __MODULE__, :check_topology, []},
       default: :caravan,
       type_doc: "atom",
       doc: "the name in log lines and events; under libcluster, the topology's own"
     ],
     log_level: [
-      type: &__MODULE__.check_level/1,
+      type: {:in, @levels},
       default: :info,
       type_doc: "a level of `Logger`, or `:none`",
       doc:
         "the lowest level of the lines it logs: changes are `:info`, what is wrong is `:warning`"
     ],
     connect: [
-      type: &__MODULE__.check_mfa/1,
+      type: :mfa,
       default: {:net_kernel, :connect_node, []},
-      type_doc: "`{module, function, arguments}`",
       doc: "connects a node, which comes after the arguments; true: it is connected"
     ],
     disconnect: [
-      type: &__MODULE__.check_mfa/1,
+      type: :mfa,
       default: {:erlang, :disconnect_node, []},
-      type_doc: "`{module, function, arguments}`",
       doc: "disconnects a node, which comes after the arguments; called for `:prune` only"
     ],
     list_nodes: [
-      type: &__MODULE__.check_mfa/1,
+      type: :mfa,
       default: {:erlang, :nodes, [:connected]},
-      type_doc: "`{module, function, arguments}`",
       doc: "lists the connected nodes"
     ]
   ]
+
+  # Options that the resolver has under the same names.
+  @dns_options for {name, _option} <- @schema, Keyword.has_key?(@dns_schema, name), do: name
 
   # Options that become :sources, :templates and :basename.
   @derived [:query, :type, :node_sname, :node_basename, :node_name]
@@ -268,7 +261,6 @@ defmodule Caravan.Cluster.Config do
     same = config |> Map.take(@dns_options) |> Map.to_list()
 
     [
-      nameservers: config.nameservers,
       timeout: config.lookup_timeout,
       attempts: config.lookup_attempts,
       cache: config.lookup_cache,
@@ -373,29 +365,12 @@ defmodule Caravan.Cluster.Config do
   def check_template(_other), do: {:error, "a string such as \"{name}-{port}@{host}\""}
 
   @doc false
-  @spec check_ports(term) :: Options.checked()
-  def check_ports(ports) when ports in [:name, :srv], do: {:ok, ports}
-  def check_ports(_other), do: {:error, ":name or :srv"}
-
-  @doc false
-  @spec check_min_interval(term) :: Options.checked()
-  def check_min_interval(nil), do: {:ok, nil}
-  def check_min_interval(min) when is_integer(min) and min in 50..3_600_000, do: {:ok, min}
-  def check_min_interval(_other), do: {:error, "an integer from 50 to 3600000"}
-
-  @doc false
   @spec check_prune(term) :: Options.checked()
   def check_prune(off) when off in [nil, false], do: {:ok, nil}
   def check_prune(after: count) when is_integer(count) and count in 1..1_000, do: {:ok, count}
 
   def check_prune(_other),
     do: {:error, "[after: answers], with a number from 1 to 1000, such as [after: 3], or false"}
-
-  @doc false
-  @spec check_level(term) :: Options.checked()
-  def check_level(level) do
-    if level in @levels, do: {:ok, level}, else: {:error, "one of #{inspect(@levels)}"}
-  end
 
   @doc false
   @spec check_client(term) :: Options.checked()
@@ -412,12 +387,4 @@ defmodule Caravan.Cluster.Config do
   @spec check_topology(term) :: Options.checked()
   def check_topology(topology) when is_atom(topology) and topology != nil, do: {:ok, topology}
   def check_topology(_other), do: {:error, "an atom"}
-
-  @doc false
-  @spec check_mfa(term) :: Options.checked()
-  def check_mfa({module, function, arguments} = mfa)
-      when is_atom(module) and is_atom(function) and is_list(arguments),
-      do: {:ok, mfa}
-
-  def check_mfa(_other), do: {:error, "{module, function, arguments}"}
 end
