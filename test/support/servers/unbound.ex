@@ -71,6 +71,7 @@ defmodule Caravan.Test.Unbound do
     state = %__MODULE__{dir: dir, ports: ports}
     file = Path.join(dir, "unbound.conf")
     File.write!(file, config(state, opts))
+
     # Debian's AppArmor profile for /usr/sbin/unbound forbids it to read `dir`. A copy has no profile.
     program = Path.join(dir, "unbound")
     File.cp!(unbound, program)
