@@ -29,14 +29,14 @@ defmodule Caravan.Cluster do
       type: {:in, 0..16_384},
       default: 0,
       doc:
-        "how many nodes to wait for, this one not counted; 0: until every query was answered once, if " <>
-          "only with \"there is no such name\""
+        "The number of nodes to wait for, without this node. With `0`, waits until each query has had one " <>
+          "answer, which may be \"there is no such name\"."
     ],
     timeout: [
       type: {:in, 0..3_600_000},
       default: 5_000,
       type_doc: "milliseconds",
-      doc: "how long to wait at most"
+      doc: "The longest time to wait."
     ]
   ]
 

@@ -1,68 +1,75 @@
 defmodule Caravan.Dns do
   alias Caravan.Options
 
-  @nameserver "`\"10.0.0.2\"`, `\"127.0.0.1:8600\"`, `\"[fd00::1]:53\"`, `\"tcp://10.0.0.2\"`, " <>
-                "`\"tls://10.0.0.2:853#dns.example\"`, `\"https://10.0.0.2/dns-query#dns.example\"`"
-
   @schema [
     nameservers: [
       type: {:custom, __MODULE__, :check_nameservers, []},
-      default: [],
       type_doc: "list of strings, 16 at most",
+      default: [],
       doc:
-        "whom to ask, in order: #{@nameserver}; what stands behind the `#` is the name in the certificate, " <>
-          "else it is the address; none: the system's (`/etc/resolv.conf`, `/etc/hosts`)"
+        "The nameservers to query, in this order, over UDP (`\"10.0.0.2\"`, `\"127.0.0.1:8600\"`, " <>
+          "`\"[fd00::1]:53\"`), TCP (`\"tcp://10.0.0.2\"`), TLS (`\"tls://10.0.0.2:853#dns.example\"`) or HTTPS " <>
+          "(`\"https://10.0.0.2/dns-query#dns.example\"`). The certificate must be for the name after the `#`, " <>
+          "or for the address if there is no `#`. With `[]`, the system's configuration is used: " <>
+          "`/etc/resolv.conf` and `/etc/hosts`."
     ],
     timeout: [
       type: {:in, 1..60_000},
-      default: 5_000,
       type_doc: "milliseconds",
-      doc: "deadline of the whole lookup, retries and TCP included"
+      default: 5_000,
+      doc: "The timeout of the whole lookup, including retries and TCP."
     ],
     attempts: [
       type: {:or, [{:in, 1..10}, nil]},
       default: nil,
       doc:
-        "how often each nameserver is asked; they share the timeout. `nil`: as `resolv.conf` says, else 2"
+        "How often each nameserver is queried. All attempts share the timeout. Defaults to `attempts` in " <>
+          "`/etc/resolv.conf`, or else to `2`."
     ],
     addresses: [
       type: :boolean,
       default: false,
       doc:
-        "for `:srv`: also the addresses of the targets: what comes with the answer, or for targets of which nothing does, what is asked for in parallel, in 9/10 of the timeout"
+        "Whether an SRV lookup also returns the addresses of the targets. They are taken from the answer. " <>
+          "Targets without addresses in the answer are looked up in parallel, within 9/10 of the timeout."
     ],
     allow: [
       type: {:custom, __MODULE__, :check_networks, []},
+      type_doc: "list of strings, 64 at most",
       default: [],
-      type_doc: "list of networks, 64 at most",
       doc:
-        "addresses outside of them are dropped, and counted: `\"10.0.0.0/8\"`, `\"fd00::/8\"`, `\"10.1.2.3\"`; none: all are allowed"
+        "The networks whose addresses are accepted, such as `\"10.0.0.0/8\"`, `\"fd00::/8\"` or " <>
+          "`\"10.1.2.3\"`. Other addresses are dropped and counted. With `[]`, all addresses are accepted."
     ],
     dnssec: [
       type: :boolean,
       default: false,
       doc:
-        "validates answers (RFC 4035); what is neither proved nor proved to be unsigned is `:bogus`"
+        "Whether answers are validated with DNSSEC (RFC 4035). An answer that is proved neither to be " <>
+          "authentic nor to be unsigned is the error `:bogus`."
     ],
     trust_anchors: [
       type: {:custom, __MODULE__, :check_path, []},
+      type_doc: "absolute path",
       default: nil,
-      type_doc: "path",
       doc:
-        "of a file with DNSKEY records (all of a zone's), for zones that the root does not lead to; `nil`: the root's keys"
+        "A file with all DNSKEY records of a zone, for zones that are not signed from the root down. " <>
+          "Defaults to the keys of the root, which are built in."
     ],
     ca_file: [
       type: {:custom, __MODULE__, :check_path, []},
+      type_doc: "absolute path",
       default: nil,
-      type_doc: "path",
       doc:
-        "of the certificates (PEM) to trust for `tls://` and `https://`; `nil`: Mozilla's, built in"
+        "A PEM file with the CA certificates to trust for `tls://` and `https://`. Defaults to Mozilla's, " <>
+          "which are built in."
     ],
     randomize_case: [
       type: :boolean,
       default: false,
       doc:
-        "sends names in random case over UDP and takes only answers that repeat it, which makes forging harder (0x20)"
+        "Whether names are sent in random case over UDP, and only answers that repeat it are accepted (0x20). " <>
+          "That makes answers harder to forge."
     ],
     cache: [
       type: :boolean,

@@ -21,7 +21,7 @@ defmodule Caravan.Options do
 
   @typedoc """
   Each option has a `:default` or is `required: true`. `:type_doc` is the type as the documentation shows
-  it. For the integers of a range it is their unit.
+  it. For the integers of a range it is their unit. Where `:default` is `nil`, `:doc` says what that means.
   """
   @type schema :: [
           {atom,
@@ -71,17 +71,23 @@ defmodule Caravan.Options do
     end
   end
 
-  @doc "Returns the documentation of a schema as a Markdown table."
+  @doc "Returns the documentation of a schema as a Markdown list."
   @spec docs(schema) :: String.t()
   def docs(schema) do
-    rows =
-      Enum.map_join(schema, "\n", fn {key, option} ->
-        default = if option[:required], do: "required", else: "`#{inspect(option[:default])}`"
+    Enum.map_join(schema, "\n", fn {key, option} ->
+      required = if option[:required], do: "Required. ", else: ""
 
-        "| `#{inspect(key)}` | #{type_doc(option[:type], option[:type_doc])} | #{default} | #{option[:doc]} |"
-      end)
+      "* `#{inspect(key)}` (#{type_doc(option[:type], option[:type_doc])}) - " <>
+        required <> option[:doc] <> default_doc(option)
+    end)
+  end
 
-    "| option | type | default | |\n|---|---|---|---|\n" <> rows
+  defp default_doc(option) do
+    case option[:default] do
+      nil -> ""
+      number when is_integer(number) -> " Defaults to `#{grouped(number, "_")}`."
+      default -> " Defaults to `#{inspect(default)}`."
+    end
   end
 
   ## Errors

@@ -106,4 +106,15 @@ defmodule Caravan.OptionsTest do
       end
     end
   end
+
+  test "docs/1 returns a list with type, text and default of each option" do
+    assert Options.docs(@schema) == """
+           * `:name` (short string) - Required. The name.
+           * `:tls` (boolean) - Whether to use TLS. Defaults to `false`.
+           * `:mode` (`:fast` or `:safe`) - How to work. Defaults to `:safe`.
+           * `:interval` (milliseconds, 50 to 3,600,000) - The time between two lookups. Without it, lookups are made once.
+           * `:retries` (integer, 0 to 10,000) - How often to try again. Defaults to `5_000`.
+           * `:notify` (`{module, function, arguments}`) - What to call. Defaults to `{Kernel, :send, []}`.\
+           """
+  end
 end

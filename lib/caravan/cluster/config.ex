@@ -23,82 +23,91 @@ defmodule Caravan.Cluster.Config do
   @schema [
     query: [
       type: {:custom, __MODULE__, :check_query, []},
-      required: true,
       type_doc: "string, or list of strings",
-      doc: "the names to look up; the cluster is the union of the answers"
+      required: true,
+      doc:
+        "The DNS names to look up. The members of the cluster are the nodes that any of the answers contains."
     ],
     type: [
       type: {:custom, __MODULE__, :check_type, []},
-      default: [:srv],
       type_doc: "`:srv`, `:a`, `:aaaa`, or a list of them",
-      doc: "the records to ask for, of every query"
+      default: [:srv],
+      doc: "The record types to look up for each query."
     ],
     node_sname: [
       type: {:custom, __MODULE__, :check_basename, []},
-      default: nil,
       type_doc: "string",
-      doc: "what stands for `{name}` in `:node_name`; required where that is used"
+      default: nil,
+      doc:
+        "The value of the placeholder `{name}` in `:node_name`. Required if `:node_name` has that placeholder."
     ],
     node_basename: [
       type: {:custom, __MODULE__, :check_basename, []},
-      default: nil,
       type_doc: "string",
-      doc: "the name that libcluster's own strategies have for `:node_sname`"
+      default: nil,
+      doc: "The same as `:node_sname`, under the name that libcluster's own strategies use."
     ],
     node_name: [
       type: {:custom, __MODULE__, :check_template, []},
+      type_doc: "string",
       default: nil,
-      type_doc: "template",
       doc:
-        "how a record becomes a node name; `{name}`, and for SRV `{port}`, `{host}`, `{host_label}` " <>
-          "(the host up to its first dot), for A and AAAA `{ip}`. `nil`: " <>
-          "`\"{name}-{port}@{host}\"` for SRV (`\"{name}@{host}\"` with `ports: :srv`), " <>
-          "`\"{name}@{ip}\"` for A and AAAA"
+        "The template that makes a node name from a record. It may have the placeholder `{name}`. For SRV " <>
+          "records it may also have `{port}`, `{host}` and `{host_label}` (the host up to its first dot), " <>
+          "for A and AAAA records `{ip}`. Defaults to `\"{name}-{port}@{host}\"` for SRV records, to " <>
+          "`\"{name}@{host}\"` for SRV records with `ports: :srv`, and to `\"{name}@{ip}\"` for A and AAAA " <>
+          "records."
     ],
     ports: [
       type: {:in, [:name, :srv]},
       default: :name,
       doc:
-        "where the port of a node comes from: its name, by the port rule of `Caravan.Epmd`, or its SRV record"
+        "Where the distribution port of a node comes from. With `:name`, it follows from the node name by " <>
+          "the port rule of `Caravan.Epmd`. With `:srv`, it is the port of the node's SRV record."
     ],
     poll_interval: [
       type: {:in, 100..3_600_000},
-      default: 5_000,
       type_doc: "milliseconds",
-      doc: "the longest time from one answer to the next lookup"
+      default: 5_000,
+      doc:
+        "The longest time from an answer to the next lookup. An answer with a shorter TTL is looked up " <>
+          "again when its TTL is over."
     ],
     min_interval: [
       type: {:or, [{:in, 50..3_600_000}, nil]},
-      default: nil,
       type_doc: "milliseconds",
+      default: nil,
       doc:
-        "the shortest, less up to a fifth by chance, but after the first answer; between the two, its TTL counts. " <>
-          "`nil`: 1,000, or half of " <>
-          "`:poll_interval` if that is less"
+        "The shortest time from an answer to the next lookup, however short the TTL is. Jitter can shorten " <>
+          "it by a fifth. The wait after the first answer is random and can be shorter. Defaults to " <>
+          "`1_000`, or to half of `:poll_interval` if that is less."
     ],
     keep: [
       type: {:in, 0..86_400_000},
-      default: 300_000,
       type_doc: "milliseconds",
-      doc: "how long a name stays a member after the last answer that had it"
+      default: 300_000,
+      doc: "How long a node stays a member after the last answer that contained it."
     ],
     prune: [
       type: {:custom, __MODULE__, :check_prune, []},
-      default: nil,
       type_doc: "`[after: 1..1_000]`",
+      default: nil,
       doc:
-        "disconnect a node that is no member any more and was missing from so many answers of every " <>
-          "query in a row; `nil`: nobody is ever disconnected"
+        "Disconnects a node that is no longer a member and was missing from this number of consecutive " <>
+          "complete answers of every query. This is rarely worth it, see \"Pruning\". By default, Caravan " <>
+          "disconnects no node."
     ],
     max_nodes: [
       type: {:in, 1..16_384},
       default: 1_024,
-      doc: "names at a time; more are left out, those known longest stay"
+      doc:
+        "The maximum number of node names in the topology. If DNS has more, the names that are known " <>
+          "longest stay, and the others are left out."
     ],
     max_new_names: [
       type: {:in, 1..1_000_000},
       default: 10_000,
-      doc: "names within 24 hours that may become new atoms"
+      doc: "The maximum number of node names that may become new atoms within 24 hours."
     ],
     nameservers: @dns_schema[:nameservers],
     lookup_timeout: @dns_schema[:timeout],
@@ -115,49 +124,61 @@ defmodule Caravan.Cluster.Config do
     randomize_case: @dns_schema[:randomize_case],
     connect_timeout: [
       type: {:in, 100..60_000},
-      default: 5_000,
       type_doc: "milliseconds",
-      doc: "how long one connect may take before the next node in line has its turn"
+      default: 5_000,
+      doc: "The timeout of one connection attempt."
     ],
     max_connects: [
       type: {:in, 1..1_024},
       default: 128,
       doc:
-        "connects at once; one that got no reply for a tenth of a second does not count any more"
+        "The maximum number of connection attempts at the same time. An attempt that has had no reply for " <>
+          "100 ms no longer counts, so that dead addresses do not delay other nodes."
     ],
     dns_client: [
       type: {:custom, __MODULE__, :check_client, []},
+      type_doc: "module",
       default: nil,
-      type_doc: "module, a `Caravan.DnsClient`",
-      doc: "asks in place of Caravan's own resolver, for SRV-like records"
+      doc:
+        "A `Caravan.DnsClient` that looks up the queries in place of Caravan's resolver. It returns ports " <>
+          "and hosts, as SRV records do."
     ],
     topology: [
       type: {:custom, __MODULE__, :check_topology, []},
-      default: :caravan,
       type_doc: "atom",
-      doc: "the name in log lines and events; under libcluster, the topology's own"
+      default: :caravan,
+      doc:
+        "The name of the topology in log lines, events and calls of `Caravan.Cluster`. Under libcluster, " <>
+          "the name comes from libcluster's configuration."
     ],
     log_level: [
       type: {:in, @levels},
+      type_doc: "level of `Logger`, or `:none`",
       default: :info,
-      type_doc: "a level of `Logger`, or `:none`",
       doc:
-        "the lowest level of the lines it logs: changes are `:info`, what is wrong is `:warning`"
+        "The lowest level of the lines that the strategy logs. Changes have the level `:info`, problems " <>
+          "`:warning`."
     ],
     connect: [
       type: :mfa,
       default: {:net_kernel, :connect_node, []},
-      doc: "connects a node, which comes after the arguments; true: it is connected"
+      doc:
+        "The function that connects a node. It gets the node after the arguments and returns `true` if the " <>
+          "node is connected."
     ],
     disconnect: [
       type: :mfa,
       default: {:erlang, :disconnect_node, []},
-      doc: "disconnects a node, which comes after the arguments; called for `:prune` only"
+      doc:
+        "The function that disconnects a node. It gets the node after the arguments and is called only for " <>
+          "`:prune`."
     ],
     list_nodes: [
       type: :mfa,
       default: {:erlang, :nodes, [:connected]},
-      doc: "lists the connected nodes"
+      doc:
+        "The function that returns the list of connected nodes. The list must include hidden nodes if " <>
+          "`:connect` makes hidden connections."
     ]
   ]
 
