@@ -1,11 +1,12 @@
 defmodule Caravan.Cluster.Discovery do
-  # The lookups of one topology that are under way. State of its owner, not a process: the owner hands
-  # its messages to handle/2. Every lookup that starts has an outcome, whatever becomes of it.
+  # Owner-state. The lookups of one topology that are in flight. Every lookup that starts has an outcome,
+  # which comes by a message that the owner hands to handle/2.
   @moduledoc false
 
   alias Caravan.Cluster.Config
+  alias Caravan.Cluster.Discovery.Endpoint
   alias Caravan.Cluster.Job
-  alias Caravan.Cluster.NodeName
+  alias Caravan.Cluster.Membership
   alias Caravan.Dns
   alias Caravan.Dns.Answer
   alias Caravan.Dns.Error
@@ -20,17 +21,20 @@ defmodule Caravan.Cluster.Discovery do
             pending: %{reference => {Config.source(), started :: integer, reference | Job.t()}}
           }
 
-  @typedoc "An error is a kind, to be compared, and a text. The TTL is in milliseconds."
-  @type result ::
-          {:ok,
-           %{
-             records: [NodeName.dns_record()],
-             ttl: non_neg_integer | nil,
-             complete: boolean
-           }}
+  @typedoc """
+  An answer comes with the reasons why records were left out of it, one for each. An error is a kind, by
+  which errors are compared, and a text.
+  """
+  @type outcome ::
+          {:ok, Membership.answer(), left_out :: [String.t()]}
           | {:error, {kind :: term, String.t()}}
 
-  # The resolver answers by the lookup's own deadline; this is for the day it does not.
+  # What a lookup returns, before its records become endpoints. With `complete: false`, records are missing.
+  @typep result ::
+           {:ok, %{records: list, ttl: non_neg_integer | nil, complete: boolean}}
+           | {:error, {kind :: term, String.t()}}
+
+  # Milliseconds past the deadline of a lookup, at which the resolver should have replied already.
   @grace 1_000
 
   @spec new(Config.t()) :: t
@@ -45,26 +49,27 @@ defmodule Caravan.Cluster.Discovery do
     put_in(discovery.pending[ref], {source, started, timer})
   end
 
-  @doc "The outcome of one lookup, if `message` tells of one."
-  @spec handle(t, message :: term) :: {Config.source(), result, t} | :unknown
+  @doc "Returns the outcome of the lookup that `message` belongs to, or `:unknown`."
+  @spec handle(t, message :: term) :: {Config.source(), outcome, t} | :unknown
   def handle(%__MODULE__{} = discovery, message) do
     case Map.pop(discovery.pending, ref(message)) do
       {nil, _pending} ->
         :unknown
 
       {{source, started, timer}, pending} ->
-        result = outcome(timer, message)
+        result = result(timer, message)
         finished(result, discovery.config, source, started)
-        {source, result, %{discovery | pending: pending}}
+        outcome = outcome(result, source, discovery.config)
+        {source, outcome, %{discovery | pending: pending}}
     end
   end
 
-  @doc "Ends all lookups; they have no outcome but for whoever measures them."
+  @doc "Cancels all lookups. Their only outcome is a telemetry event."
   @spec stop(t) :: t
   def stop(%__MODULE__{} = discovery) do
     for {ref, {source, started, timer}} <- discovery.pending do
-      give_up(ref, timer)
-      finished({:error, {:cancelled, "given up"}}, discovery.config, source, started)
+      cancel(ref, timer)
+      finished({:error, {:cancelled, "cancelled"}}, discovery.config, source, started)
     end
 
     %{discovery | pending: %{}}
@@ -93,9 +98,9 @@ defmodule Caravan.Cluster.Discovery do
     end
   end
 
-  defp give_up(_ref, %Job{} = job), do: Job.stop(job)
+  defp cancel(_ref, %Job{} = job), do: Job.stop(job)
 
-  defp give_up(ref, timer) do
+  defp cancel(ref, timer) do
     _ = Process.cancel_timer(timer)
     _ = Dns.cancel(ref)
     :ok
@@ -106,35 +111,45 @@ defmodule Caravan.Cluster.Discovery do
   defp ref({__MODULE__, ref}), do: ref
   defp ref(message), do: Job.ref(message)
 
-  defp outcome(%Job{} = job, message) do
+  defp result(%Job{} = job, message) do
     case Job.outcome(job, message) do
       {:ok, result} -> result
       {:error, reason} -> {:error, {:client_failed, "the dns_client failed: #{inspect(reason)}"}}
     end
   end
 
-  defp outcome(_timer, {__MODULE__, ref}) do
+  defp result(_timer, {__MODULE__, ref}) do
     _ = Dns.cancel(ref)
     {:error, {:silent, "the resolver did not reply"}}
   end
 
-  defp outcome(timer, {_ref, result}) do
+  defp result(timer, {_ref, {:ok, %Answer{} = answer}}) do
     _ = Process.cancel_timer(timer)
-    result(result)
-  end
 
-  # Addresses that the option :allow took away may have been those of anybody; of a target, they take
-  # no record away.
-  defp result({:ok, %Answer{} = answer}) do
+    # Each address that :allow took away from an A or AAAA answer is a missing record. In an SRV answer it is
+    # an address of a target, and the record is still there.
     complete = answer.type == :srv or answer.dropped == 0
     {:ok, %{records: answer.records, ttl: answer.ttl * 1_000, complete: complete}}
   end
 
-  defp result({:error, %Error{} = error}),
-    do: {:error, {error.reason, Exception.message(error)}}
+  defp result(timer, {_ref, {:error, %Error{} = error}}) do
+    _ = Process.cancel_timer(timer)
+    {:error, {error.reason, Exception.message(error)}}
+  end
+
+  # Decides whether the answer is complete. With :allow, a record may be left out because its target has no
+  # address yet: such an answer is not complete.
+  defp outcome({:ok, %{records: records, ttl: ttl, complete: complete}}, {_query, type}, config) do
+    {endpoints, left_out} = Endpoint.from_records(records, type, config)
+    complete = complete and (config.allow == [] or left_out == [])
+    {:ok, %{endpoints: endpoints, ttl: ttl, complete: complete}, left_out}
+  end
+
+  defp outcome({:error, _reason} = error, _source, _config), do: error
 
   ## A dns_client
 
+  @spec client_result(term) :: result
   defp client_result(nodes) do
     if is_list(nodes) and not List.improper?(nodes) and Enum.all?(nodes, &client_node?/1),
       do: {:ok, %{records: Enum.map(nodes, &client_record/1), ttl: nil, complete: true}},

@@ -73,7 +73,6 @@ defmodule Caravan.Cluster.DnsStrategy do
   use GenServer
 
   alias Caravan.Cluster.Discovery
-  alias Caravan.Cluster.Discovery.Endpoint
   alias Caravan.Cluster.Distribution.Connector
   alias Caravan.Cluster.Distribution.Diagnosis
   alias Caravan.Cluster.Distribution.Drain
@@ -372,15 +371,9 @@ defmodule Caravan.Cluster.DnsStrategy do
     end
   end
 
-  defp looked_up(state, {query, type} = source, {:ok, answer}) do
-    {endpoints, refusals} = Endpoint.from_records(answer.records, type, state.config)
-
-    # Where :allow counts, a record may be left out for want of an address that is there next time.
-    complete = answer.complete and (state.config.allow == [] or refusals == [])
-    answer = %{endpoints: endpoints, ttl: answer.ttl, complete: complete}
-
+  defp looked_up(state, {query, _type} = source, {:ok, answer, left_out}) do
     state
-    |> warn_once({:left_out, source}, refusals != [], left_out(query, refusals))
+    |> warn_once({:left_out, source}, left_out != [], left_out(query, left_out))
     |> observe([{:answer, source, answer}])
   end
 
@@ -389,8 +382,8 @@ defmodule Caravan.Cluster.DnsStrategy do
 
   defp left_out(_query, []), do: ""
 
-  defp left_out(query, [reason | _] = refusals),
-    do: "#{length(refusals)} records of #{inspect(query)} are left out: #{reason}"
+  defp left_out(query, [reason | _] = reasons),
+    do: "#{length(reasons)} records of #{inspect(query)} are left out: #{reason}"
 
   ## Jobs
 

@@ -1,0 +1,98 @@
+defmodule Caravan.Cluster.DiscoveryTest do
+  # Not async: tests of the resolver count the lookups of this VM.
+  use ExUnit.Case
+
+  alias Caravan.Cluster.Config
+  alias Caravan.Cluster.Discovery
+  alias Caravan.Test.DnsServer
+
+  @source {"app.test", :srv}
+
+  defmodule Client do
+    @behaviour Caravan.DnsClient
+    @impl true
+    def get_nodes("app.test"), do: [{4001, "n.test"}, {4002, "bad host"}]
+    def get_nodes("hangs.test"), do: Process.sleep(:infinity)
+  end
+
+  setup do
+    %{server: start_supervised!(DnsServer)}
+  end
+
+  defp discovery(context, options) do
+    [query: "app.test", node_sname: "app", nameservers: [DnsServer.address(context.server)]]
+    |> Keyword.merge(options)
+    |> Config.new!()
+    |> Discovery.new()
+  end
+
+  # The outcome of the only lookup in flight.
+  defp outcome(discovery, source) do
+    assert_receive message when is_tuple(message), 10_000
+
+    case Discovery.handle(discovery, message) do
+      {^source, outcome, discovery} -> {outcome, discovery}
+      :unknown -> outcome(discovery, source)
+    end
+  end
+
+  test "an answer holds endpoints by name, and the reasons why records are left out", context do
+    discovery = context |> discovery(dns_client: Client) |> Discovery.start(@source)
+    {{:ok, answer, [reason]}, discovery} = outcome(discovery, @source)
+    assert %{ttl: nil, complete: true} = answer
+    assert Map.keys(answer.endpoints) == ["app-4001@n.test"]
+    assert reason =~ "bad host"
+    assert discovery == discovery(context, dns_client: Client)
+  end
+
+  test "the TTL is in milliseconds", context do
+    DnsServer.put(context.server, "app.test", :srv, [{0, 0, 1, "n.test"}])
+    discovery = context |> discovery([]) |> Discovery.start(@source)
+    {{:ok, %{ttl: ttl, complete: true}, []}, _discovery} = outcome(discovery, @source)
+    assert ttl > 0 and rem(ttl, 1_000) == 0
+  end
+
+  test "with :allow, an answer that lacks a record is not complete", context do
+    discovery = discovery(context, allow: ["10.0.0.0/8"], type: [:srv, :a], query: "app.test")
+
+    # Its target has no address.
+    DnsServer.put(context.server, "app.test", :srv, [{0, 0, 1, "n.test"}])
+    {{:ok, answer, [_reason]}, _} = discovery |> Discovery.start(@source) |> outcome(@source)
+    assert %{complete: false, endpoints: none} = answer
+    assert none == %{}
+
+    # One of its addresses is not allowed.
+    a = {"app.test", :a}
+    DnsServer.put(context.server, "app.test", :a, [{10, 0, 0, 1}, {192, 0, 2, 1}])
+    {{:ok, answer, []}, _} = discovery |> Discovery.start(a) |> outcome(a)
+    assert %{complete: false, endpoints: %{"app@10.0.0.1" => _}} = answer
+  end
+
+  test "a lookup that fails at once has its outcome by message, too", context do
+    name = String.duplicate("a", 300)
+    source = {name, :srv}
+    assert {:error, %{reason: reason}} = Caravan.Dns.lookup_async(name, :srv)
+    discovery = context |> discovery(query: name) |> Discovery.start(source)
+    assert {{:error, {^reason, text}}, discovery} = outcome(discovery, source)
+    assert text =~ "failed"
+    assert discovery == discovery(context, query: name)
+  end
+
+  test "lookups that are stopped have no outcome", context do
+    DnsServer.put(context.server, "app.test", :srv, :silent)
+    resolver = context |> discovery([]) |> Discovery.start(@source)
+    hangs = {"hangs.test", :srv}
+    client = context |> discovery(dns_client: Client) |> Discovery.start(hangs)
+    assert Discovery.stop(resolver) == discovery(context, [])
+    assert Discovery.stop(client) == discovery(context, dns_client: Client)
+    refute_receive _, 100
+  end
+
+  test "messages of others are unknown", context do
+    discovery = discovery(context, [])
+
+    for message <- [:tick, {make_ref(), {:ok, 1}}, {Discovery, make_ref()}] do
+      assert Discovery.handle(discovery, message) == :unknown
+    end
+  end
+end
