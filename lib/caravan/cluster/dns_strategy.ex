@@ -72,6 +72,7 @@ defmodule Caravan.Cluster.DnsStrategy do
 
   use GenServer
 
+  alias Caravan.Cluster.Alarms
   alias Caravan.Cluster.Discovery
   alias Caravan.Cluster.Distribution.Connector
   alias Caravan.Cluster.Distribution.Diagnosis
@@ -97,7 +98,8 @@ defmodule Caravan.Cluster.DnsStrategy do
   @drain_again 500
 
   @enforce_keys [:config, :key, :membership, :discovery, :jobs]
-  defstruct @enforce_keys ++ [tick: nil, unlisted: nil, waiters: [], leavers: [], alarms: %{}]
+  defstruct @enforce_keys ++
+              [tick: nil, unlisted: nil, waiters: [], leavers: [], alarms: Alarms.new()]
 
   @typedoc "The options in the table above, or libcluster's list of one `Cluster.Strategy.State`."
   @type options :: keyword | [struct]
@@ -516,20 +518,16 @@ defmodule Caravan.Cluster.DnsStrategy do
     end
   end
 
-  # One line when it begins to hold, none while it does, and none when it holds again within `:keep`: of
-  # several servers, one may differ.
+  # Logs a line when an alarm is new. It is not new again within `:keep`, because one of several servers may
+  # answer differently than the others.
   defp warn_once(state, what, true, text) do
-    unless is_map_key(state.alarms, what), do: Report.log(state.config, :warning, text)
-    %{state | alarms: Map.put(state.alarms, what, now())}
+    {new?, alarms} = Alarms.set(state.alarms, what, now())
+    if new?, do: Report.log(state.config, :warning, text)
+    %{state | alarms: alarms}
   end
 
   defp warn_once(state, what, false, _text) do
-    over = now() - state.config.keep
-
-    case state.alarms do
-      %{^what => last} when last <= over -> %{state | alarms: Map.delete(state.alarms, what)}
-      _ -> state
-    end
+    %{state | alarms: Alarms.clear(state.alarms, what, now(), state.config.keep)}
   end
 
   defp now, do: System.monotonic_time(:millisecond)

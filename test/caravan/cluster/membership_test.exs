@@ -1,6 +1,7 @@
 defmodule Caravan.Cluster.MembershipTest do
   use ExUnit.Case, async: true
 
+  alias Caravan.Cluster.Alarms
   alias Caravan.Cluster.Config
   alias Caravan.Cluster.Discovery.Endpoint
   alias Caravan.Cluster.Membership
@@ -422,7 +423,7 @@ defmodule Caravan.Cluster.MembershipTest do
           state
         end)
 
-      assert membership.alarms == MapSet.new()
+      assert membership.alarms == Alarms.new()
     end
 
     test "gets the addresses of all sources" do

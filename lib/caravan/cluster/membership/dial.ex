@@ -4,9 +4,10 @@ defmodule Caravan.Cluster.Membership.Dial do
 
   import Caravan.Cluster.Membership.State
 
+  alias Caravan.Cluster.Alarms
   alias Caravan.Cluster.Membership
-  alias Caravan.Cluster.Membership.Backoff
   alias Caravan.Cluster.Membership.AtomBudget
+  alias Caravan.Cluster.Membership.Backoff
   alias Caravan.Cluster.Membership.Peer
   alias Caravan.Cluster.Membership.State
 
@@ -65,7 +66,7 @@ defmodule Caravan.Cluster.Membership.Dial do
 
   # What is left of the queue may be long, and is counted once.
   defp refuse(state, limit, peers) do
-    if {:limit, limit} in state.alarms,
+    if Alarms.set?(state.alarms, {:limit, limit}),
       do: state,
       else:
         set_alarm(

@@ -2,6 +2,7 @@ defmodule Caravan.Cluster.Membership.State do
   # Pure. What Membership holds, and how it is changed.
   @moduledoc false
 
+  alias Caravan.Cluster.Alarms
   alias Caravan.Cluster.Config
   alias Caravan.Cluster.Membership.AtomBudget
   alias Caravan.Cluster.Membership.Peer
@@ -15,7 +16,7 @@ defmodule Caravan.Cluster.Membership.State do
                 connected_nodes: MapSet.new(),
                 slots: %{},
                 published: [],
-                alarms: MapSet.new(),
+                alarms: Alarms.new(),
                 prune_round: MapSet.new(),
                 drained: false,
                 actions: []
@@ -42,7 +43,7 @@ defmodule Caravan.Cluster.Membership.State do
           connected_nodes: MapSet.t(String.t()),
           slots: %{String.t() => integer},
           published: [entry] | nil,
-          alarms: MapSet.t(term),
+          alarms: Alarms.t(),
           prune_round: MapSet.t(Config.source()),
           drained: boolean,
           actions: [action]
@@ -161,11 +162,11 @@ defmodule Caravan.Cluster.Membership.State do
   @doc "Reports when something begins to hold, not while it does."
   @spec set_alarm(t, what :: term, report) :: t
   def set_alarm(%__MODULE__{} = state, what, report) do
-    news = what not in state.alarms
-    report_if(%{state | alarms: MapSet.put(state.alarms, what)}, news, report)
+    {new?, alarms} = Alarms.set(state.alarms, what)
+    report_if(%{state | alarms: alarms}, new?, report)
   end
 
   @spec clear_alarm(t, what :: term) :: t
   def clear_alarm(%__MODULE__{} = state, what),
-    do: %{state | alarms: MapSet.delete(state.alarms, what)}
+    do: %{state | alarms: Alarms.clear(state.alarms, what)}
 end
