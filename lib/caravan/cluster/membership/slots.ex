@@ -1,0 +1,80 @@
+defmodule Caravan.Cluster.Membership.Slots do
+  # Pure. The connects in progress, and how many more may start.
+  @moduledoc false
+
+  # Milliseconds. A connect that takes longer is probably one to a dead address. It goes on until its own
+  # timeout, but no longer holds a slot: dead addresses never delay other nodes.
+  @slot_time 100
+
+  @enforce_keys [:started, :young]
+  defstruct @enforce_keys
+
+  @typedoc """
+    * `:started`: when the connect to each name began;
+    * `:young`: those of them that hold a slot, oldest first.
+  """
+  @type t :: %__MODULE__{
+          started: %{String.t() => integer},
+          young: :gb_sets.set({integer, String.t()})
+        }
+
+  @spec new() :: t
+  def new, do: %__MODULE__{started: %{}, young: :gb_sets.new()}
+
+  @spec started?(t, String.t()) :: boolean
+  def started?(slots, name), do: is_map_key(slots.started, name)
+
+  @doc "Returns all names to which a connect is in progress."
+  @spec names(t) :: [String.t()]
+  def names(slots), do: Map.keys(slots.started)
+
+  @doc "Starts a connect to a name that has none in progress."
+  @spec start(t, String.t(), now :: integer) :: t
+  def start(slots, name, now) do
+    %__MODULE__{
+      started: Map.put(slots.started, name, now),
+      young: :gb_sets.add({now, name}, slots.young)
+    }
+  end
+
+  @doc "Ends the connect to this name, if there is one."
+  @spec finish(t, String.t()) :: t
+  def finish(slots, name) do
+    case slots.started do
+      %{^name => since} ->
+        %__MODULE__{
+          started: Map.delete(slots.started, name),
+          young: :gb_sets.del_element({since, name}, slots.young)
+        }
+
+      _ ->
+        slots
+    end
+  end
+
+  @doc "Frees the slots of the connects that have lasted too long."
+  @spec expire(t, now :: integer) :: t
+  def expire(slots, now) do
+    case next_free_at(slots) do
+      at when is_integer(at) and at <= now ->
+        {_oldest, young} = :gb_sets.take_smallest(slots.young)
+        expire(%{slots | young: young}, now)
+
+      _later_or_nil ->
+        slots
+    end
+  end
+
+  @doc "Returns how many of `max` slots are free. Call `expire/2` first."
+  @spec free(t, max :: pos_integer) :: non_neg_integer
+  def free(slots, max), do: max(0, max - :gb_sets.size(slots.young))
+
+  @doc "Returns when the oldest slot becomes free, if its connect does not end before; `nil` if all are free."
+  @spec next_free_at(t) :: integer | nil
+  def next_free_at(slots) do
+    unless :gb_sets.is_empty(slots.young) do
+      {since, _name} = :gb_sets.smallest(slots.young)
+      since + @slot_time
+    end
+  end
+end
