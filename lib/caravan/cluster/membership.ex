@@ -22,6 +22,7 @@ defmodule Caravan.Cluster.Membership do
   alias Caravan.Cluster.Membership.Members
   alias Caravan.Cluster.Membership.Peer
   alias Caravan.Cluster.Membership.PollSchedule
+  alias Caravan.Cluster.Membership.Slots
   alias Caravan.Cluster.Membership.Source
   alias Caravan.Cluster.Membership.State
 
@@ -79,7 +80,7 @@ defmodule Caravan.Cluster.Membership do
 
   def wake(%State{} = state, now) do
     lookups = for {_source, poll} <- state.sources, do: poll.next_lookup_at
-    Enum.min(lookups ++ Dial.next(state, now))
+    Enum.min(lookups ++ List.wrap(Dial.next(state, now)))
   end
 
   @doc "Whether every source has spoken since the start, if only to say that there is nothing."
@@ -137,7 +138,7 @@ defmodule Caravan.Cluster.Membership do
 
   # A peer may have been faster than our own connect, which then failed.
   defp take_in(state, {:connect_result, name, result}, %{now: now}) do
-    state = %{state | slots: Map.delete(state.slots, name)}
+    state = finish_connect(state, name)
     peer = state.peers[name]
     if peer && not Peer.connected?(peer), do: failed(state, peer, result, now), else: state
   end
@@ -152,8 +153,10 @@ defmodule Caravan.Cluster.Membership do
   defp take_in(state, :peer_table_full, _env), do: %{state | published: nil}
 
   # Nothing of it stands in the table of addresses any more.
-  defp take_in(state, :drain, _env),
-    do: %{state | drained: true, slots: %{}, published: []}
+  defp take_in(state, :drain, _env) do
+    connecting = Slots.names(state.slots)
+    Enum.reduce(connecting, %{state | drained: true, published: []}, &finish_connect(&2, &1))
+  end
 
   defp take_in(%{drained: false} = state, :resume, _env), do: state
 

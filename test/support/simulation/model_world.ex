@@ -120,13 +120,11 @@ defmodule Caravan.Test.ModelWorld do
   end
 
   defp happen(world, {:connect, name}) do
-    world = %{world | connecting: Map.delete(world.connecting, name)}
+    {result, world} =
+      if name in world.alive, do: {:ok, join(world, name)}, else: {{:error, :unreachable}, world}
 
-    if name in world.alive do
-      world |> join(name) |> handle({:connect_result, name, :ok})
-    else
-      handle(world, {:connect_result, name, {:error, :unreachable}})
-    end
+    %{world | connecting: Map.delete(world.connecting, name)}
+    |> handle({:connect_result, name, result})
   end
 
   defp answered(world, source, names, complete) do
@@ -258,16 +256,41 @@ defmodule Caravan.Test.ModelWorld do
     young = Enum.count(world.connecting, fn {_name, since} -> since + 100 > world.now end)
     assert young <= config.max_connects, "#{young} connects at once"
 
-    check_indexes(membership)
+    check_indexes(world)
     check_drops(world, connected_before, dropped)
   end
 
   # What is kept in step with the peers is what a walk over them finds.
-  defp check_indexes(membership) do
+  defp check_indexes(%{membership: membership, connecting: connecting, now: now}) do
+    %{queue: queue, slots: slots} = membership
+
     assert Membership.counts(membership) == %{
              members: length(Membership.members(membership)),
              connected: length(Membership.connected(membership))
            }
+
+    assert slots.started == connecting
+    young = for {name, since} <- connecting, since + 100 > now, do: {since, name}
+    assert MapSet.subset?(MapSet.new(young), MapSet.new(:gb_sets.to_list(slots.young)))
+    assert Enum.all?(:gb_sets.to_list(slots.young), fn {at, name} -> connecting[name] == at end)
+
+    waiting =
+      for {name, peer} <- membership.peers,
+          peer.endpoints != %{} and peer.connected_since == nil,
+          not is_map_key(connecting, name),
+          into: %{},
+          do: {name, {peer.retry_at, peer.connect_failures}}
+
+    assert Map.new(queue.keys, fn {name, {at, failures, _}} -> {name, {at, failures}} end) ==
+             waiting
+
+    stages = for {name, {at, _, :waiting}} <- queue.keys, do: {at, name}
+    assert Enum.sort(stages) == :gb_sets.to_list(queue.waiting)
+
+    ranks =
+      for {name, {_, failures, {:ready, {failures, _, name} = rank}}} <- queue.keys, do: rank
+
+    assert Enum.sort(ranks) == :gb_sets.to_list(queue.ready)
   end
 
   defp check_drops(world, _connected, []), do: world

@@ -8,36 +8,30 @@ defmodule Caravan.Cluster.Membership.Dial do
   alias Caravan.Cluster.Membership
   alias Caravan.Cluster.Membership.AtomBudget
   alias Caravan.Cluster.Membership.Backoff
-  alias Caravan.Cluster.Membership.Peer
+  alias Caravan.Cluster.Membership.DialQueue
+  alias Caravan.Cluster.Membership.Slots
   alias Caravan.Cluster.Membership.State
-
-  # A connect that lasts longer than this is most likely one to a dead address: it keeps its deadline,
-  # but the next in line has its turn. So dead addresses delay nobody, however many they are.
-  @slot_time 100
 
   # How long a name that may not become an atom waits to be considered again.
   @atom_retry 60_000
 
-  @doc "Connects who is due, as far as `:max_connects` goes."
+  @doc "Connects the nodes that are due, as far as `:max_connects` goes."
   @spec dial(State.t(), Membership.env()) :: State.t()
   def dial(%State{} = state, env) do
-    free = free_slots(state, env.now)
-    due = for peer <- waiting(state), peer.retry_at <= env.now, do: peer
-
-    if free > 0 and due != [],
-      do: due |> Enum.sort_by(&rank(env.self, &1)) |> dial(free, state, env),
-      else: state
+    queue = DialQueue.mature(state.queue, env.now, env.self)
+    dial_ready(%{state | queue: queue, slots: Slots.expire(state.slots, env.now)}, env)
   end
 
-  @doc "When somebody may be dialled next; no time: nobody waits."
-  @spec next(State.t(), now :: integer) :: [integer]
+  @doc "Returns when the next node may be dialled, `nil` if none waits."
+  @spec next(State.t(), now :: integer) :: integer | nil
   def next(%State{} = state, now) do
-    retries = for peer <- waiting(state), do: peer.retry_at
+    ready_at = DialQueue.next_at(state.queue)
+    free_at = if free_slots(state) > 0, do: now, else: Slots.next_free_at(state.slots)
 
-    cond do
-      retries == [] -> []
-      free_slots(state, now) > 0 -> [Enum.min(retries)]
-      true -> [max(Enum.min(retries), Enum.min(young(state, now)) + @slot_time)]
+    case ready_at do
+      nil -> nil
+      :now -> free_at
+      at -> max(at, free_at)
     end
   end
 
@@ -48,51 +42,35 @@ defmodule Caravan.Cluster.Membership.Dial do
   @spec longest(State.t()) :: pos_integer
   def longest(state), do: min(state.options.poll_interval, Backoff.longest())
 
-  defp dial([peer | peers], free, state, env) when free > 0 do
+  defp dial_ready(state, env) do
+    name = if free_slots(state) > 0, do: DialQueue.first(state.queue)
+    if name, do: state |> dial_one(state.peers[name], env) |> dial_ready(env), else: state
+  end
+
+  # Both outcomes take the peer out of those that are ready.
+  defp dial_one(state, peer, env) do
     case allow_atom(state, peer, env) do
       {:ok, state} ->
-        state = %{state | slots: Map.put(state.slots, peer.name, env.now)}
-        dial(peers, free - 1, add_action(state, {:connect, peer.name}), env)
+        state |> start_connect(peer.name, env.now) |> add_action({:connect, peer.name})
 
       {:refused, limit} ->
-        state
-        |> update_peers([peer.name], &%{&1 | retry_at: env.now + @atom_retry})
-        |> refuse(limit, [peer | peers])
-        |> then(&dial(peers, free, &1, env))
+        state |> refuse(limit) |> put_peer(%{peer | retry_at: env.now + @atom_retry})
     end
   end
 
-  defp dial(_peers, _free, state, _env), do: state
+  # The nodes that are ready may be many, and are counted once.
+  defp refuse(state, limit) do
+    alarm = {:limit, limit}
 
-  # What is left of the queue may be long, and is counted once.
-  defp refuse(state, limit, peers) do
-    if Alarms.set?(state.alarms, {:limit, limit}),
-      do: state,
-      else:
-        set_alarm(
-          state,
-          {:limit, limit},
-          {:limit, limit, Enum.count(peers, &(not &1.atom_allowed))}
-        )
+    if Alarms.set?(state.alarms, alarm) do
+      state
+    else
+      left_out = Enum.count(DialQueue.ready(state.queue), &(not state.peers[&1].atom_allowed))
+      set_alarm(state, alarm, {:limit, limit, left_out})
+    end
   end
 
-  # Names that failed least come first; the rest is in an order of this node's own, so that not all
-  # nodes of a fleet dial the same newcomer at once.
-  defp rank(self, peer),
-    do: {peer.connect_failures, :erlang.phash2({self, peer.name}), peer.name}
-
-  defp waiting(state) do
-    for {name, peer} <- state.peers,
-        Peer.member?(peer),
-        not Peer.connected?(peer),
-        not is_map_key(state.slots, name),
-        do: peer
-  end
-
-  defp free_slots(state, now), do: state.options.max_connects - length(young(state, now))
-
-  defp young(state, now),
-    do: for({_name, since} <- state.slots, since + @slot_time > now, do: since)
+  defp free_slots(state), do: Slots.free(state.slots, state.options.max_connects)
 
   # A name that is an atom already costs nothing.
   defp allow_atom(state, %{atom_allowed: true}, _env), do: {:ok, state}

@@ -5,16 +5,17 @@ defmodule Caravan.Cluster.Membership.State do
   alias Caravan.Cluster.Alarms
   alias Caravan.Cluster.Config
   alias Caravan.Cluster.Membership.AtomBudget
+  alias Caravan.Cluster.Membership.DialQueue
   alias Caravan.Cluster.Membership.Peer
+  alias Caravan.Cluster.Membership.Slots
   alias Caravan.Cluster.Membership.Source
 
-  @enforce_keys [:options, :sources, :budget, :rand]
+  @enforce_keys [:options, :sources, :budget, :rand, :queue, :slots]
   defstruct @enforce_keys ++
               [
                 peers: %{},
                 counts: %{members: 0, connected: 0},
                 connected_nodes: MapSet.new(),
-                slots: %{},
                 published: [],
                 alarms: Alarms.new(),
                 prune_round: MapSet.new(),
@@ -25,9 +26,9 @@ defmodule Caravan.Cluster.Membership.State do
   @typedoc """
     * `:options`: the options that count here;
     * `:sources`: in the order of the options;
-    * `:peers`: changed only by `put_peer/2` and `delete_peer/2`, which keep `:counts` in step;
+    * `:peers`: changed only by `put_peer/2` and `delete_peer/2`, which keep `:counts` and `:queue` in step;
     * `:connected_nodes`: all nodes that were connected when last seen, of this topology or not;
-    * `:slots`: since when a name is being dialled;
+    * `:queue`: the members that are neither connected nor being dialled; `:slots`: those that are being dialled;
     * `:published`: what the table of addresses was told last; `nil`: it did not take it;
     * `:alarms`: what was reported and still holds;
     * `:prune_round`: the sources that have to answer before anybody may be dropped again;
@@ -41,7 +42,8 @@ defmodule Caravan.Cluster.Membership.State do
           peers: %{String.t() => Peer.t()},
           counts: counts,
           connected_nodes: MapSet.t(String.t()),
-          slots: %{String.t() => integer},
+          queue: DialQueue.t(),
+          slots: Slots.t(),
           published: [entry] | nil,
           alarms: Alarms.t(),
           prune_round: MapSet.t(Config.source()),
@@ -87,7 +89,9 @@ defmodule Caravan.Cluster.Membership.State do
       options: options(config),
       sources: for(source <- config.sources, do: {source, %Source{next_lookup_at: now}}),
       budget: AtomBudget.new(config.max_new_names),
-      rand: :rand.seed_s(:exsss, seed)
+      rand: :rand.seed_s(:exsss, seed),
+      queue: DialQueue.new(),
+      slots: Slots.new()
     }
   end
 
@@ -112,7 +116,7 @@ defmodule Caravan.Cluster.Membership.State do
   @spec put_peer(t, Peer.t()) :: t
   def put_peer(state, peer) do
     counts = state.counts |> count(state.peers[peer.name], -1) |> count(peer, 1)
-    %{state | peers: Map.put(state.peers, peer.name, peer), counts: counts}
+    requeue(%{state | peers: Map.put(state.peers, peer.name, peer), counts: counts}, peer)
   end
 
   @doc "Deletes a peer, if there is one of this name."
@@ -120,7 +124,12 @@ defmodule Caravan.Cluster.Membership.State do
   def delete_peer(state, name) do
     case state.peers do
       %{^name => peer} ->
-        %{state | peers: Map.delete(state.peers, name), counts: count(state.counts, peer, -1)}
+        %{
+          state
+          | peers: Map.delete(state.peers, name),
+            counts: count(state.counts, peer, -1),
+            queue: DialQueue.delete(state.queue, name)
+        }
 
       _ ->
         state
@@ -134,6 +143,36 @@ defmodule Caravan.Cluster.Membership.State do
       members: if(Peer.member?(peer), do: members + step, else: members),
       connected: if(Peer.connected?(peer), do: connected + step, else: connected)
     }
+  end
+
+  # A peer waits to be dialled if it is a member that is neither connected nor being dialled.
+  defp requeue(state, peer) do
+    waits =
+      Peer.member?(peer) and not Peer.connected?(peer) and
+        not Slots.started?(state.slots, peer.name)
+
+    queue =
+      if waits,
+        do: DialQueue.put(state.queue, peer),
+        else: DialQueue.delete(state.queue, peer.name)
+
+    %{state | queue: queue}
+  end
+
+  @spec start_connect(t, String.t(), now :: integer) :: t
+  def start_connect(state, name, now),
+    do: put_slots(state, name, Slots.start(state.slots, name, now))
+
+  @spec finish_connect(t, String.t()) :: t
+  def finish_connect(state, name), do: put_slots(state, name, Slots.finish(state.slots, name))
+
+  defp put_slots(state, name, slots) do
+    state = %{state | slots: slots}
+
+    case state.peers do
+      %{^name => peer} -> requeue(state, peer)
+      _ -> state
+    end
   end
 
   @spec update_peers(t, [String.t()], (Peer.t() -> Peer.t())) :: t
