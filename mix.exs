@@ -4,6 +4,10 @@ defmodule Caravan.MixProject do
   @version "2.0.0-dev"
   @source_url "https://github.com/uberbrodt/caravan"
 
+  # Those that are there: some come with later commits.
+  @documents ~w(README.md ARCHITECTURE.md CONTRIBUTING.md SECURITY.md CHANGELOG.md)
+             |> Enum.filter(&File.regular?(Path.join(__DIR__, &1)))
+
   def project do
     [
       app: :caravan,
@@ -34,7 +38,9 @@ defmodule Caravan.MixProject do
     if Code.ensure_loaded?(Hex) do
       [
         {:libcluster, "~> 3.5", optional: true},
-        {:telemetry, "~> 1.0", optional: true}
+        {:telemetry, "~> 1.0", optional: true},
+        # MIX_ENV=docs mix docs
+        {:ex_doc, "~> 0.30", only: :docs, runtime: false}
       ]
     else
       []
@@ -60,9 +66,8 @@ defmodule Caravan.MixProject do
         "native/caravan_nif/src",
         "mix.exs",
         ".formatter.exs",
-        "README.md",
-        "CHANGELOG.md",
         "LICENSE"
+        | @documents
       ],
       licenses: ["Apache-2.0"],
       links: %{"GitHub" => @source_url}
@@ -70,7 +75,17 @@ defmodule Caravan.MixProject do
   end
 
   defp docs do
-    [main: "readme", extras: ["README.md", "CHANGELOG.md"], source_url: @source_url]
+    [
+      main: "readme",
+      extras: @documents,
+      source_url: @source_url,
+      groups_for_modules: [
+        Cluster: [Caravan.Cluster, Caravan.Cluster.DnsStrategy],
+        Distribution: [Caravan.Epmd, Caravan.Epmd.Peers],
+        DNS: [Caravan.Dns, ~r/^Caravan\.Dns\./, Caravan.DnsClient],
+        Operating: [Caravan, Caravan.Telemetry]
+      ]
+    ]
   end
 end
 
