@@ -24,7 +24,7 @@ defmodule Caravan.MixProject do
     ]
   end
 
-  # :crypto is not here, nor any other application: Caravan.Epmd boots with kernel and stdlib alone.
+  # Caravan needs neither :crypto nor another application: Caravan.Epmd boots with kernel and stdlib alone.
   def application do
     [extra_applications: [:logger]]
   end
@@ -32,8 +32,8 @@ defmodule Caravan.MixProject do
   defp elixirc_paths(:test), do: ["lib", "test/support"]
   defp elixirc_paths(_env), do: ["lib"]
 
-  # For projects that have them: Caravan runs without both. A Mix without Hex cannot even read a Hex
-  # requirement, and Caravan has to build there too.
+  # Caravan runs without libcluster and telemetry. Both are optional so that their versions fit those of
+  # the project. Mix cannot read Hex requirements where Hex is not installed, and Caravan has to build there.
   defp deps do
     if Code.ensure_loaded?(Hex) do
       [
@@ -93,11 +93,11 @@ defmodule Mix.Tasks.Compile.CaravanNif do
   @shortdoc "Builds Caravan's NIF with cargo"
 
   @moduledoc """
-  Builds `native/caravan_nif` with cargo and puts the library into `priv/native` of the application
+  Builds `native/caravan_nif` with cargo and copies the library into `priv/native` of the application
   inside `_build`.
 
-  Cargo runs only when a file under `native` changed. With `CARAVAN_NIF` set to the path of a library
-  that was built elsewhere, that file is used and cargo is not needed.
+  Cargo runs only when a file under `native` has changed. If the environment variable `CARAVAN_NIF` is the
+  path of a library that was built elsewhere, that library is copied and cargo is not needed.
   """
 
   use Mix.Task.Compiler
@@ -139,11 +139,12 @@ defmodule Mix.Tasks.Compile.CaravanNif do
   defp manifest, do: Path.join(Mix.Project.manifest_path(), "compile.caravan_nif")
   defp target_dir, do: Path.join(Mix.Project.app_path(), "native")
 
-  # erlang:load_nif/2 appends ".so" on every Unix, macOS included.
+  # erlang:load_nif/2 appends ".so" on macOS too.
   defp library, do: Path.join([Mix.Project.app_path(), "priv", "native", "caravan_nif.so"])
 
-  # What the library depends on. File contents, not times: a fresh checkout or an unpacked cache
-  # must not build again. The architecture, because _build is often shared with a container.
+  # A hash of everything that the library depends on. It holds the contents of files, not their times, so
+  # that a fresh checkout or an unpacked cache does not build again. It holds the architecture because a
+  # container often shares _build with its host.
   defp stamp do
     inputs =
       case System.get_env("CARAVAN_NIF") do
@@ -168,7 +169,9 @@ defmodule Mix.Tasks.Compile.CaravanNif do
       {:ok, path}
     else
       failed(
-        "CARAVAN_NIF: expected the path of a built library (.so or .dylib), got: #{inspect(path)}, which is not a file"
+        "environment variable CARAVAN_NIF: expected the path of a built library (.so or .dylib), " <>
+          "got: #{inspect(path)}, which is not a file. Correct the path, or unset the variable " <>
+          "to build the library with cargo."
       )
     end
   end
@@ -194,12 +197,12 @@ defmodule Mix.Tasks.Compile.CaravanNif do
           {:ok, cargo_artifact()}
 
         {_, status} ->
-          failed("cargo build failed with status #{status}; its messages stand above")
+          failed("cargo build failed with status #{status}. Its messages are above.")
       end
     end
   end
 
-  # In a folder of its own where a target is set, by CARGO_BUILD_TARGET or in a cargo configuration.
+  # Cargo adds a folder for the target if one is set, by CARGO_BUILD_TARGET or in a cargo configuration.
   defp cargo_artifact do
     ["release", "*/release"]
     |> Enum.map(&Path.join([target_dir(), &1, "libcaravan_nif.{so,dylib}"]))
@@ -208,19 +211,30 @@ defmodule Mix.Tasks.Compile.CaravanNif do
   end
 
   defp check_toolchain do
-    with cargo when is_binary(cargo) <- System.find_executable("cargo"),
-         {version, 0} <- System.cmd("rustc", ["--version"], cd: @native, stderr_to_stdout: true),
-         [found] <- Regex.run(~r/\d+\.\d+\.\d+/, version) do
-      if Version.match?(found, ">= #{@min_rust}.0"),
-        do: :ok,
-        else:
-          failed("Caravan's NIF needs Rust #{@min_rust} or later, found #{found}. #{advice()}")
-    else
-      _ -> failed("Caravan's NIF is written in Rust, and cargo was not found. #{advice()}")
+    case Enum.find(["cargo", "rustc"], &(System.find_executable(&1) == nil)) do
+      nil ->
+        "rustc" |> System.cmd(["--version"], cd: @native, stderr_to_stdout: true) |> check_rust()
+
+      missing ->
+        failed("Caravan's NIF is written in Rust, and #{missing} was not found. #{advice()}")
     end
-  rescue
-    ErlangError ->
-      failed("Caravan's NIF is written in Rust, and rustc was not found. #{advice()}")
+  end
+
+  defp check_rust({output, status}) do
+    found = Regex.run(~r/\d+\.\d+\.\d+/, output)
+
+    cond do
+      status != 0 or found == nil ->
+        failed(
+          "rustc --version failed with status #{status}: #{String.trim(output)}. #{advice()}"
+        )
+
+      Version.match?(hd(found), ">= #{@min_rust}.0") ->
+        :ok
+
+      true ->
+        failed("Caravan's NIF needs Rust #{@min_rust} or later, got: #{hd(found)}. #{advice()}")
+    end
   end
 
   defp advice do
@@ -229,8 +243,8 @@ defmodule Mix.Tasks.Compile.CaravanNif do
   end
 
   defp install(built, stamp) do
-    # A running VM may have the old file mapped: writing into it would crash that VM, so it goes first.
-    # CARAVAN_NIF may name the very file that would be replaced.
+    # A running VM may have the old file mapped, and writing into it would crash that VM. So the old file is
+    # deleted first. CARAVAN_NIF may be the path of the old file itself, which then stays.
     unless Path.expand(built) == library() do
       File.mkdir_p!(Path.dirname(library()))
       File.rm(library())
