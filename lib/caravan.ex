@@ -1,17 +1,20 @@
 defmodule Caravan do
   @moduledoc """
-  Clusters of BEAM nodes in clouds.
+  Clusters of Elixir and Erlang nodes in clouds, without epmd.
 
-    * `Caravan.Epmd`: distribution without an epmd daemon; a node's port follows from its name.
-    * `Caravan.Cluster.DnsStrategy`: finds the nodes in DNS and connects to them, under libcluster or
-      any supervisor.
-    * `Caravan.Dns`: the lookups under it, for other uses.
+    * `Caravan.Epmd` runs distribution without an epmd daemon. The port of a node follows from its name.
+    * `Caravan.Cluster.DnsStrategy` finds the nodes of a cluster in DNS and connects to them. It runs under
+      libcluster or under any other supervisor.
+    * `Caravan.Cluster` lets an application wait for its first nodes, and leave the cluster.
+    * `Caravan.Dns` looks up DNS records. The strategy uses it, and so can you.
 
-  The README shows how to set a project up.
+  The README shows how to set up a project.
   """
 
   @doc """
-  Whether this VM runs on `Caravan.Epmd`; if not, what to add.
+  Checks whether this VM runs on `Caravan.Epmd`.
+
+  Returns `:ok`, or an error with advice for an operator: what is missing, and where to add it.
 
       case Caravan.check() do
         :ok -> :ok
@@ -29,34 +32,36 @@ defmodule Caravan do
 
   defp not_alive do
     """
-    this node is not alive, so it cannot join a cluster. In a release, set in rel/env.sh.eex:
+    this node is not alive: the VM runs without a node name, so it cannot join a cluster. In a release, \
+    add to rel/env.sh.eex:
 
         export RELEASE_DISTRIBUTION=name
-        export RELEASE_NODE=app-4001@$(hostname -f)
+        export RELEASE_NODE="${RELEASE_NODE:-app-4001@$(hostname -f)}"
 
-    and in rel/vm.args.eex and rel/remote.vm.args.eex:
+    The other nodes have to reach this node under the host after the @. They often cannot resolve the
+    name of a container: there, use its address, $(hostname -i), or let the platform set RELEASE_NODE.
+    Then add to rel/vm.args.eex and rel/remote.vm.args.eex:
 
         -epmd_module Elixir.Caravan.Epmd
         -start_epmd false
 
-    Elsewhere, start it with: --name app-4001@127.0.0.1 --erl "#{flags()}"
+    Without a release, start the VM with: --name app-4001@127.0.0.1 --erl "#{flags()}"
     """
   end
 
   defp other_module do
     """
-    this node finds the ports of others through #{inspect(:net_kernel.epmd_module())}, not through \
-    Caravan.Epmd, so the ports in their names mean nothing to it. In a release, add to \
-    rel/vm.args.eex and rel/remote.vm.args.eex:
+    this node runs on #{inspect(:net_kernel.epmd_module())} in place of Caravan.Epmd, so it ignores the ports \
+    in the names of other nodes. In a release, add to rel/vm.args.eex and rel/remote.vm.args.eex:
 
         -epmd_module Elixir.Caravan.Epmd
         -start_epmd false
 
-    Elsewhere, start it with: --erl "#{flags()}"
+    Without a release, start the VM with: --erl "#{flags()}"
     """
   end
 
-  # Outside releases, distribution starts before Mix has put Caravan on the code path.
+  # Without a release, distribution starts before Mix adds Caravan to the code path. Hence -pa.
   defp flags do
     "-pa #{:code.lib_dir(:caravan)}/ebin -epmd_module Elixir.Caravan.Epmd -start_epmd false"
   end
