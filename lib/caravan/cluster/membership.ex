@@ -41,7 +41,9 @@ defmodule Caravan.Cluster.Membership do
   @type event ::
           {:answer, Config.source(), answer}
           | {:lookup_failed, Config.source(), {kind :: term, text :: String.t()}}
-          # All nodes that are connected now.
+          # The node is connected, or no longer connected.
+          | {:nodeup | :nodedown, String.t()}
+          # All nodes that are connected now. What differs from before is taken in as nodeups and nodedowns.
           | {:connected_nodes, Enumerable.t()}
           | {:connect_result, String.t(), :ok | {:error, kind :: term}}
           # The node said that it leaves.
@@ -95,6 +97,15 @@ defmodule Caravan.Cluster.Membership do
   @spec connected(t) :: [String.t()]
   defdelegate connected(state), to: State
 
+  @doc "Whether this node is of the topology, and connected."
+  @spec connected?(t, String.t()) :: boolean
+  def connected?(%State{peers: peers}, name) do
+    case peers do
+      %{^name => peer} -> Peer.connected?(peer)
+      _ -> false
+    end
+  end
+
   @doc "The names that DNS gives, or gave not long ago; without this node."
   @spec members(t) :: [String.t()]
   defdelegate members(state), to: State
@@ -109,8 +120,8 @@ defmodule Caravan.Cluster.Membership do
     |> put_source(source, Source.lookup_answered(poll, answer.ttl, now, state.options, random))
     |> report_if(poll.reported != [], {:lookup_recovered, source})
     |> Members.apply_answer(source, answer, env)
-    # Nodes of new names may be connected already.
-    |> then(&take_in(&1, {:connected_nodes, &1.connected_nodes}, env))
+    # A node may have been connected before DNS named it.
+    |> then(&nodes_up(&1, connected_names(&1, answer), now))
   end
 
   defp take_in(state, {:lookup_failed, source, {kind, text}}, %{now: now}) do
@@ -123,17 +134,23 @@ defmodule Caravan.Cluster.Membership do
     state |> put_source(source, poll) |> report_if(news, {:lookup_failed, source, text})
   end
 
-  defp take_in(state, {:connected_nodes, names}, %{now: now}) do
-    live = MapSet.new(names)
-    joined = for {name, peer} <- state.peers, not Peer.connected?(peer), name in live, do: name
-    lost = for {name, peer} <- state.peers, Peer.connected?(peer), name not in live, do: name
+  defp take_in(state, {:nodeup, name}, %{now: now}) do
+    %{state | connected_nodes: MapSet.put(state.connected_nodes, name)}
+    |> nodes_up([name], now)
+  end
 
-    %{state | connected_nodes: live}
-    |> retry_others(joined, now)
-    |> update_peers(joined, &Peer.connected(&1, now))
-    |> report_if(joined != [], {:nodes_up, joined})
-    |> report_if(lost != [], {:nodes_down, lost})
-    |> handle_nodedown(lost, now)
+  defp take_in(state, {:nodedown, name}, %{now: now}) do
+    %{state | connected_nodes: MapSet.delete(state.connected_nodes, name)}
+    |> nodes_down([name], now)
+  end
+
+  defp take_in(state, {:connected_nodes, names}, %{now: now}) do
+    before = state.connected_nodes
+    connected = MapSet.new(names)
+
+    %{state | connected_nodes: connected}
+    |> nodes_up(MapSet.difference(connected, before), now)
+    |> nodes_down(MapSet.difference(before, connected), now)
   end
 
   # A peer may have been faster than our own connect, which then failed.
@@ -174,18 +191,30 @@ defmodule Caravan.Cluster.Membership do
 
   ## Connections
 
-  # One that was lost is back: the network may be, so others that were lost with it need not wait for their
-  # turn. One that flaps says nothing of the network, and addresses that never answered do not either.
-  defp retry_others(state, joined, now) do
-    if Enum.any?(joined, &steady?(state.peers[&1])) do
-      state.peers
-      |> Enum.filter(fn {_name, peer} ->
-        peer.was_connected and not Peer.connected?(peer) and not peer.draining
-      end)
-      |> Enum.reduce(state, fn {name, _peer}, state ->
+  defp connected_names(%{connected_nodes: nodes}, answer),
+    do: for({name, _endpoint} <- answer.endpoints, MapSet.member?(nodes, name), do: name)
+
+  # Nodes of other topologies are no peers. A delta that changes nothing reports nothing.
+  defp nodes_up(state, names, now) do
+    peers = for name <- names, peer = state.peers[name], not Peer.connected?(peer), do: peer
+
+    peers
+    |> Enum.reduce(retry_others(state, peers, now), &put_peer(&2, Peer.connected(&1, now)))
+    |> report_if(peers != [], {:nodes_up, Enum.map(peers, & &1.name)})
+  end
+
+  # A node that was lost is connected again. So the network may be back, and the other lost nodes are dialled
+  # soon. A node that flaps is no such sign, and nodes that were never connected stay as they are.
+  defp retry_others(state, peers, now) do
+    if Enum.any?(peers, &steady?/1) and not retried_others?(state, now) do
+      lost =
+        for {_name, peer} <- state.peers,
+            peer.was_connected and not Peer.connected?(peer) and not peer.draining,
+            do: peer
+
+      Enum.reduce(lost, %{state | retried_others_at: now}, fn peer, state ->
         {random, state} = random(state)
-        at = now + Backoff.after_nodedown(random)
-        update_peers(state, [name], &Peer.retry_by(&1, at))
+        put_peer(state, Peer.retry_by(peer, now + Backoff.after_nodedown(random)))
       end)
     else
       state
@@ -194,20 +223,32 @@ defmodule Caravan.Cluster.Membership do
 
   defp steady?(peer), do: peer.was_connected and peer.flaps == 0
 
-  defp handle_nodedown(state, [], _now), do: state
+  # A second walk over all peers would bring their next connects forward by less than the longest wait that the
+  # first one gave them.
+  defp retried_others?(%{retried_others_at: nil}, _now), do: false
 
-  defp handle_nodedown(state, lost, now) do
-    nodes = state.counts.connected
+  defp retried_others?(%{retried_others_at: at}, now),
+    do: now - at < Backoff.longest_after_nodedown()
 
-    lost
-    |> Enum.reduce(state, fn name, state ->
-      {random, state} = random(state)
+  defp nodes_down(state, names, now) do
+    peers = for name <- names, peer = state.peers[name], Peer.connected?(peer), do: peer
 
+    if peers == [] do
       state
-      |> put_peer(Peer.disconnected(state.peers[name], now, Dial.longest(state), random))
-      |> Members.delete_unless_needed(name)
-    end)
-    |> poll_soon(nodes, now)
+    else
+      nodes = state.counts.connected
+
+      peers
+      |> Enum.reduce(state, fn peer, state ->
+        {random, state} = random(state)
+
+        state
+        |> put_peer(Peer.disconnected(peer, now, Dial.longest(state), random))
+        |> Members.delete_unless_needed(peer.name)
+      end)
+      |> report_if(true, {:nodes_down, Enum.map(peers, & &1.name)})
+      |> poll_soon(nodes, now)
+    end
   end
 
   # Its record may have moved.

@@ -37,7 +37,7 @@ defmodule Caravan.Cluster.MembershipPropertyTest do
   end
 
   defp command do
-    case Enum.random(1..20) do
+    case Enum.random(1..21) do
       n when n in 1..8 -> {:advance, time()}
       n when n in 9..12 -> {:dns, Enum.random(0..(@sources - 1)), says()}
       n when n in 13..15 -> {:born, name()}
@@ -46,6 +46,7 @@ defmodule Caravan.Cluster.MembershipPropertyTest do
       18 -> {:dials_us, name()}
       19 -> Enum.random([:drain, :resume, :resume, :resume])
       20 -> {:stray, stray()}
+      21 -> :snapshot
     end
   end
 
@@ -54,13 +55,18 @@ defmodule Caravan.Cluster.MembershipPropertyTest do
       :tick,
       {:peer_draining, name()},
       {:peer_draining, "nobody@host"},
+      {:nodeup, "other@host"},
+      {:nodedown, "other@host"},
       {:connect_result, "nobody@host", :ok},
       {:connect_result, "nobody@host", {:error, :timeout}}
     ])
   end
 
-  defp run(commands, options \\ @options),
-    do: Enum.reduce(commands, ModelWorld.new(options), &ModelWorld.run(&2, &1))
+  # Connections become known in either way: by deltas, or by the list of all.
+  defp run(commands, options \\ @options) do
+    options = [deltas: Enum.random([true, false])] ++ options
+    Enum.reduce(commands, ModelWorld.new(options), &ModelWorld.run(&2, &1))
+  end
 
   test "what holds always, holds" do
     Property.check(300, 1..120, &command/0, &run/1)

@@ -281,6 +281,74 @@ defmodule Caravan.Cluster.MembershipTest do
     end
   end
 
+  describe "nodeup and nodedown" do
+    test "a member is connected, and lost, once however often that is reported" do
+      state = membership() |> handle(answer(["a@h", "b@h"]), 0) |> handle({:nodeup, "a@h"}, 1)
+      assert reports(state) == [{:nodes_up, ["a@h"]}]
+      membership = elem(state, 1)
+      assert Membership.connected(membership) == ["a@h"]
+      assert Membership.connected?(membership, "a@h")
+      refute Membership.connected?(membership, "b@h")
+      refute Membership.connected?(membership, "c@h")
+      assert Membership.counts(membership) == %{members: 2, connected: 1}
+      assert state |> handle({:nodeup, "a@h"}, 2) |> reports() == []
+
+      state = handle(state, {:nodedown, "a@h"}, 3)
+      assert reports(state) == [{:nodes_down, ["a@h"]}]
+      assert Membership.counts(elem(state, 1)) == %{members: 2, connected: 0}
+      assert state |> handle({:nodedown, "a@h"}, 4) |> reports() == []
+    end
+
+    test "a node that is connected before DNS names it is not dialled" do
+      state = membership() |> handle({:nodeup, "a@h"}, 0)
+      assert Membership.counts(elem(state, 1)) == %{members: 0, connected: 0}
+      state = handle(state, answer(["a@h", "b@h"]), 1)
+      assert dialled(state) == ["b@h"]
+      assert {:nodes_up, ["a@h"]} in reports(state)
+      state = state |> handle({:nodedown, "a@h"}, 2) |> handle({:nodeup, "a@h"}, 3)
+      assert Membership.connected(elem(state, 1)) == ["a@h"]
+    end
+
+    test "a connected node that is no member is deleted when it goes down" do
+      state = membership(keep: 0) |> handle(answer(["a@h"]), 0) |> handle({:nodeup, "a@h"}, 1)
+      {_, membership} = state = handle(state, answer(["b@h"]), 2)
+      assert Membership.counts(membership) == %{members: 1, connected: 1}
+      {_, membership} = handle(state, {:nodedown, "a@h"}, 3)
+      assert Map.keys(membership.peers) == ["b@h"]
+    end
+
+    test "a snapshot that is ahead of the deltas reports a change once" do
+      state = membership() |> handle(answer(["a@h"]), 0) |> handle({:connected_nodes, ["a@h"]}, 1)
+      assert reports(state) == [{:nodes_up, ["a@h"]}]
+      state = handle(state, {:nodeup, "a@h"}, 1)
+      assert reports(state) == []
+      # It went down and came up again: the snapshot saw neither.
+      state = state |> handle({:connected_nodes, ["a@h"]}, 2) |> handle({:nodedown, "a@h"}, 2)
+      assert reports(state) == [{:nodes_down, ["a@h"]}]
+      assert state |> handle({:nodeup, "a@h"}, 2) |> reports() == [{:nodes_up, ["a@h"]}]
+    end
+
+    test "two nodes that come back within 300 ms make the others be dialled soon once" do
+      names = ["a@h", "b@h", "c@h"]
+      state = membership() |> handle(answer(names), 0) |> handle({:connected_nodes, names}, 1)
+      state = handle(state, {:connected_nodes, []}, 10_000)
+      failed = &handle(&1, {:connect_result, "c@h", {:error, :unreachable}}, &2)
+      state = Enum.reduce(1..8, state, fn _, state -> failed.(state, 10_000) end)
+      retry_at = fn {_, membership} -> membership.peers["c@h"].retry_at end
+
+      state = handle(state, {:nodeup, "a@h"}, 10_001)
+      assert retry_at.(state) in 10_051..10_301
+      state = Enum.reduce(1..8, state, fn _, state -> failed.(state, 10_001) end)
+      later = retry_at.(state)
+      assert later > 12_000
+      state = handle(state, {:nodeup, "b@h"}, 10_300)
+      assert retry_at.(state) == later
+      state = state |> handle({:nodedown, "a@h"}, 20_000) |> failed.(20_000)
+      state = handle(state, {:nodeup, "a@h"}, 20_100)
+      assert retry_at.(state) in 20_150..20_400
+    end
+  end
+
   describe "members" do
     test "a failed lookup and an empty answer take nobody away, however long" do
       state = membership(keep: 0) |> handle(answer(["a@h"]), 0)

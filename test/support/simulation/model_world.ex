@@ -14,6 +14,7 @@ defmodule Caravan.Test.ModelWorld do
   alias Caravan.Cluster.Membership
 
   @self "app@me"
+  @other "other@host"
   @connect_timeout 5_000
   @day 86_400_000
 
@@ -33,11 +34,19 @@ defmodule Caravan.Test.ModelWorld do
     joined_at: %{},
     answers_at_drop: nil,
     table: MapSet.new(),
-    drained: false
+    drained: false,
+    deltas: false,
+    unread: []
   ]
 
+  @doc """
+  Returns a world at its start. `options` are those of a strategy, and `deltas: true`: then the membership
+  learns of connections by `:nodeup` and `:nodedown`, which lie in the mailbox until the clock goes on or
+  something else comes; without it, from the list of all connected nodes, at once.
+  """
   @spec new(keyword) :: struct
   def new(options) do
+    {deltas, options} = Keyword.pop(options, :deltas, false)
     config = [query: "a.test", node_sname: "app"] |> Keyword.merge(options) |> Config.new!()
 
     # A clock as of the BEAM, which starts below zero.
@@ -46,6 +55,7 @@ defmodule Caravan.Test.ModelWorld do
     world = %__MODULE__{
       config: config,
       now: now,
+      deltas: deltas,
       membership: Membership.new(config, 42, now)
     }
 
@@ -59,15 +69,12 @@ defmodule Caravan.Test.ModelWorld do
   def run(world, {:born, name}), do: %{world | alive: MapSet.put(world.alive, name)}
 
   def run(world, {:dies, name}) do
-    connected = MapSet.delete(world.connected, name)
-    world = %{world | alive: MapSet.delete(world.alive, name), connected: connected}
-    handle(world, {:connected_nodes, MapSet.to_list(connected)})
+    %{world | alive: MapSet.delete(world.alive, name)}
+    |> connections(MapSet.delete(world.connected, name))
   end
 
-  def run(world, {:link_breaks, name}) do
-    connected = MapSet.delete(world.connected, name)
-    handle(%{world | connected: connected}, {:connected_nodes, MapSet.to_list(connected)})
-  end
+  def run(world, {:link_breaks, name}),
+    do: connections(world, MapSet.delete(world.connected, name))
 
   def run(world, {:dials_us, name}) do
     if name in world.alive and not world.drained, do: join(world, name), else: world
@@ -76,20 +83,22 @@ defmodule Caravan.Test.ModelWorld do
   def run(world, {:atoms_available, room}), do: %{world | atoms_available: room}
   def run(world, {:stray, event}), do: handle(world, event)
 
-  def run(world, :drain) do
-    connected = MapSet.new()
+  # A snapshot may be ahead of deltas that are not read yet.
+  def run(world, :snapshot), do: snapshot(world)
 
-    %{world | drained: true, connected: connected, connecting: %{}, agenda: []}
+  def run(world, :drain) do
+    %{read(world) | drained: true, connecting: %{}, agenda: []}
     |> handle(:drain)
     |> Map.put(:table, MapSet.new())
-    |> handle({:connected_nodes, []})
+    |> connections(MapSet.new())
   end
 
-  def run(world, :resume), do: handle(%{world | drained: false}, :resume)
+  def run(world, :resume), do: handle(%{read(world) | drained: false}, :resume)
 
   ## The clock
 
   defp advance(world, until) do
+    world = read(world)
     wake = Membership.wake(world.membership, world.now)
     next = Enum.min([until, wake | Enum.map(world.agenda, &elem(&1, 0))])
 
@@ -121,10 +130,17 @@ defmodule Caravan.Test.ModelWorld do
 
   defp happen(world, {:connect, name}) do
     {result, world} =
-      if name in world.alive, do: {:ok, join(world, name)}, else: {{:error, :unreachable}, world}
+      if name in world.alive,
+        do: {:ok, world |> join(name) |> seen(name)},
+        else: {{:error, :unreachable}, world}
 
     %{world | connecting: Map.delete(world.connecting, name)}
     |> handle({:connect_result, name, result})
+  end
+
+  # The result of a connect may come before the nodeup. Then the strategy takes a snapshot.
+  defp seen(world, name) do
+    if :erlang.phash2({world.now, name}, 2) == 0, do: read(world), else: snapshot(world)
   end
 
   defp answered(world, source, names, complete) do
@@ -152,21 +168,35 @@ defmodule Caravan.Test.ModelWorld do
         do: world.joined_at,
         else: Map.put(world.joined_at, name, world.now)
 
-    world = %{
-      world
-      | connected: MapSet.put(world.connected, name),
-        atoms: MapSet.put(world.atoms, name),
-        joined_at: joined_at
-    }
-
-    handle(world, {:connected_nodes, MapSet.to_list(world.connected)})
+    %{world | atoms: MapSet.put(world.atoms, name), joined_at: joined_at}
+    |> connections(MapSet.put(world.connected, name))
   end
+
+  ## What the membership learns of connections
+
+  defp connections(%{connected: before} = world, connected) do
+    world = %{world | connected: connected}
+    if world.deltas, do: unread(world, before), else: snapshot(world)
+  end
+
+  defp unread(%{connected: connected} = world, before) do
+    ups = for name <- MapSet.difference(connected, before), do: {:nodeup, name}
+    downs = for name <- MapSet.difference(before, connected), do: {:nodedown, name}
+    %{world | unread: world.unread ++ ups ++ downs}
+  end
+
+  defp read(%{unread: []} = world), do: world
+  defp read(%{unread: [delta | rest]} = world), do: read(handle(%{world | unread: rest}, delta))
+
+  defp snapshot(world), do: handle(world, {:connected_nodes, MapSet.to_list(world.connected)})
 
   ## The membership
 
   defp tick(world) do
     world = handle(world, :tick)
     assert Membership.wake(world.membership, world.now) > world.now, "it would spin"
+    # Stray events tell of a node of another cluster.
+    assert MapSet.delete(world.membership.connected_nodes, @other) == world.connected
     world
   end
 
@@ -193,7 +223,10 @@ defmodule Caravan.Test.ModelWorld do
   defp act({:connect, name}, world) do
     refute world.drained, "dials while drained"
     refute name == @self, "dials itself"
-    refute name in world.connected, "dials #{name}, which is connected"
+
+    assert name not in world.connected or {:nodeup, name} in world.unread,
+           "dials #{name}, which is connected"
+
     refute is_map_key(world.connecting, name), "dials #{name} twice at once"
     assert name in world.table, "dials #{name}, whose address nobody was told"
     assert Enum.any?(world.answers, fn {_, _, names, _} -> name in names end), "made up #{name}"
@@ -269,6 +302,9 @@ defmodule Caravan.Test.ModelWorld do
              connected: length(Membership.connected(membership))
            }
 
+    for {name, peer} <- membership.peers,
+        do: assert(peer.connected_since != nil == name in membership.connected_nodes)
+
     assert slots.started == connecting
     young = for {name, since} <- connecting, since + 100 > now, do: {since, name}
     assert MapSet.subset?(MapSet.new(young), MapSet.new(:gb_sets.to_list(slots.young)))
@@ -305,7 +341,7 @@ defmodule Caravan.Test.ModelWorld do
     check_round(world)
 
     world = %{world | answers_at_drop: length(world.answers)}
-    handle(world, {:connected_nodes, MapSet.to_list(world.connected)})
+    if world.deltas, do: unread(world, connected), else: snapshot(world)
   end
 
   defp check_evidence(world, name) do

@@ -5,6 +5,10 @@ defmodule Caravan.Cluster.Membership.Backoff do
   @first 500
   @longest 60_000
 
+  # After a node went down.
+  @soonest 50
+  @latest 300
+
   @doc "The longest wait between two connects of one name."
   @spec longest() :: pos_integer
   def longest, do: @longest
@@ -19,7 +23,11 @@ defmodule Caravan.Cluster.Membership.Backoff do
     max(1, div(wait, 2) + trunc(wait / 2 * random))
   end
 
+  @doc "The longest wait that `after_nodedown/1` returns."
+  @spec longest_after_nodedown() :: pos_integer
+  def longest_after_nodedown, do: @latest
+
   @doc "After a node went down that had been up for a while: at once, but not all its peers in the same moment."
   @spec after_nodedown(float) :: pos_integer
-  def after_nodedown(random), do: 50 + trunc(250 * random)
+  def after_nodedown(random), do: @soonest + trunc((@latest - @soonest) * random)
 end

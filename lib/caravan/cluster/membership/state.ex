@@ -16,6 +16,7 @@ defmodule Caravan.Cluster.Membership.State do
                 peers: %{},
                 counts: %{members: 0, connected: 0},
                 connected_nodes: MapSet.new(),
+                retried_others_at: nil,
                 published: [],
                 alarms: Alarms.new(),
                 prune_round: MapSet.new(),
@@ -28,6 +29,7 @@ defmodule Caravan.Cluster.Membership.State do
     * `:sources`: in the order of the options;
     * `:peers`: changed only by `put_peer/2` and `delete_peer/2`, which keep `:counts` and `:queue` in step;
     * `:connected_nodes`: all nodes that were connected when last seen, of this topology or not;
+    * `:retried_others_at`: when a node that came back last made the others be dialled soon;
     * `:queue`: the members that are neither connected nor being dialled; `:slots`: those that are being dialled;
     * `:published`: what the table of addresses was told last; `nil`: it did not take it;
     * `:alarms`: what was reported and still holds;
@@ -42,6 +44,7 @@ defmodule Caravan.Cluster.Membership.State do
           peers: %{String.t() => Peer.t()},
           counts: counts,
           connected_nodes: MapSet.t(String.t()),
+          retried_others_at: integer | nil,
           queue: DialQueue.t(),
           slots: Slots.t(),
           published: [entry] | nil,
