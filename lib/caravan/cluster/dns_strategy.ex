@@ -74,43 +74,34 @@ defmodule Caravan.Cluster.DnsStrategy do
 
   alias Caravan.Cluster.Alarms
   alias Caravan.Cluster.Discovery
-  alias Caravan.Cluster.Distribution.Connector
-  alias Caravan.Cluster.Distribution.Diagnosis
-  alias Caravan.Cluster.Distribution.Drain
   alias Caravan.Cluster.Distribution.NodeAtom
+  alias Caravan.Cluster.DnsStrategy.Connections
+  alias Caravan.Cluster.DnsStrategy.Departure
   alias Caravan.Cluster.DnsStrategy.Jobs
+  alias Caravan.Cluster.DnsStrategy.NodeList
   alias Caravan.Cluster.DnsStrategy.Waiters
   alias Caravan.Cluster.Membership
   alias Caravan.Cluster.Report
   alias Caravan.Cluster.Topologies
   alias Caravan.Epmd.Peers
 
-  # No new atoms once so much of the table is used.
-  @atom_share 0.8
-
-  # Diagnoses at once; what fails beyond is reported without.
-  @max_diagnoses 8
-
-  # How long a list_nodes function of the user's own may take.
-  @list_timeout 1_000
-
-  # How long after a failed try to be alone a drained node tries again.
-  @drain_again 500
-
-  @enforce_keys [:config, :key, :membership, :discovery, :jobs]
-  defstruct @enforce_keys ++
-              [tick: nil, unlisted: nil, waiters: [], leavers: [], alarms: Alarms.new()]
+  @enforce_keys [:config, :key, :membership, :discovery, :jobs, :nodes, :waiters] ++
+                  [:departure, :alarms]
+  defstruct @enforce_keys ++ [tick: nil]
 
   @typedoc "The options in the table above, or libcluster's list of one `Cluster.Strategy.State`."
   @type options :: keyword | [struct]
 
-  @doc "A child specification; its id holds the topology, or else the query, so that several can stand side by side."
+  @doc """
+  Returns a child specification. Its id holds the topology, or else the query, so that a supervisor can have
+  several strategies.
+  """
   @spec child_spec(options) :: Supervisor.child_spec()
   def child_spec(options) do
     %{id: {__MODULE__, child_id(options)}, start: {__MODULE__, :start_link, [options]}}
   end
 
-  @doc "Starts the strategy. Raises `ArgumentError` for an option that is wrong."
+  @doc "Starts the strategy. Raises `ArgumentError` for a wrong option."
   @spec start_link(options) :: GenServer.on_start()
   def start_link([%{__struct__: Cluster.Strategy.State} = state]), do: start(state)
   def start_link(options), do: start(options)
@@ -135,7 +126,11 @@ defmodule Caravan.Cluster.DnsStrategy do
       key: key,
       membership: Membership.new(config, seed, now()),
       discovery: Discovery.new(config),
-      jobs: %Jobs{}
+      jobs: %Jobs{},
+      nodes: NodeList.new(config),
+      waiters: Waiters.new(),
+      departure: Departure.new(key),
+      alarms: Alarms.new()
     }
 
     {:ok, state, {:continue, :start}}
@@ -144,174 +139,137 @@ defmodule Caravan.Cluster.DnsStrategy do
   @impl true
   def handle_continue(:start, state) do
     _ = Caravan.Telemetry.load()
-    warn_if_not_on_caravan_epmd(state)
-    # Hidden ones too, which `:connect` may make, and the default of `:list_nodes` lists.
+    :ok = Report.warn_if_not_on_caravan_epmd(state.config)
+
+    # Includes hidden nodes: :connect may create hidden connections, and the default :list_nodes returns them.
     :ok = :net_kernel.monitor_nodes(true, node_type: :all)
 
-    # Before a crash it had left the cluster.
-    if Drain.drained?(state.key),
-      do: {:noreply, state |> stop_discovery() |> leave()},
-      else: {:noreply, observe(state, [:tick])}
+    # The strategy was drained before it crashed.
+    if Departure.drained?(state.departure),
+      do: {:noreply, state |> stop_discovery() |> update(:departure, &Departure.leave/1)},
+      else: {:noreply, refresh(state, [:tick])}
   end
 
   @impl true
   def handle_call({:await, nodes, timeout}, from, state) do
     waiters = Waiters.add(state.waiters, from, nodes, timeout)
-    {:noreply, answer_waiters(%{state | waiters: waiters})}
+    {:noreply, reply_to_waiters(%{state | waiters: waiters})}
   end
 
   def handle_call(:drain, from, state) do
-    unless Drain.drained?(state.key) do
-      Drain.start(state.key)
-      connected = length(Membership.connected(state.membership))
-      Report.drained(state.config, :drain, connected)
+    unless Departure.drained?(state.departure) do
+      Report.drained(state.config, :drain, Membership.counts(state.membership).connected)
     end
 
-    {:noreply, %{state | leavers: [from | state.leavers]} |> stop_discovery() |> leave()}
+    state = stop_discovery(state)
+    names = peer_names(state)
+    {:noreply, update(state, :departure, &Departure.drain(&1, from, names))}
   end
 
   def handle_call(:resume, _from, state) do
-    if Drain.drained?(state.key) do
-      state = %{state | jobs: Jobs.stop(state.jobs, &(&1 == :leave))}
-      # It did not leave.
-      state = answer_leavers(state, {:error, :failed})
-      :ok = Drain.resume(state.key)
-      Report.drained(state.config, :resume, length(Membership.connected(state.membership)))
-      {:reply, :ok, dispatch(state, :resume)}
+    if Departure.drained?(state.departure) do
+      state = update(state, :departure, &Departure.resume/1)
+      Report.drained(state.config, :resume, Membership.counts(state.membership).connected)
+      {:reply, :ok, dispatch(state, [:resume])}
     else
       {:reply, :ok, state}
     end
   end
 
-  # Another strategy drains: whom does it have to spare?
+  # From the leave job of another strategy of this VM: the nodes that it must not disconnect.
   def handle_call(:peer_names, _from, state) do
-    if Drain.drained?(state.key),
-      do: {:reply, [], state},
-      else: {:reply, peer_names(state), state}
+    names = if Departure.drained?(state.departure), do: [], else: peer_names(state)
+    {:reply, names, state}
   end
 
-  # A peer's strategy drains.
+  # From the leave job of a peer.
   def handle_call({:draining, node}, _from, state) when is_atom(node),
-    do: {:reply, :ok, dispatch(state, {:peer_draining, NodeAtom.to_name(node)})}
+    do: {:reply, :ok, dispatch(state, [{:peer_draining, NodeAtom.to_name(node)}])}
 
   def handle_call(_unexpected, _from, state), do: {:reply, {:error, :unknown_call}, state}
 
   @impl true
   def handle_cast(_unexpected, state), do: {:noreply, state}
 
+  # Cancels the timer first: a late :tick, whose timer was replaced while it was in the mailbox, then starts
+  # no second one.
   @impl true
-  # A late one, whose timer was set anew while it lay in the mailbox, sets none beside that.
   def handle_info(:tick, state),
-    do: {:noreply, %{state | tick: cancel(state.tick)} |> observe() |> dispatch(:tick)}
+    do: {:noreply, %{state | tick: cancel(state.tick)} |> refresh([]) |> dispatch([:tick])}
 
-  # A node that comes and goes at once is seen, too.
-  def handle_info({:nodeup, node, _info}, state) when is_atom(node),
-    do: {:noreply, state |> observe([], &[node | &1]) |> guard([])}
+  def handle_info({:nodeup, node, _info}, state) when is_atom(node) do
+    state = listed(state, NodeList.nodeup(state.nodes, node))
+    {:noreply, update(state, :departure, &Departure.check/1)}
+  end
 
-  # And one that went and is back already.
   def handle_info({:nodedown, node, _info}, state) when is_atom(node),
-    do: {:noreply, observe(state, [], &List.delete(&1, node))}
-
-  def handle_info({:guard, exempt}, state), do: {:noreply, guard(state, exempt)}
+    do: {:noreply, listed(state, NodeList.nodedown(state.nodes, node))}
 
   def handle_info({:await_timeout, from}, state),
-    do: {:noreply, %{state | waiters: Waiters.time_out(state.waiters, from)}}
+    do: {:noreply, update(state, :waiters, &Waiters.time_out(&1, from))}
 
+  # What none of them knows is a late message of a job or a lookup that was stopped, or a stray message.
   def handle_info(message, state) do
-    with :unknown <- handle_lookup(message, state),
-         :unknown <- handle_job(message, state) do
-      # Late messages of jobs that were given up, and whatever else comes.
-      {:noreply, state}
-    else
-      state -> {:noreply, state}
-    end
+    with :unknown <- handle_lookup(Discovery.handle(state.discovery, message), state),
+         :unknown <- handle_job(Jobs.handle(state.jobs, message), state),
+         :unknown <- handle_list(NodeList.handle(state.nodes, message), state),
+         :unknown <- handle_departure(Departure.handle(state.departure, message), state),
+         do: {:noreply, state}
   end
 
   ## Events and actions
 
-  defp dispatch(state, event) do
-    {actions, membership} = Membership.handle(state.membership, event, env())
+  # Takes in events one after the other, and carries out the actions that follow. An action never calls this
+  # function: it returns further events, or its result comes later by a message.
+  defp dispatch(state, []), do: state |> schedule_tick() |> reply_to_waiters()
 
-    actions
-    |> Enum.reduce(%{state | membership: membership}, &perform/2)
-    |> set_tick()
-    |> answer_waiters()
+  defp dispatch(state, [event | events]) do
+    {actions, membership} = Membership.handle(state.membership, event, env())
+    state = %{state | membership: membership}
+    {more, state} = Enum.flat_map_reduce(actions, state, &perform/2)
+    dispatch(state, events ++ more)
   end
 
+  # Reads the name of this node each time, because distribution may start later than the strategy.
   defp env do
-    used = :erlang.system_info(:atom_count)
-
     %{
       now: now(),
-      # Distribution may start later.
       self: NodeAtom.to_name(node()),
       existing_atom?: &match?({:ok, _node}, NodeAtom.existing(&1)),
-      atoms_available: used < @atom_share * :erlang.system_info(:atom_limit)
+      atoms_available: NodeAtom.available?()
     }
   end
 
   defp perform({:lookup, source}, state),
-    do: %{state | discovery: Discovery.start(state.discovery, source)}
+    do: {[], update(state, :discovery, &Discovery.start(&1, source))}
 
-  defp perform({:connect, name}, state) do
-    %{config: config, key: key} = state
-    connect = Connector.connect(config, name)
+  defp perform({:connect, name}, %{config: config, key: key} = state),
+    do: {[], update(state, :jobs, &Connections.connect(&1, config, key, name))}
 
-    release_and_connect = fn ->
-      :ok = Drain.release(key, name)
-      connect.()
-    end
+  defp perform({:disconnect, name}, %{config: config} = state),
+    do: {[], update(state, :jobs, &Connections.disconnect(&1, config, name))}
 
-    tag = {:connect, name}
-    %{state | jobs: Jobs.start(state.jobs, tag, release_and_connect, config.connect_timeout)}
-  end
+  defp perform({:publish, entries}, state), do: publish(state, entries)
 
-  defp perform({:disconnect, name}, state) do
-    disconnect = Connector.disconnect(state.config, name)
-    tag = {:disconnect, name}
-    %{state | jobs: Jobs.start(state.jobs, tag, disconnect, state.config.connect_timeout)}
-  end
-
-  defp perform({:publish, entries}, state) do
-    full = Peers.put(state.key, entries) == {:error, :full}
-
-    state =
-      warn_once(
-        state,
-        :table_full,
-        full,
-        "the table of addresses is full: those of this topology are not in it (see Caravan.Epmd.Peers)"
-      )
-
-    if full, do: dispatch(state, :peer_table_full), else: state
-  end
-
-  defp perform({:report, {:connect_failed, name, kind}}, state),
-    do: connect_failed(state, name, kind)
+  defp perform({:report, {:connect_failed, name, reason}}, %{config: config} = state),
+    do: {[], update(state, :jobs, &Connections.report_failure(&1, config, name, reason))}
 
   defp perform({:report, report}, state) do
-    counts = %{
-      connected: length(Membership.connected(state.membership)),
-      members: length(Membership.members(state.membership))
-    }
-
-    :ok = Report.report(state.config, report, counts)
-    state
+    :ok = Report.report(state.config, report, Membership.counts(state.membership))
+    {[], state}
   end
 
-  defp set_tick(%{tick: tick} = state) do
+  defp schedule_tick(%{tick: tick} = state) do
     case {Membership.wake(state.membership, now()), tick} do
       {at, {at, _timer}} -> state
-      {at, _other} -> set_tick(%{state | tick: cancel(tick)}, at)
+      {at, _other} -> %{state | tick: start_tick(at, cancel(tick))}
     end
   end
 
-  defp set_tick(state, :never), do: state
+  defp start_tick(:never, nil), do: nil
 
-  defp set_tick(state, at) do
-    timer = Process.send_after(self(), :tick, max(0, at - now()))
-    %{state | tick: {at, timer}}
-  end
+  defp start_tick(at, nil),
+    do: {at, Process.send_after(self(), :tick, max(0, at - now()))}
 
   defp cancel(nil), do: nil
 
@@ -320,215 +278,119 @@ defmodule Caravan.Cluster.DnsStrategy do
     nil
   end
 
-  ## Who is connected
+  ## Connected nodes
 
-  # The live list of nodes decides, not what a connect returned: a peer may have been faster, or have
-  # been connected before DNS named it. So `events` are taken in after the list.
-  defp observe(state, events \\ [], correct \\ & &1) do
-    case Connector.list(state.config) do
-      {:ok, nodes} ->
-        # Other lists than that of all nodes have a truth of their own.
-        all = state.config.list_nodes == {:erlang, :nodes, [:connected]}
-        listed(state, {:ok, if(all, do: correct.(nodes), else: nodes)}, events)
+  defp refresh(state, events), do: listed(state, NodeList.refresh(state.nodes, events))
 
-      {:job, list} ->
-        list(%{state | unlisted: Enum.reverse(events, state.unlisted || [])}, list)
-    end
-  end
+  # There are no events while a custom list_nodes function runs.
+  defp listed(state, {[], nodes}), do: %{state | nodes: nodes}
+  defp listed(state, {events, nodes}), do: dispatch(%{state | nodes: nodes}, events)
 
-  # One at a time. What comes meanwhile waits for the next one: this one may not have seen it.
-  defp list(state, list) do
-    if Jobs.count(state.jobs, &match?({:list, _events}, &1)) > 0 do
-      state
-    else
-      tag = {:list, Enum.reverse(state.unlisted)}
-      %{state | unlisted: nil, jobs: Jobs.start(state.jobs, tag, list, @list_timeout)}
-    end
-  end
+  defp handle_list(:unknown, _state), do: :unknown
 
-  defp listed(state, result, events) do
+  defp handle_list({result, events, nodes}, state) do
     state =
       case result do
-        {:ok, nodes} ->
-          names = Enum.map(nodes, &NodeAtom.to_name/1)
-          state |> warn_once(:list_nodes, false, "") |> dispatch({:connected_nodes, names})
-
-        {:error, reason} ->
-          text = "list_nodes #{inspect(state.config.list_nodes)} failed: #{inspect(reason)}"
-          warn_once(state, :list_nodes, true, text)
+        :ok -> clear_alarm(state, :list_nodes)
+        {:error, text} -> warn_once(state, :list_nodes, text)
       end
 
-    Enum.reduce(events, state, &dispatch(&2, &1))
+    {:noreply, listed(state, {events, nodes})}
   end
 
   ## Lookups
 
-  defp handle_lookup(message, state) do
-    case Discovery.handle(state.discovery, message) do
-      {source, result, discovery} ->
-        looked_up(%{state | discovery: discovery}, source, result)
+  defp handle_lookup(:unknown, _state), do: :unknown
 
-      :unknown ->
-        :unknown
+  defp handle_lookup({source, {:ok, answer, left_out}, discovery}, state) do
+    state = report_left_out(%{state | discovery: discovery}, source, left_out)
+    {:noreply, refresh(state, [{:answer, source, answer}])}
+  end
+
+  defp handle_lookup({source, {:error, error}, discovery}, state),
+    do: {:noreply, dispatch(%{state | discovery: discovery}, [{:lookup_failed, source, error}])}
+
+  defp report_left_out(state, source, []), do: clear_alarm(state, {:left_out, source})
+
+  defp report_left_out(state, {query, _type} = source, [reason | _] = reasons) do
+    text = "#{length(reasons)} records of #{inspect(query)} are left out: #{reason}"
+    warn_once(state, {:left_out, source}, text)
+  end
+
+  ## Addresses
+
+  defp publish(state, entries) do
+    case Peers.put(state.key, entries) do
+      :ok ->
+        {[], clear_alarm(state, :table_full)}
+
+      {:error, :full} ->
+        text =
+          "the table of addresses is full: those of this topology are not in it (see Caravan.Epmd.Peers)"
+
+        {[:peer_table_full], warn_once(state, :table_full, text)}
     end
   end
-
-  defp looked_up(state, {query, _type} = source, {:ok, answer, left_out}) do
-    state
-    |> warn_once({:left_out, source}, left_out != [], left_out(query, left_out))
-    |> observe([{:answer, source, answer}])
-  end
-
-  defp looked_up(state, source, {:error, error}),
-    do: dispatch(state, {:lookup_failed, source, error})
-
-  defp left_out(_query, []), do: ""
-
-  defp left_out(query, [reason | _] = reasons),
-    do: "#{length(reasons)} records of #{inspect(query)} are left out: #{reason}"
 
   ## Jobs
 
-  defp handle_job(message, state) do
-    case Jobs.handle(state.jobs, message) do
-      {tag, outcome, duration, jobs} -> done(tag, outcome, duration, %{state | jobs: jobs})
-      :unknown -> :unknown
-    end
-  end
+  defp handle_job(:unknown, _state), do: :unknown
 
-  defp done({:connect, name}, outcome, duration, state) do
-    result = Connector.result(outcome)
-    :ok = Report.connected(state.config, name, result, duration)
-
-    observe(state, [{:connect_result, name, result}])
-  end
-
-  defp done({:disconnect, name}, outcome, duration, state) do
-    :ok = Report.disconnected(state.config, name, Connector.result(outcome), duration)
-    observe(state)
-  end
-
-  defp done({:list, events}, outcome, _duration, state) do
-    state = listed(state, Connector.listed(outcome), events)
-    if state.unlisted, do: observe(state), else: state
-  end
-
-  defp done({:diagnose, name, reason}, outcome, duration, state) do
-    # It may have come up meanwhile, which is the better news.
-    cond do
-      name in Membership.connected(state.membership) -> :ok
-      match?({:ok, _finding}, outcome) -> diagnosed(state, name, outcome, duration)
-      true -> Report.connect_failed(state.config, name, Report.describe(reason))
-    end
-
-    state
-  end
-
-  defp done(:leave, outcome, _duration, state) do
-    {reply, exempt} = left(outcome, state.config)
-
-    # For whoever came meanwhile; and not at once, what does not succeed.
-    _ = Process.send_after(self(), {:guard, exempt}, @drain_again)
-    state |> answer_leavers(reply) |> observe()
-  end
-
-  defp left({:ok, exempt}, _config), do: {:ok, exempt}
-  defp left({:error, :timeout}, _config), do: {{:error, :timeout}, []}
-
-  defp left({:error, reason}, config) do
-    Report.log(config, :error, "leaving the cluster failed: #{inspect(reason)}")
-    {{:error, :failed}, []}
-  end
-
-  defp diagnosed(state, name, {:ok, finding}, duration),
-    do: Report.diagnosed(state.config, name, finding, duration)
-
-  defp connect_failed(state, name, reason) do
-    busy = Jobs.count(state.jobs, &match?({:diagnose, _name, _reason}, &1))
-
-    if reason in [:unreachable, :timeout] and busy < @max_diagnoses and
-         Diagnosis.possible?(state.config) do
-      diagnose = fn -> Diagnosis.find(name) end
-      tag = {:diagnose, name, reason}
-      %{state | jobs: Jobs.start(state.jobs, tag, diagnose, Diagnosis.deadline())}
-    else
-      :ok = Report.connect_failed(state.config, name, Report.describe(reason))
-      state
-    end
+  defp handle_job({tag, outcome, duration, jobs}, state) do
+    connected? = &(&1 in Membership.connected(state.membership))
+    events = Connections.finished(tag, outcome, duration, state.config, connected?)
+    {:noreply, refresh(%{state | jobs: jobs}, events)}
   end
 
   ## Leaving and waiting
 
+  # Dispatches first, because the actions of :drain may need what is stopped here.
   defp stop_discovery(state) do
-    # The members are told of while they are still known.
-    state = dispatch(state, :drain)
+    state = dispatch(state, [:drain])
     :ok = Peers.delete(state.key)
 
     %{
       state
       | discovery: Discovery.stop(state.discovery),
-        unlisted: nil,
-        jobs: Jobs.stop(state.jobs, &(&1 != :leave))
+        nodes: NodeList.stop(state.nodes),
+        jobs: Jobs.stop(state.jobs, fn _tag -> true end)
     }
   end
 
-  # One at a time; whoever drains meanwhile waits for the same.
-  defp leave(state) do
-    if Jobs.count(state.jobs, &(&1 == :leave)) > 0 do
-      state
-    else
-      {key, names} = {state.key, peer_names(state)}
-      leave = fn -> Drain.leave(key, names) end
-      %{state | jobs: Jobs.start(state.jobs, :leave, leave, Drain.deadline())}
+  defp handle_departure(:unknown, _state), do: :unknown
+
+  defp handle_departure({result, departure}, state) do
+    with {:error, {:failed, reason}} <- result do
+      Report.log(state.config, :error, "leaving the cluster failed: #{inspect(reason)}")
     end
-  end
 
-  # While drained, whoever gets in has to leave, but those who may exempt.
-  defp guard(state, exempt) do
-    if Drain.drained?(state.key) and Drain.unexpected_connections?(exempt),
-      do: leave(state),
-      else: state
-  end
-
-  defp answer_leavers(state, reply) do
-    Enum.each(state.leavers, &GenServer.reply(&1, reply))
-    %{state | leavers: []}
+    {:noreply, refresh(%{state | departure: departure}, [])}
   end
 
   defp peer_names(%{membership: membership}),
     do: Enum.uniq(Membership.members(membership) ++ Membership.connected(membership))
 
-  defp answer_waiters(state),
-    do: %{state | waiters: Waiters.answer(state.waiters, state.membership)}
+  defp reply_to_waiters(%{waiters: []} = state), do: state
 
-  ## What an operator reads
-
-  # Where names carry no port, OTP's own epmd serves as well.
-  defp warn_if_not_on_caravan_epmd(%{config: config}) do
-    needs_epmd =
-      config.ports == :srv or
-        Enum.any?(config.templates, fn {_type, template} -> :port in template end)
-
-    case Caravan.check() do
-      {:error, {reason, advice}} when reason == :not_alive or needs_epmd ->
-        Report.log(config, :warning, advice)
-
-      _ ->
-        :ok
-    end
+  defp reply_to_waiters(%{membership: membership} = state) do
+    %{connected: connected} = Membership.counts(membership)
+    update(state, :waiters, &Waiters.reply(&1, connected, Membership.responded?(membership)))
   end
+
+  ## Warnings
 
   # Logs a line when an alarm is new. It is not new again within `:keep`, because one of several servers may
   # answer differently than the others.
-  defp warn_once(state, what, true, text) do
-    {new?, alarms} = Alarms.set(state.alarms, what, now())
+  defp warn_once(state, alarm, text) do
+    {new?, alarms} = Alarms.set(state.alarms, alarm, now())
     if new?, do: Report.log(state.config, :warning, text)
     %{state | alarms: alarms}
   end
 
-  defp warn_once(state, what, false, _text) do
-    %{state | alarms: Alarms.clear(state.alarms, what, now(), state.config.keep)}
-  end
+  defp clear_alarm(state, alarm),
+    do: update(state, :alarms, &Alarms.clear(&1, alarm, now(), state.config.keep))
+
+  defp update(state, field, fun), do: Map.update!(state, field, fun)
 
   defp now, do: System.monotonic_time(:millisecond)
 end

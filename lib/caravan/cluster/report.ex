@@ -21,6 +21,22 @@ defmodule Caravan.Cluster.Report do
       else: :ok
   end
 
+  @doc "Warns if the node is not distributed, or does not use `Caravan.Epmd` although names carry ports."
+  @spec warn_if_not_on_caravan_epmd(Config.t()) :: :ok
+  def warn_if_not_on_caravan_epmd(config) do
+    needs_epmd =
+      config.ports == :srv or
+        Enum.any?(config.templates, fn {_type, template} -> :port in template end)
+
+    case Caravan.check() do
+      {:error, {reason, advice}} when reason == :not_alive or needs_epmd ->
+        log(config, :warning, advice)
+
+      _ ->
+        :ok
+    end
+  end
+
   @doc "What the membership has to tell. `connected`, `members`: how many there are now."
   @spec report(Config.t(), State.report(), counts :: %{connected: integer, members: integer}) ::
           :ok

@@ -5,6 +5,9 @@ defmodule Caravan.Cluster.Distribution.NodeAtom do
   # names as strings, and each function here says who may call it.
   @moduledoc false
 
+  # The share of the VM's atom table that may be used. Beyond it, names from DNS become no new atoms.
+  @share 0.8
+
   @doc """
   Returns the node of this name, and creates its atom if necessary.
 
@@ -24,6 +27,12 @@ defmodule Caravan.Cluster.Distribution.NodeAtom do
     {:ok, String.to_existing_atom(name)}
   rescue
     ArgumentError -> :error
+  end
+
+  @doc "Whether names from DNS may become new atoms."
+  @spec available?() :: boolean
+  def available? do
+    :erlang.system_info(:atom_count) < @share * :erlang.system_info(:atom_limit)
   end
 
   @doc "Returns the name of a node."

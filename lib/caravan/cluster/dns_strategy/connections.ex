@@ -1,0 +1,81 @@
+defmodule Caravan.Cluster.DnsStrategy.Connections do
+  # Effect. The jobs that connect, disconnect and diagnose the nodes of a topology: starts them, and reports
+  # what comes of them.
+  @moduledoc false
+
+  alias Caravan.Cluster.Config
+  alias Caravan.Cluster.Distribution.Connector
+  alias Caravan.Cluster.Distribution.Diagnosis
+  alias Caravan.Cluster.Distribution.Drain
+  alias Caravan.Cluster.DnsStrategy.Jobs
+  alias Caravan.Cluster.Job
+  alias Caravan.Cluster.Report
+
+  @type tag ::
+          {:connect | :disconnect, String.t()}
+          | {:diagnose, String.t(), Connector.reason()}
+
+  # Diagnoses at a time. A failed connect beyond them is reported without a diagnosis.
+  @max_diagnoses 8
+
+  @doc "Starts a job that connects a node. The name becomes an atom here, in the calling process."
+  @spec connect(Jobs.t(), Config.t(), Drain.key(), String.t()) :: Jobs.t()
+  def connect(jobs, config, key, name) do
+    connect = Connector.connect(config, name)
+
+    release_and_connect = fn ->
+      :ok = Drain.release(key, name)
+      connect.()
+    end
+
+    Jobs.start(jobs, {:connect, name}, release_and_connect, config.connect_timeout)
+  end
+
+  @doc "Starts a job that disconnects a node."
+  @spec disconnect(Jobs.t(), Config.t(), String.t()) :: Jobs.t()
+  def disconnect(jobs, config, name) do
+    disconnect = Connector.disconnect(config, name)
+    Jobs.start(jobs, {:disconnect, name}, disconnect, config.connect_timeout)
+  end
+
+  @doc "Reports why a node cannot be connected. If a diagnosis may say more, a job finds that out first."
+  @spec report_failure(Jobs.t(), Config.t(), String.t(), Connector.reason() | :not_listed) ::
+          Jobs.t()
+  def report_failure(jobs, config, name, reason) do
+    diagnoses = Jobs.count(jobs, &match?({:diagnose, _name, _reason}, &1))
+
+    if reason in [:unreachable, :timeout] and diagnoses < @max_diagnoses and
+         Diagnosis.possible?(config) do
+      diagnose = fn -> Diagnosis.find(name) end
+      Jobs.start(jobs, {:diagnose, name, reason}, diagnose, Diagnosis.deadline())
+    else
+      :ok = Report.connect_failed(config, name, Report.describe(reason))
+      jobs
+    end
+  end
+
+  @doc "Reports the outcome of a job, and returns the events that follow from it."
+  @spec finished(tag, Job.outcome(), duration :: integer, Config.t(), (String.t() -> boolean)) ::
+          [{:connect_result, String.t(), Connector.result()}]
+  def finished({:connect, name}, outcome, duration, config, _connected?) do
+    result = Connector.result(outcome)
+    :ok = Report.connected(config, name, result, duration)
+    [{:connect_result, name, result}]
+  end
+
+  def finished({:disconnect, name}, outcome, duration, config, _connected?) do
+    :ok = Report.disconnected(config, name, Connector.result(outcome), duration)
+    []
+  end
+
+  # A node that was connected during its diagnosis is reported as connected only.
+  def finished({:diagnose, name, reason}, outcome, duration, config, connected?) do
+    case {connected?.(name), outcome} do
+      {true, _outcome} -> :ok
+      {false, {:ok, finding}} -> Report.diagnosed(config, name, finding, duration)
+      {false, _failed} -> Report.connect_failed(config, name, Report.describe(reason))
+    end
+
+    []
+  end
+end

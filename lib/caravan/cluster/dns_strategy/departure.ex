@@ -1,0 +1,124 @@
+defmodule Caravan.Cluster.DnsStrategy.Departure do
+  # Owner-state. The leaving of a drained strategy: the callers that wait for it, and one job at a time that
+  # disconnects the peers.
+  @moduledoc false
+
+  alias Caravan.Cluster.Distribution.Drain
+  alias Caravan.Cluster.Job
+
+  @enforce_keys [:key]
+  defstruct @enforce_keys ++ [names: [], callers: [], job: nil, exempt: [], check: nil]
+
+  @typedoc """
+    * `:names`: the nodes that the strategy knew when it was drained;
+    * `:callers`: who gets a reply when the job ends;
+    * `:exempt`: the nodes that may stay connected, by the last job;
+    * `:check`: the reference and the timer of the next check.
+  """
+  @opaque t :: %__MODULE__{
+            key: Drain.key(),
+            names: [String.t()],
+            callers: [GenServer.from()],
+            job: Job.t() | nil,
+            exempt: [node],
+            check: {reference, timer :: reference} | nil
+          }
+
+  # Milliseconds from the end of a leave job to the check for nodes that connected meanwhile. A job that did
+  # not succeed is repeated then.
+  @check_after 500
+
+  @spec new(Drain.key()) :: t
+  def new(key), do: %__MODULE__{key: key}
+
+  @doc "Whether the strategy is drained. A strategy that was restarted after a crash may be."
+  @spec drained?(t) :: boolean
+  def drained?(%__MODULE__{key: key}), do: Drain.drained?(key)
+
+  @doc "Drains the strategy. The caller gets a reply when the leave job ends: the one that runs, or a new one."
+  @spec drain(t, GenServer.from(), names :: [String.t()]) :: t
+  def drain(%__MODULE__{} = departure, from, names) do
+    unless drained?(departure), do: :ok = Drain.start(departure.key)
+    leave(%{departure | callers: [from | departure.callers], names: names})
+  end
+
+  @doc "Starts a leave job if the strategy is drained and a node is connected. To be called after a nodeup."
+  @spec check(t) :: t
+  def check(%__MODULE__{} = departure), do: check(departure, [])
+
+  @doc """
+  Returns the result of the leave job that `message` belongs to, after the callers got their reply; or
+  `:unknown`. With `{:error, {:failed, reason}}`, the reply is `{:error, :failed}`.
+  """
+  @spec handle(t, message :: term) ::
+          {:ok | {:error, :timeout | {:failed, term}}, t} | :unknown
+  def handle(%__MODULE__{check: {ref, _timer}} = departure, {__MODULE__, ref}),
+    do: {:ok, check(%{departure | check: nil}, departure.exempt)}
+
+  def handle(%__MODULE__{job: %Job{ref: ref} = job} = departure, message) do
+    if Job.ref(message) == ref,
+      do: left(%{departure | job: nil}, Job.outcome(job, message)),
+      else: :unknown
+  end
+
+  def handle(%__MODULE__{}, _message), do: :unknown
+
+  @doc "Ends the drain. Callers that still wait for it get `{:error, :failed}`."
+  @spec resume(t) :: t
+  def resume(%__MODULE__{} = departure) do
+    departure = departure |> stop() |> reply({:error, :failed})
+    :ok = Drain.resume(departure.key)
+    departure
+  end
+
+  @doc "Ends the job and the timer."
+  @spec stop(t) :: t
+  def stop(%__MODULE__{} = departure) do
+    if departure.job, do: Job.stop(departure.job)
+    cancel(%{departure | job: nil})
+  end
+
+  @doc "Starts a leave job, unless one runs already."
+  @spec leave(t) :: t
+  def leave(%__MODULE__{job: nil, key: key, names: names} = departure) do
+    job = Job.start(fn -> Drain.leave(key, names) end, Drain.deadline())
+    %{departure | job: job}
+  end
+
+  def leave(%__MODULE__{} = departure), do: departure
+
+  defp left(departure, outcome) do
+    {result, exempt} =
+      case outcome do
+        {:ok, exempt} -> {:ok, exempt}
+        {:error, :timeout} -> {{:error, :timeout}, []}
+        {:error, reason} -> {{:error, {:failed, reason}}, []}
+      end
+
+    departure = %{departure | exempt: exempt} |> cancel() |> reply(reply_of(result))
+    ref = make_ref()
+    timer = Process.send_after(self(), {__MODULE__, ref}, @check_after)
+    {result, %{departure | check: {ref, timer}}}
+  end
+
+  defp reply_of({:error, {:failed, _reason}}), do: {:error, :failed}
+  defp reply_of(result), do: result
+
+  defp check(departure, exempt) do
+    if drained?(departure) and Drain.unexpected_connections?(exempt),
+      do: leave(departure),
+      else: departure
+  end
+
+  defp reply(departure, reply) do
+    Enum.each(departure.callers, &GenServer.reply(&1, reply))
+    %{departure | callers: []}
+  end
+
+  defp cancel(%{check: nil} = departure), do: departure
+
+  defp cancel(%{check: {_ref, timer}} = departure) do
+    _ = Process.cancel_timer(timer)
+    %{departure | check: nil}
+  end
+end

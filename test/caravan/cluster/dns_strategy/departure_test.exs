@@ -1,0 +1,111 @@
+defmodule Caravan.Cluster.DnsStrategy.DepartureTest do
+  @moduledoc "Without distribution, where no node is connected; drain_nodes_test.exs has it with."
+  use ExUnit.Case, async: true
+
+  alias Caravan.Cluster.Distribution.Drain
+  alias Caravan.Cluster.DnsStrategy.Departure
+
+  setup context do
+    key = :"departure_test #{context.line}"
+    on_exit(fn -> Drain.resume(key) end)
+    %{key: key}
+  end
+
+  # A caller, as a GenServer gets it. Its reply is {tag, reply}.
+  defp from, do: {self(), make_ref()}
+
+  # Hands over messages until one is of this departure.
+  defp next(departure) do
+    assert_receive message, 5_000
+    with :unknown <- Departure.handle(departure, message), do: next(departure)
+  end
+
+  test "all callers get the reply of one job", %{key: key} do
+    [{_, one}, {_, two}] = [first, second] = [from(), from()]
+    departure = Departure.new(key)
+    refute Departure.drained?(departure)
+    departure = Departure.drain(departure, first, ["a@h"])
+    assert Departure.drained?(departure)
+    departure = Departure.drain(departure, second, ["a@h"])
+    assert {:ok, departure} = next(departure)
+    assert_received {^one, :ok}
+    assert_received {^two, :ok}
+    Departure.stop(departure)
+  end
+
+  test "a caller that drains again later gets the reply of another job", %{key: key} do
+    {_, one} = first = from()
+    {:ok, departure} = key |> Departure.new() |> Departure.drain(first, []) |> next()
+    assert_received {^one, :ok}
+    {_, two} = second = from()
+    departure = Departure.drain(departure, second, [])
+    assert {:ok, departure} = next(departure)
+    assert_received {^two, :ok}
+    refute_received {^one, _reply}
+    Departure.stop(departure)
+  end
+
+  test "callers that wait while it resumes get an error, and the job has no result", %{key: key} do
+    {_, tag} = caller = from()
+    departure = key |> Departure.new() |> Departure.drain(caller, []) |> Departure.resume()
+    assert_received {^tag, {:error, :failed}}
+    refute Departure.drained?(departure)
+    assert departure == Departure.new(key)
+    refute_receive {:DOWN, _, _, _, _}, 100
+  end
+
+  test "after a job it checks once for nodes that have connected", %{key: key} do
+    {:ok, departure} = key |> Departure.new() |> Departure.drain(from(), []) |> next()
+    assert_receive {Departure, _ref} = check, 5_000
+    assert {:ok, departure} = Departure.handle(departure, check)
+    assert Departure.handle(departure, check) == :unknown
+    # No node is connected, so no job was started.
+    refute_receive {:DOWN, _, _, _, _}, 100
+    refute_receive {Departure, _ref}, 600
+  end
+
+  test "a check of a strategy that is not drained starts no job", %{key: key} do
+    departure = Departure.new(key)
+    assert Departure.check(departure) == departure
+  end
+
+  test "a strategy that was restarted is still drained, and leaves with no caller", %{key: key} do
+    :ok = Drain.start(key)
+    departure = Departure.new(key)
+    assert Departure.drained?(departure)
+    assert {:ok, departure} = departure |> Departure.leave() |> next()
+    Departure.stop(departure)
+  end
+
+  test "callers of a job that crashes get an error, and it is checked all the same", %{key: key} do
+    {_, tag} = caller = from()
+    departure = key |> Departure.new() |> Departure.drain(caller, [])
+    # As its job would end.
+    message = {:DOWN, departure.job.ref, :process, departure.job.pid, :killed}
+
+    assert {{:error, {:failed, {:crashed, :killed}}}, departure} =
+             Departure.handle(departure, message)
+
+    assert_received {^tag, {:error, :failed}}
+    assert_receive {Departure, _ref} = check, 5_000
+    assert {:ok, _departure} = Departure.handle(departure, check)
+  end
+
+  test "callers of a job that hangs get a timeout", %{key: key} do
+    {_, tag} = caller = from()
+    departure = key |> Departure.new() |> Departure.drain(caller, [])
+    deadline = {Caravan.Cluster.Job, departure.job.ref}
+    assert {{:error, :timeout}, departure} = Departure.handle(departure, deadline)
+    assert_received {^tag, {:error, :timeout}}
+    Departure.stop(departure)
+  end
+
+  test "messages of others are unknown", %{key: key} do
+    departure = Departure.new(key)
+    assert Departure.handle(departure, {Departure, make_ref()}) == :unknown
+    assert Departure.handle(departure, {:DOWN, make_ref(), :process, self(), :x}) == :unknown
+    departure = Departure.drain(departure, from(), [])
+    assert Departure.handle(departure, {:DOWN, make_ref(), :process, self(), :x}) == :unknown
+    Departure.stop(departure)
+  end
+end
