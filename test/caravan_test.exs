@@ -6,7 +6,7 @@ defmodule CaravanTest do
   @flags ["-epmd_module Elixir.Caravan.Epmd", "-start_epmd false"]
 
   describe "check/0" do
-    test "is :ok on a node that runs on Caravan.Epmd" do
+    test "returns :ok on a node that runs on Caravan.Epmd" do
       node = PeerNode.start!(name: PeerNode.name("app"))
       assert PeerNode.call(node, Caravan, :check, []) == :ok
     end
@@ -18,7 +18,7 @@ defmodule CaravanTest do
       assert advice =~ "RELEASE_DISTRIBUTION"
       for flag <- @flags, do: assert(advice =~ flag)
 
-      # What the platform sets is kept, and a container needs another host.
+      # The name that the platform sets is kept, and a container uses its address.
       assert advice =~ ~S|export RELEASE_NODE="${RELEASE_NODE:-app-4001@$(hostname -f)}"|
       assert advice =~ "$(hostname -i)"
     end

@@ -1,15 +1,16 @@
 defmodule Caravan.Epmd do
   @moduledoc """
-  Distribution without an epmd daemon: a node's port follows from its name.
+  Distribution without an epmd daemon: the port of a node follows from its name.
 
-  Given to the VM, in `rel/vm.args.eex` and `rel/remote.vm.args.eex`, or to `elixir` and `iex` with `--erl`:
+  Add two flags to `rel/vm.args.eex` and `rel/remote.vm.args.eex`, or pass them to `elixir` or `iex` with
+  `--erl`:
 
       -epmd_module Elixir.Caravan.Epmd
       -start_epmd false
 
   ## Which port
 
-  The digits at the end of the part before the `@` count:
+  The port follows from the digits at the end of the part before the `@`:
 
   | name | port | |
   |---|---|---|
@@ -17,27 +18,27 @@ defmodule Caravan.Epmd do
   | `worker2@host` | 4372 | 0 to 1023: base port + number |
   | `app-4001@host` | 4001 | 1024 to 65535: the port itself |
   | `app-70000@host` | none | over 65535, or more than five digits: the node refuses to boot |
-  | `rpc-a671-app-4001@host` | any free one | a node that lives for one command: `bin/app rpc` and `remote`, `remsh…`, `maint…`, `…_maint_123` of relx and rebar3 |
+  | `rpc-a671-app-4001@host` | any free one | a temporary node, which runs one command: `bin/app rpc` and `remote`, `remsh…`, `maint…`, `…_maint_123` of relx and rebar3 |
 
-  Where to connect to, `Caravan.Epmd.Peers` knows better when discovery has put the node there.
+  A connection uses this port, unless discovery has stored another one in `Caravan.Epmd.Peers`.
 
   ## Settings
 
   | VM argument | environment | `config :caravan` | values | default | |
   |---|---|---|---|---|---|
-  | `-caravan base_port 4370` | `CARAVAN_BASE_PORT` | `base_port: 4370` | 1..65535 | 4370 | |
-  | `-caravan port_rule fixed` | `CARAVAN_PORT_RULE` | `port_rule: :fixed` | `name`, `fixed` | `name` | `fixed`: every node has the base port, whatever its digits. For one node per address: Kubernetes, Fly, ECS |
-  | `-caravan listen_port 4001` | `CARAVAN_LISTEN_PORT` | `listen_port: 4001` | 1..65535 | as the name says | What *this* node binds, not what peers connect to: for port mapping |
+  | `-caravan base_port 4370` | `CARAVAN_BASE_PORT` | `base_port: 4370` | 1 to 65535 | 4370 | The port of names without digits, to which small numbers are added. |
+  | `-caravan port_rule fixed` | `CARAVAN_PORT_RULE` | `port_rule: :fixed` | `name`, `fixed` | `name` | With `fixed`, every node has the base port, whatever its digits. For platforms with one node per address: Kubernetes, Fly, ECS. |
+  | `-caravan listen_port 4001` | `CARAVAN_LISTEN_PORT` | `listen_port: 4001` | 1 to 65535 | the port of the name | The port that *this* node listens on, if it differs from the one that other nodes connect to. For port mappings. |
 
-  They are read once, when distribution starts, from the first place that has them, in this order. The
-  application environment is there in time in a release's main node alone (`config/config.exs`, not
-  `config/runtime.exs`); helper nodes (`bin/app rpc`) and `iex -S mix` boot without it.
+  Each setting is read when distribution starts, from the first place that has it: VM arguments, then the
+  environment, then the application environment. At that time, only the main node of a release has the
+  application environment, from `config/config.exs`. `config/runtime.exs` is read later. Helper nodes
+  (`bin/app rpc`) and `iex -S mix` start distribution without it.
   """
 
-  # Everything here runs inside kernel start or inside net_kernel: only :erlang, kernel and stdlib,
-  # nothing that prints, waits or raises where OTP does not expect it. Which process of OTP 25 to 29
-  # calls what, and what it makes of the answer, is in kernel/src/{erl_distribution,net_kernel,
-  # inet_tcp_dist,net_adm}.erl and ssl/src/inet_tls_dist.erl.
+  # Boot-safe. All of it runs while kernel starts, or inside net_kernel: it prints nothing, waits for
+  # nothing, and raises only where OTP expects it. The callers in OTP 25 to 29 are in kernel/src/
+  # {erl_distribution,net_kernel,inet_tcp_dist,net_adm}.erl and ssl/src/inet_tls_dist.erl.
 
   alias Caravan.Epmd.Boot
   alias Caravan.Epmd.Names
@@ -45,17 +46,17 @@ defmodule Caravan.Epmd do
   alias Caravan.Epmd.Settings
   alias Caravan.Native
 
-  # Distribution protocol since OTP 23 (kernel/src/erl_epmd.erl, epmd_dist_high).
+  # The version of the distribution protocol since OTP 23 (epmd_dist_high in kernel/src/erl_epmd.erl).
   @dist_version 6
 
-  # Lets net_kernel choose a random 32-bit creation (OTP 23 and later). Any small number would give a
-  # restarted node the identity of the dead one, and stale pids would reach the wrong process.
+  # With -1, net_kernel chooses a random creation of 32 bits (OTP 23 and later). With a small number, a
+  # restarted node could have the identity of the dead one, and stale pids would reach wrong processes.
   @creation -1
 
   @doc """
-  The port on which the node `name` listens.
+  Returns the port that the node `name` listens on.
 
-  Raises `ArgumentError` when it has none: an empty name, a port over 65535, a temporary node.
+  Raises `ArgumentError` if it has none: an empty name, a port over 65535, a temporary node.
 
       iex> Caravan.Epmd.dist_port(:"app-name3434@example.net")
       3434
@@ -70,7 +71,7 @@ defmodule Caravan.Epmd do
       4370
 
       iex> Caravan.Epmd.dist_port("app-70000@example.net")
-      ** (ArgumentError) no distribution port for "app-70000@example.net": its number gives a port over 65535. A node name may end (before the @) in no digits (base port), in 0 to 1023 (base port + number) or in 1024 to 65535 (that port), in five digits at most; a temporary node (rpc-, rem-, remsh, maint) has no port to know in advance
+      ** (ArgumentError) no distribution port for "app-70000@example.net": its number gives a port over 65535. A node name ends, before the @, in no digits (base port), in 0 to 1023 (base port + number) or in 1024 to 65535 (that port), with five digits at most. Names such as rpc-1f2e-app belong to temporary nodes, which listen on any free port
   """
   @spec dist_port(atom | charlist | binary) :: :inet.port_number()
   def dist_port(name) do
@@ -85,7 +86,7 @@ defmodule Caravan.Epmd do
   @doc false
   @spec start_link() :: :ignore
   def start_link do
-    # Read anew at every start of distribution: Node.stop/0, other environment, Node.start/2.
+    # Distribution may start again with other settings: Node.stop/0, System.put_env/2, Node.start/2.
     with :ok <- Native.load(),
          {:ok, %{port_rule: rule, base_port: base}} <- Settings.read() do
       :ok = Native.port_settings(rule, base)
@@ -121,7 +122,7 @@ defmodule Caravan.Epmd do
   @doc false
   @spec address_please(charlist, charlist | :inet.ip_address(), :inet | :inet6) ::
           {:ok, :inet.ip_address(), :inet.port_number(), 6} | {:error, term}
-  # Runs inside net_kernel: an exception here ends the distribution of a running node.
+  # This runs inside net_kernel, where an exception would end the distribution of a running node.
   def address_please(name, host, family) do
     {port, ips} = discovered(name, host)
 
@@ -164,8 +165,8 @@ defmodule Caravan.Epmd do
 
   ## Where a node is
 
-  # What discovery learned comes first; the host's resolver, which net_kernel would wait for, comes in
-  # for nodes that it knows no address of, and for those alone.
+  # net_kernel waits for this function. So the host's resolver is asked only for nodes of which
+  # Caravan.Epmd.Peers has no address and whose host is not an address.
   defp address(ips, host, family) do
     with {:error, _} <- first_of_family(ips, family),
          {:error, _} <- parse_literal(host, family) do
@@ -186,7 +187,8 @@ defmodule Caravan.Epmd do
   defp parse_literal(host, :inet6) when is_list(host), do: :inet.parse_ipv6strict_address(host)
   defp parse_literal(_host, _family), do: {:error, :einval}
 
-  # Port and addresses of a node, when discovery spoke of it.
+  # The port and the addresses that discovery has stored for a node. OTP calls port_please with the
+  # address of the host, not with its name.
   defp discovered(name, ip) when is_tuple(ip) do
     with {:ok, name} <- PortRule.name_text(name) do
       at_ip = fn {node, _port, ips} ->
@@ -212,8 +214,6 @@ defmodule Caravan.Epmd do
     end
   end
 
-  ## The port of a name
-
   defp port_or_rule(nil, name), do: PortRule.port(name)
   defp port_or_rule(port, _name), do: port
 
@@ -225,8 +225,8 @@ defmodule Caravan.Epmd do
     end
   end
 
-  # The probe is closed before net_kernel binds the port itself. It is there for its message alone:
-  # OTP's own says `eaddrinuse`, without port or name.
+  # Listens on the port and closes it again, before net_kernel listens on it. The only reason is the
+  # message: OTP's own has `eaddrinuse`, but neither the port nor the name.
   defp probe_port(name, port) do
     {driver, ip} = listen_address()
     options = :application.get_env(:kernel, :inet_dist_listen_options, [])
@@ -239,12 +239,17 @@ defmodule Caravan.Epmd do
       {:error, :eaddrinuse} ->
         Boot.fail([
           cannot_listen(name, port),
-          "the port is in use, most likely by another node of the same name or number. ",
-          "Stop it, or give this node a name that ends in another port"
+          "the port is in use, most likely by another node of the same name or number. Stop that ",
+          "node, or give this node another port: in its name, or with the setting base_port or listen_port"
         ])
 
       {:error, reason} ->
-        Boot.fail([cannot_listen(name, port), :inet.format_error(reason)])
+        Boot.fail([
+          cannot_listen(name, port),
+          :inet.format_error(reason),
+          ". The port comes from the node's name and Caravan's settings, the address from ",
+          "inet_dist_use_interface of the application kernel"
+        ])
     end
   end
 
@@ -267,7 +272,7 @@ defmodule Caravan.Epmd do
 
   defp interface(any), do: :application.get_env(:kernel, :inet_dist_use_interface, any)
 
-  # As `raise ArgumentError`, which would need Elixir's modules.
+  # `raise ArgumentError` would call Elixir's modules, which may not be there.
   @spec raise_argument(:unicode.chardata()) :: no_return
   defp raise_argument(message) do
     :erlang.error(%ArgumentError{message: Boot.text(message)})

@@ -7,10 +7,10 @@ defmodule Caravan.EpmdTest do
 
   doctest Caravan.Epmd
 
-  @rule "A node name may end (before the @) in no digits (base port), in 0 to 1023 " <>
+  @rule "A node name ends, before the @, in no digits (base port), in 0 to 1023 " <>
           "(base port + number) or in 1024 to 65535 (that port)"
 
-  # Names as they come from a command line, from a peer or from a careless caller.
+  # Names without a port, as a command line, a peer or a caller may pass them.
   @without_port [
     "",
     "@127.0.0.1",
@@ -27,7 +27,7 @@ defmodule Caravan.EpmdTest do
     "app-5001_maint_123@127.0.0.1"
   ]
   describe "dist_port/1" do
-    test "takes the port of an atom, a charlist and a binary" do
+    test "returns the port of an atom, a charlist and a binary" do
       for name <- [:"app-4001@host", ~c"app-4001@host", "app-4001@host"],
           do: assert(Epmd.dist_port(name) == 4001)
     end
@@ -49,26 +49,26 @@ defmodule Caravan.EpmdTest do
       assert Epmd.dist_port("app-65535@host") == 65_535
     end
 
-    test "counts the digits before the @ alone, and those at their end" do
+    test "uses only the digits at the end of the part before the @" do
       assert Epmd.dist_port("app@host-4001") == 4370
       assert Epmd.dist_port("4001-app@10.0.0.1") == 4370
       assert Epmd.dist_port("v2-app-4001@10.0.0.1") == 4001
     end
 
-    test "takes text that is not ASCII" do
+    test "accepts text that is not ASCII" do
       assert Epmd.dist_port("žluť-4001@host") == 4001
       assert Epmd.dist_port(~c"žluť-4001@host") == 4001
-      # Arabic digits are letters here: only ASCII ones count.
+      # Only ASCII digits count.
       assert Epmd.dist_port("app-٤٠٠١@host") == 4370
     end
 
-    test "knows a temporary node by the whole pattern, not by its first letters" do
+    test "recognises a temporary node by the whole pattern, not by its first letters" do
       for name <- ["theorem-4001", "rpc-gateway-4001", "remote-4001", "maintenance-4001"],
           do: assert(Epmd.dist_port(name) == 4001)
     end
 
     for {names, kind} <- [{@without_port, "impossible"}, {@temporary, "temporary"}] do
-      test "raises the rule for an #{kind} name" do
+      test "raises the port rule for an #{kind} name" do
         for name <- unquote(names), name <- [name, String.to_atom(name), to_charlist(name)] do
           error = assert_raise ArgumentError, fn -> Epmd.dist_port(name) end
           assert error.message =~ @rule
@@ -77,7 +77,7 @@ defmodule Caravan.EpmdTest do
       end
     end
 
-    test "names what it was given" do
+    test "raises the name that it was given, and the reason" do
       assert_raise ArgumentError, ~r/"app-70000@host"/, fn -> Epmd.dist_port("app-70000@host") end
 
       assert_raise ArgumentError, ~r/"app-70000@host"/, fn ->
@@ -89,7 +89,7 @@ defmodule Caravan.EpmdTest do
       assert_raise ArgumentError, ~r/before the @/, fn -> Epmd.dist_port("@host") end
     end
 
-    test "raises ArgumentError with a readable message for what is no name" do
+    test "raises ArgumentError with a readable message for a term that is not a name" do
       for name <- [1, 1.5, %{}, {"app"}, [?a | ?b], [:a], [0x110000], <<255, "-70000">>, self()] do
         error = assert_raise ArgumentError, fn -> Epmd.dist_port(name) end
         assert is_binary(error.message) and String.valid?(error.message)
@@ -98,7 +98,7 @@ defmodule Caravan.EpmdTest do
   end
 
   describe "port_please/2 and /3" do
-    test "answer port and protocol version for a charlist and an atom" do
+    test "return port and protocol version for a charlist and an atom" do
       for name <- [~c"app-4001", :"app-4001"], host <- [{127, 0, 0, 1}, ~c"localhost"] do
         assert Epmd.port_please(name, host) == {:port, 4001, 6}
         assert Epmd.port_please(name, host, 5_000) == {:port, 4001, 6}
@@ -106,7 +106,7 @@ defmodule Caravan.EpmdTest do
       end
     end
 
-    test "answer :noport for a name that has none" do
+    test "return :noport for a name without a port" do
       for name <- @without_port ++ @temporary,
           name <- [to_charlist(name), String.to_atom(name)] do
         assert Epmd.port_please(name, {127, 0, 0, 1}) == :noport
@@ -123,7 +123,7 @@ defmodule Caravan.EpmdTest do
   end
 
   describe "address_please/3" do
-    test "answers address, port and protocol version in one call" do
+    test "returns address, port and protocol version in one call" do
       assert Epmd.address_please(~c"app-4001", ~c"127.0.0.1", :inet) ==
                {:ok, {127, 0, 0, 1}, 4001, 6}
 
@@ -131,8 +131,8 @@ defmodule Caravan.EpmdTest do
                {:ok, {0, 0, 0, 0, 0, 0, 0, 1}, 4001, 6}
     end
 
-    test "resolves a host name in the family that is asked for" do
-      # Not every machine knows its name, or localhost, in IPv6.
+    test "resolves a host name in the address family of the call" do
+      # Some machines have no IPv6 address for their name or for localhost.
       {:ok, hostname} = :inet.gethostname()
 
       for host <- [~c"localhost", hostname], family <- [:inet, :inet6] do
@@ -142,28 +142,28 @@ defmodule Caravan.EpmdTest do
       end
     end
 
-    test "takes an address as the host" do
+    test "accepts an address as the host" do
       assert Epmd.address_please(~c"app-4001", {127, 0, 0, 1}, :inet) ==
                {:ok, {127, 0, 0, 1}, 4001, 6}
     end
 
-    test "answers an error for a host that does not resolve" do
+    test "returns an error for a host that does not resolve" do
       assert {:error, reason} = Epmd.address_please(~c"app", ~c"nonexistent.invalid", :inet)
       assert is_atom(reason)
       assert {:error, _reason} = Epmd.address_please(~c"app", ~c"nonexistent.invalid", :inet6)
-      # Numbers over 255; an address of the other family.
+      # The first has a number over 255, the second is of the other family.
       assert {:error, _reason} = Epmd.address_please(~c"app", ~c"1.2.3.400", :inet)
       assert {:error, _reason} = Epmd.address_please(~c"app", ~c"::1", :inet)
     end
 
-    test "answers an error for a name that has no port" do
+    test "returns an error for a name without a port" do
       for name <- @without_port ++ @temporary, family <- [:inet, :inet6] do
         assert {:error, _reason} = Epmd.address_please(to_charlist(name), ~c"127.0.0.1", family)
       end
     end
 
     test "never raises" do
-      # In net_kernel an exception would end the distribution of a running node.
+      # An exception in net_kernel would end the distribution of a running node.
       hosts = [~c"127.0.0.1", ~c"::1" | rubbish()]
 
       for name <- [~c"app-4001" | rubbish()],
@@ -178,7 +178,7 @@ defmodule Caravan.EpmdTest do
   end
 
   describe "listen_port_please/2" do
-    test "answers the port of the name" do
+    test "returns the port of the name" do
       port = Host.free_port()
       assert Epmd.listen_port_please(:"app-#{port}", ~c"127.0.0.1") == {:ok, port}
       assert Epmd.listen_port_please(~c"app-#{port}", ~c"127.0.0.1") == {:ok, port}
@@ -191,19 +191,19 @@ defmodule Caravan.EpmdTest do
       :gen_tcp.close(socket)
     end
 
-    test "answers any port for a temporary node" do
+    test "returns 0, for any free port, for a temporary node" do
       for name <- @temporary do
         name = name |> String.split("@") |> hd()
         assert Epmd.listen_port_please(String.to_atom(name), ~c"127.0.0.1") == {:ok, 0}
       end
     end
 
-    test "raises, in a running VM, for a name that has none" do
+    test "raises in a running VM for a name without a port" do
       error = assert_raise ErlangError, fn -> Epmd.listen_port_please(:"app-70000", ~c"h") end
       assert {:caravan, "caravan: no distribution port for \"app-70000\"" <> _} = error.original
     end
 
-    test "raises, in a running VM, for a port in use: which, for whom, by whom" do
+    test "raises in a running VM for a port in use, with the port and the name" do
       {:ok, socket} = :gen_tcp.listen(0, [])
       {:ok, port} = :inet.port(socket)
 
@@ -218,7 +218,7 @@ defmodule Caravan.EpmdTest do
     end
   end
 
-  describe "in a VM of its own" do
+  describe "in another VM" do
     setup do
       {:ok, node: PeerNode.start!()}
     end
@@ -235,7 +235,7 @@ defmodule Caravan.EpmdTest do
       end
     end
 
-    test "names/0 and /1 answer at once for whatever names a host", %{node: node} do
+    test "names/0 and /1 return for each way to name a host", %{node: node} do
       assert PeerNode.call(node, Epmd, :names, []) == {:ok, []}
 
       for host <- [~c"localhost", :localhost, {127, 0, 0, 1}, {0, 0, 0, 0, 0, 0, 0, 1}],
@@ -245,7 +245,7 @@ defmodule Caravan.EpmdTest do
           do: assert(PeerNode.call(node, Epmd, :names, [host]) == {:error, :address})
     end
 
-    test "every function that OTP may call is exported", %{node: node} do
+    test "Caravan.Epmd exports every function that OTP may call", %{node: node} do
       for {function, arity} <- [
             start_link: 0,
             listen_port_please: 2,

@@ -17,7 +17,7 @@ defmodule Caravan.ReleaseTest do
     {:ok, release: Release.build!()}
   end
 
-  # Two nodes that DNS knows, not started.
+  # Prepares two nodes with SRV records. The tests start them.
   setup %{release: release} do
     names = [PeerNode.name("app"), PeerNode.name("app")]
     records = for name <- names, do: {0, 0, PeerNode.port(name), "localhost"}
@@ -89,7 +89,7 @@ defmodule Caravan.ReleaseTest do
       {:ok, a: a, port: PeerNode.port(a.name)}
     end
 
-    test "rpc works, and does not take its port", %{a: a, port: port} do
+    test "rpc works, and does not take the port of the node", %{a: a, port: port} do
       assert %{status: 0, stdout: stdout, stderr: ""} =
                Release.run(a, ["rpc", "IO.inspect({node(), Node.list(:hidden)})"])
 
@@ -98,13 +98,13 @@ defmodule Caravan.ReleaseTest do
     end
 
     @tag Requirements.tag(:script)
-    test "a remote console works, and does not take its port", %{a: a, port: port} do
+    test "a remote console works, and does not take the port of the node", %{a: a, port: port} do
       console = Release.on_terminal!(a, "remote")
       consoles = ~S|Enum.filter(Node.list(:hidden), &String.starts_with?("#{&1}", "rem-"))|
       Release.await(a, "match?([_], #{consoles})")
       assert Release.rpc(a, consoles) =~ ~r/^\[:"rem-\w+-#{a.name}"\]$/
 
-      # The sum shows that it was evaluated, not echoed.
+      # The sum proves that the line was evaluated and not only echoed.
       Port.command(console, "IO.puts([\"sum \", to_string(40 + 2), \" \", to_string(node())])\n")
       assert await_output(console, "sum 42 #{a.name}")
       assert Host.listening_ports(a.os_pid) == [port]
@@ -122,12 +122,12 @@ defmodule Caravan.ReleaseTest do
       assert String.trim(stdout) == a.os_pid
     end
 
-    test "stop ends it", %{a: a} do
+    test "stop ends the node", %{a: a} do
       assert %{status: 0} = Release.run(a, ["stop"])
       assert Host.await_exit(a.os_pid) == :ok
     end
 
-    test "another start under its name ends with status 1 and one line", %{a: a, port: port} do
+    test "another start under the same name ends with status 1 and one line", %{a: a, port: port} do
       line = a |> Release.run(["start"]) |> assert_refused()
       assert line =~ "app-#{port}"
       assert line =~ "cannot listen on port #{port}: the port is in use"
@@ -135,7 +135,8 @@ defmodule Caravan.ReleaseTest do
       assert Release.rpc(a, "Node.self()") == ~s(:"#{a.name}")
     end
 
-    test "another node with its number ends in the same way", context do
+    test "a start under another name with the same number ends with status 1 and one line",
+         context do
       %{release: release, env: env, port: port} = context
       other = Release.node(release, "other-#{port}@127.0.0.1", env)
       line = other |> Release.run(["start"]) |> assert_refused()
@@ -156,7 +157,7 @@ defmodule Caravan.ReleaseTest do
     assert Host.await_exit(os_pid) == :ok
   end
 
-  test "a node without digits takes the base port of the environment, as its helpers do",
+  test "a node without digits and its helpers use the base port of the environment",
        context do
     %{release: release, env: env} = context
     port = Host.free_port()

@@ -1,10 +1,11 @@
 defmodule Caravan.Epmd.Boot do
-  # How a failure of Caravan.Epmd reaches the operator. Boot-safe: only :erlang, kernel and stdlib.
+  # Boot-safe. Shows the operator why Caravan.Epmd cannot start distribution.
   @moduledoc false
 
   @doc """
-  Ends a boot with one line on stderr. In a running VM (`Node.start/2`) it raises instead: nothing
-  that a process asks for may end the VM.
+  Ends the boot with status 1 and one line on stderr.
+
+  In a running VM (`Node.start/2`) it raises the line instead, so that the VM goes on.
   """
   @spec fail(:unicode.chardata()) :: no_return
   def fail(message) do
@@ -18,7 +19,7 @@ defmodule Caravan.Epmd.Boot do
     end
   end
 
-  @doc "A message as one binary; settings and paths may hold any character."
+  @doc "Returns a message as a binary. It ends before the first byte that is not UTF-8."
   @spec text(:unicode.chardata()) :: binary
   def text(message) do
     case :unicode.characters_to_binary(message) do
@@ -27,10 +28,11 @@ defmodule Caravan.Epmd.Boot do
     end
   end
 
-  # The last child of kernel's supervisor, well behind distribution (kernel/src/kernel.erl).
+  # kernel_safe_sup is the last child of kernel's supervisor, and starts after distribution
+  # (kernel/src/kernel.erl).
   defp booting?, do: :erlang.whereis(:kernel_safe_sup) == :undefined
 
-  # There is no standard_error yet, and writing to the group leader hangs this part of the boot.
+  # standard_error does not run yet, and writing to the group leader would hang the boot.
   defp write_stderr(line) do
     port = :erlang.open_port({:fd, 0, 2}, [:out, :binary])
     :erlang.port_command(port, [line, ?\n])

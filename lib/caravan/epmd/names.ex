@@ -1,6 +1,6 @@
 defmodule Caravan.Epmd.Names do
-  # Boot-safe. What names/0 and names/1 answer. With no daemon to ask, a node knows itself, the nodes
-  # that it is connected to, and those that discovery has put into Caravan.Epmd.Peers.
+  # Boot-safe. The nodes of a host, for :net_adm.names/0,1. Without a daemon, a node knows itself, the
+  # nodes that it is connected to, and those in Caravan.Epmd.Peers.
   @moduledoc false
 
   alias Caravan.Epmd.PortRule
@@ -8,18 +8,22 @@ defmodule Caravan.Epmd.Names do
 
   @own_key {__MODULE__, :own}
 
-  @doc "Stores the name and the port under which this node has started distribution."
+  @doc "Stores the name and the port with which this node has started distribution."
   @spec put_own(binary, :inet.port_number()) :: :ok
   def put_own(text, port), do: :persistent_term.put(@own_key, {text, port})
 
-  @doc "Forgets what `put_own/2` stored."
+  @doc "Deletes what `put_own/2` has stored."
   @spec delete_own() :: :ok
   def delete_own do
     _ = :persistent_term.erase(@own_key)
     :ok
   end
 
-  @doc "Returns the nodes on `host`, or an error for a host of which no node is known."
+  @doc """
+  Returns name and port of each known node on `host`.
+
+  `{:error, :address}`: `host` is another host, and no node on it is known.
+  """
   @spec list(charlist | atom | :inet.ip_address()) ::
           {:ok, [{charlist, :inet.port_number()}]} | {:error, :address}
   def list(host) do
@@ -45,14 +49,13 @@ defmodule Caravan.Epmd.Names do
     end
   end
 
-  # Without the library, discovery has put nothing there.
+  # Without the library, the call raises, and there is no table.
   defp discovered do
     :lists.map(fn {node, _port, ips} -> {node, ips} end, Native.peers_list())
   catch
     _class, _reason -> []
   end
 
-  # The entry of a node, when it is on a host of these.
   defp entry({node, ips}, texts) do
     [name, host] = :string.split(:unicode.characters_to_list(node), ~c"@")
     hosts = [host | :lists.map(&:inet.ntoa/1, ips)]

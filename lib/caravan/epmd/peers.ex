@@ -1,41 +1,44 @@
 defmodule Caravan.Epmd.Peers do
   @moduledoc """
-  What discovery learned of other nodes: ports and addresses, which `Caravan.Epmd` answers from memory.
+  The ports and addresses of other nodes, as discovery found them, in memory for `Caravan.Epmd`.
 
-  `net_kernel` asks for a node's address at every connect, and every connect of this node waits for the
-  answer. A node that stands in this table costs no question to the host's resolver, and may listen on a
-  port that its name does not tell. `:net_adm.names/1` lists the table too.
+  At each connect, `net_kernel` asks `Caravan.Epmd` for the address of the node, and all connects of this
+  node wait for the answer. For a node in this table the answer needs no resolver, and the node may listen
+  on a port that does not follow from its name. `:net_adm.names/1` lists the nodes in the table too.
 
       :ok = Caravan.Epmd.Peers.put(:app, [{"app@node1.example.com", 25_017, [{10, 0, 0, 7}]}])
 
-  `Caravan.Cluster.DnsStrategy` fills it; a strategy of your own may do so too.
+  `Caravan.Cluster.DnsStrategy` fills the table. So can another strategy.
 
-  ## What is answered
+  ## What a connect uses
 
-    * Port: the node's port here, else the port rule.
-    * Address: the first one here in the family that distribution runs over, else the host itself when
-      it is an address. The host's resolver is asked for nodes with no address here, and for them alone.
+    * Port: the port in the table. Without one, the port that follows from the name.
+    * Address: the first address in the table that is of the address family of distribution. If the table
+      has no address of the node, the host of its name, which is resolved unless it is an address.
 
   ## Limits
 
-  16,384 names over all topologies; the first 8 addresses of a node; 255 bytes for a name. A call makes no
-  atom, and no reader waits for a writer. The table lives in memory, for as long as the VM does.
+  The table has at most 16,384 names over all topologies. A name has at most 255 bytes, and the first 8
+  addresses of a node are kept. Calls create no atoms, and no reader waits for a writer. The table is in
+  memory until the VM ends.
   """
 
   alias Caravan.Native
 
   @max_name 255
 
-  @typedoc "The node's full name, its port (`nil`: the port rule tells) and its addresses, the best first."
+  @typedoc "A node's full name, its port (`nil`: it follows from the name) and its addresses, the best first."
   @type entry ::
           {node_name :: String.t(), port :: 1..65_535 | nil, addresses :: [:inet.ip_address()]}
 
   @doc """
-  Replaces all that this topology said before.
+  Replaces all entries of this topology.
 
-  Where two topologies name the same node, the one that said so last counts. Of entries with the same
-  name, the last counts. `{:error, :full}`: the table would hold more than 16,384 names, and has not changed.
-  Raises `ArgumentError` for what is no entry.
+  If two topologies have entries for the same node, the entry that was put last counts. If the list has two
+  entries for the same node, the last one counts.
+
+  `{:error, :full}`: the table would have more than 16,384 names. It has not changed. Raises
+  `ArgumentError` for an invalid entry.
   """
   @spec put(topology :: atom, [entry]) :: :ok | {:error, :full}
   def put(topology, entries) when is_atom(topology) and is_list(entries) do
@@ -43,11 +46,11 @@ defmodule Caravan.Epmd.Peers do
     Native.peers_put(topology, entries)
   end
 
-  @doc "Forgets all that this topology said; what others said of the same nodes counts again."
+  @doc "Deletes all entries of this topology. Entries of other topologies for the same nodes count again."
   @spec delete(topology :: atom) :: :ok
   def delete(topology) when is_atom(topology), do: Native.peers_delete(topology)
 
-  @doc "What counts now, of all topologies, sorted by name."
+  @doc "Returns the entry that counts for each node, of all topologies, sorted by name."
   @spec list() :: [entry]
   def list, do: Native.peers_list()
 
@@ -66,7 +69,8 @@ defmodule Caravan.Epmd.Peers do
   @spec refuse!(term) :: no_return
   defp refuse!(entry) do
     raise ArgumentError,
-          "expected {\"name@host\" of #{@max_name} bytes at most, port from 1 to 65535 or nil, " <>
-            "[ip address tuple]}, got: #{inspect(entry)}"
+          "Caravan.Epmd.Peers: expected an entry such as {\"app@node1.example.com\", 4001, [{10, 0, 0, 7}]}, " <>
+            "with a name of #{@max_name} bytes at most, a port from 1 to 65535 or nil, and a list of " <>
+            "addresses, got: #{inspect(entry)}"
   end
 end

@@ -1,5 +1,5 @@
 defmodule Caravan.Epmd.PortRule do
-  # Boot-safe. The port that the port rule gives to a node's name, or why it gives none.
+  # Boot-safe. The port that follows from a node's name, and the message for a name that has none.
   @moduledoc false
 
   alias Caravan.Epmd.Settings
@@ -8,16 +8,16 @@ defmodule Caravan.Epmd.PortRule do
   @typedoc "A node's name, with or without its host."
   @type name :: atom | charlist | binary
 
-  @typedoc "An answer of the rule, or a sentence of an error message."
+  @typedoc "Why there is no port: an atom from the library, or the text of a message."
   @type reason :: Native.port_error() | :unicode.chardata()
 
   @doc """
-  Returns the port of `name`.
+  Returns the port that follows from `name`.
 
-  Before distribution has started, the rule is that of the settings with which it would start.
+  The rule and the base port are those with which distribution has started. Before its first start, they
+  are read from the settings.
   """
   @spec port(name) :: :inet.port_number() | {:error, reason}
-  # A port is returned bare, because every connection asks for one.
   def port(name) when is_binary(name) do
     case Native.port(name) do
       port when is_integer(port) -> port
@@ -39,7 +39,7 @@ defmodule Caravan.Epmd.PortRule do
     end
   end
 
-  @doc "Returns the name as a binary."
+  @doc "Returns a name as a binary."
   @spec name_text(term) :: {:ok, binary} | {:error, reason}
   def name_text(name) when is_binary(name), do: {:ok, name}
   def name_text(name) when is_atom(name), do: {:ok, :erlang.atom_to_binary(name)}
@@ -61,21 +61,18 @@ defmodule Caravan.Epmd.PortRule do
     ["no distribution port for ", quote_name(name), ": ", explain(reason)]
   end
 
-  defp explain(:empty_name), do: ["nothing stands before the @. ", rule()]
+  defp explain(:empty_name), do: ["the part before the @ is empty. ", rule()]
   defp explain(:out_of_range), do: ["its number gives a port over 65535. ", rule()]
-
-  defp explain(:temporary),
-    do: ["it is a temporary node, which listens on any free port. ", rule()]
-
+  defp explain(:temporary), do: ["it is the name of a temporary node. ", rule()]
   defp explain(message), do: message
 
   defp rule do
-    "A node name may end (before the @) in no digits (base port), in 0 to 1023 (base port + number) " <>
-      "or in 1024 to 65535 (that port), in five digits at most; a temporary node (rpc-, rem-, remsh, " <>
-      "maint) has no port to know in advance"
+    "A node name ends, before the @, in no digits (base port), in 0 to 1023 (base port + number) or in " <>
+      "1024 to 65535 (that port), with five digits at most. Names such as rpc-1f2e-app belong " <>
+      "to temporary nodes, which listen on any free port"
   end
 
-  @doc "Returns any term that was given as a name, for a message."
+  @doc "Returns a name in quotes for a message, or any other term as Erlang shows it."
   @spec quote_name(term) :: :unicode.chardata()
   def quote_name(name) do
     with {:ok, text} <- name_text(name),

@@ -1,6 +1,6 @@
 defmodule Caravan.Epmd.Settings do
-  # What `Caravan.Epmd` can be told, and where it is read from. Boot-safe: only :erlang, kernel and
-  # stdlib; in a boot there is no sys.config in `rem-` and `rpc-` nodes, and runtime.exs has not run.
+  # Boot-safe. The settings of Caravan.Epmd. When distribution starts, `rem-` and `rpc-` nodes have no
+  # sys.config, and runtime.exs has not run. Hence VM arguments and environment variables.
   @moduledoc false
 
   @type t :: %{
@@ -18,8 +18,10 @@ defmodule Caravan.Epmd.Settings do
   ]
 
   @doc """
-  Reads every setting from the first place that has it: VM arguments (`-caravan base_port 4370`),
-  the environment (`CARAVAN_BASE_PORT`), the application environment.
+  Reads each setting from the first place that has it: VM arguments (`-caravan base_port 4370`), the
+  environment (`CARAVAN_BASE_PORT`), the application environment.
+
+  The error is a line for the operator, with the place, what was expected and what was found.
   """
   @spec read() :: {:ok, t} | {:error, :unicode.chardata()}
   def read do
@@ -28,7 +30,7 @@ defmodule Caravan.Epmd.Settings do
     end
   end
 
-  @doc "The address family that distribution runs over, as `-proto_dist` says."
+  @doc "Returns the address family of distribution, from the VM argument `-proto_dist`."
   @spec family() :: :inet | :inet6
   def family do
     case :init.get_argument(:proto_dist) do
@@ -54,7 +56,7 @@ defmodule Caravan.Epmd.Settings do
 
   defp find(key, argument, variable, arguments) do
     with false <- :lists.keyfind(argument, 1, arguments),
-         # Empty is how compose files and job templates leave a variable unset.
+         # Compose files and job templates cannot unset a variable, but make it empty.
          unset when unset in [false, ~c""] <- :os.getenv(variable) do
       case :application.get_env(:caravan, key) do
         {:ok, nil} ->
@@ -72,7 +74,8 @@ defmodule Caravan.Epmd.Settings do
     end
   end
 
-  # `-caravan a 1 b 2 -caravan c 3` arrives as [["a", "1", "b", "2"], ["c", "3"]]; the later one wins.
+  # `-caravan a 1 b 2 -caravan c 3` arrives as [["a", "1", "b", "2"], ["c", "3"]]. The last value of a
+  # setting counts.
   defp vm_arguments do
     case :init.get_argument(:caravan) do
       {:ok, flags} -> pairs(:lists.append(flags), [])
@@ -108,10 +111,10 @@ defmodule Caravan.Epmd.Settings do
   defp refusal(place, expected, text),
     do: [place, ": expected ", expected, ", got: ", printable(text)]
 
-  # Whatever it holds, the message is one line.
+  # Line breaks and other control characters would break the message into several lines.
   defp printable(text), do: [?", :lists.map(&if(&1 < ?\s, do: ??, else: &1), text), ?"]
 
-  # An application environment holds terms: 4370, :fixed, "4370".
+  # Values of the application environment are terms: 4370, :fixed, "4370".
   defp to_text(value) when is_binary(value), do: :unicode.characters_to_list(value)
   defp to_text(value) when is_atom(value), do: :erlang.atom_to_list(value)
   defp to_text(value) when is_integer(value), do: :erlang.integer_to_list(value)

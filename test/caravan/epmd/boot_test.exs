@@ -7,7 +7,7 @@ defmodule Caravan.Epmd.BootTest do
   alias Caravan.Test.Host
   alias Caravan.Test.PeerNode
 
-  # What the -epmd_module needs, and all that these nodes have beside kernel and stdlib.
+  # All boot-safe modules. The nodes of these tests have nothing else but kernel and stdlib.
   @boot_safe [
     Caravan.Epmd,
     Caravan.Epmd.Boot,
@@ -27,7 +27,7 @@ defmodule Caravan.Epmd.BootTest do
     {:ok, dir: dir, ebin: install(Path.join(dir, "whole"))}
   end
 
-  # Lays `root/caravan/ebin` out with the boot-safe modules alone, and `root/caravan/priv`.
+  # Makes `root/caravan/ebin` with the boot-safe modules only, and `root/caravan/priv`.
   defp install(root, library \\ :real) do
     lib = Path.join(root, "caravan")
     ebin = Path.join(lib, "ebin")
@@ -47,7 +47,7 @@ defmodule Caravan.Epmd.BootTest do
     ebin
   end
 
-  # A boot script as a release has it, with the boot-safe modules in it.
+  # Makes a boot script like that of a release, which loads the boot-safe modules.
   defp boot_script(dir, ebin) do
     script = Path.join(dir, "bare")
 
@@ -83,14 +83,14 @@ defmodule Caravan.Epmd.BootTest do
     line
   end
 
-  describe "with kernel, stdlib and Caravan's beams alone on the path" do
-    test "a node boots, listens on the port of its name, has a random creation", %{ebin: ebin} do
+  describe "with only kernel, stdlib and Caravan's beams on the code path" do
+    test "a node boots, listens on the port of its name and has a random creation", %{ebin: ebin} do
       node = PeerNode.start!(name: PeerNode.name("app", @host), path: [ebin])
 
       assert PeerNode.call(node, :code, :which, [Kernel]) == :non_existing
       assert PeerNode.call(node, :net_kernel, :epmd_module, []) == Caravan.Epmd
       assert Host.listening_ports(node.os_pid) == [PeerNode.port(node)]
-      # OTP turns 0 to 4 into 4: what any other than -1 gives to every restart.
+      # OTP changes 0 to 4 into 4. Only with -1 does each start have another creation.
       assert PeerNode.call(node, :erlang, :system_info, [:creation]) > 4
     end
 
@@ -117,7 +117,7 @@ defmodule Caravan.Epmd.BootTest do
       Host.await(sees_a, "#{b.name} to see #{a.name}")
     end
 
-    test "a temporary node boots and listens on a port that nobody knows", %{ebin: ebin} do
+    test "a temporary node boots and listens on any free port", %{ebin: ebin} do
       port = Host.free_port()
       main = PeerNode.start!(name: "app-#{port}@#{@host}", path: [ebin])
       helper = PeerNode.start!(name: "rpc-1f2e-app-#{port}@#{@host}", path: [ebin])
@@ -129,7 +129,7 @@ defmodule Caravan.Epmd.BootTest do
 
     test "a node that does not listen boots without a port", %{ebin: ebin} do
       args = ~w(-dist_listen false)
-      # A number that could not be listened on: the rule is not even asked.
+      # No port follows from this name, but a node that does not listen needs none.
       node = PeerNode.start!(name: "app-70000@#{@host}", path: [ebin], args: args)
       assert Host.listening_ports(node.os_pid) == []
     end
@@ -140,11 +140,11 @@ defmodule Caravan.Epmd.BootTest do
       assert Host.listening_ports(node.os_pid) == []
     end
 
-    test "kernel's inet_dist_use_interface is what a node listens on", %{ebin: ebin} do
+    test "a node listens on the address in kernel's inet_dist_use_interface", %{ebin: ebin} do
       port = Host.free_port()
       use = &["-kernel", "inet_dist_use_interface", &1]
 
-      # The same port twice on one machine: both boot, since each has an address of its own.
+      # Two nodes can have the same port on one machine if each has another address.
       nodes =
         for {ip, interface} <- [{"127.0.0.1", "{127,0,0,1}"}, {"127.0.0.2", "{127,0,0,2}"}],
             do: PeerNode.start!(name: "app-#{port}@#{ip}", path: [ebin], args: use.(interface))
@@ -207,7 +207,7 @@ defmodule Caravan.Epmd.BootTest do
       assert line =~ "app-70000"
     end
 
-    test "when the environment holds no port", %{ebin: ebin} do
+    test "when an environment variable is not a port", %{ebin: ebin} do
       env = [{"CARAVAN_BASE_PORT", "abc"}]
       line = ebin |> boot("app@#{@host}", [], env) |> assert_refused()
       assert line =~ "CARAVAN_BASE_PORT"
@@ -215,14 +215,14 @@ defmodule Caravan.Epmd.BootTest do
       assert line =~ "abc"
     end
 
-    test "when a VM argument is no port", %{ebin: ebin} do
+    test "when a VM argument is not a port", %{ebin: ebin} do
       line = ebin |> boot("app@#{@host}", ~w(-caravan base_port 70000)) |> assert_refused()
       assert line =~ "-caravan base_port"
       assert line =~ "expected a port from 1 to 65535"
       assert line =~ "70000"
     end
 
-    test "when a rule is unknown", %{ebin: ebin} do
+    test "when the port rule is unknown", %{ebin: ebin} do
       line = ebin |> boot("app@#{@host}", ~w(-caravan port_rule digits)) |> assert_refused()
       assert line =~ "-caravan port_rule"
       assert line =~ "expected name or fixed"
@@ -238,7 +238,7 @@ defmodule Caravan.Epmd.BootTest do
       assert line =~ "base_port has no value"
     end
 
-    test "when a setting is not even ASCII", %{ebin: ebin} do
+    test "when a setting is not ASCII", %{ebin: ebin} do
       for value <- ["žluť", "４３７０"] do
         line =
           ebin |> boot("app@#{@host}", [], [{"CARAVAN_BASE_PORT", value}]) |> assert_refused()
@@ -251,7 +251,7 @@ defmodule Caravan.Epmd.BootTest do
       assert line =~ "žluť"
     end
 
-    test "when a setting holds a line break", %{ebin: ebin} do
+    test "when a setting contains a line break", %{ebin: ebin} do
       line =
         ebin |> boot("app@#{@host}", [], [{"CARAVAN_BASE_PORT", "4370\n"}]) |> assert_refused()
 
@@ -267,8 +267,8 @@ defmodule Caravan.Epmd.BootTest do
       assert line =~ "Build it for this machine"
     end
 
-    test "when the library is missing from a directory with another name", %{dir: dir} do
-      # Not "…/caravan/ebin": code:priv_dir(caravan) finds nothing.
+    test "when the directory of the beams has another name than caravan/ebin", %{dir: dir} do
+      # code:priv_dir(caravan) finds only a directory "…/caravan/ebin".
       ebin = install(Path.join(dir, "renamed"))
       other = Path.join(dir, "beams")
       File.rename!(ebin, other)
@@ -277,13 +277,13 @@ defmodule Caravan.Epmd.BootTest do
       assert line =~ "code path as caravan/ebin"
     end
 
-    test "when the library is missing below a directory that is not ASCII", %{dir: dir} do
+    test "when the library is missing and its path is not ASCII", %{dir: dir} do
       ebin = install(Path.join(dir, "žluť"), :missing)
       line = ebin |> boot("app@#{@host}") |> assert_refused()
       assert line =~ "žluť/caravan/priv/native/caravan_nif.so"
     end
 
-    test "when the library is no library", %{dir: dir} do
+    test "when the file of the library is not a library", %{dir: dir} do
       ebin = install(Path.join(dir, "text"), "not a library\n")
       line = ebin |> boot("app@#{@host}") |> assert_refused()
       assert line =~ Path.join(Path.dirname(ebin), "priv/native/caravan_nif.so")
@@ -291,7 +291,7 @@ defmodule Caravan.Epmd.BootTest do
       assert line =~ "Build it for this machine"
     end
 
-    test "even with nobody to read the line", %{ebin: ebin} do
+    test "and with status 1 if stderr is closed", %{ebin: ebin} do
       erl = Enum.join(["erl", "-noshell", "-pa", ebin | PeerNode.epmd_args()], " ")
       script = "#{erl} -name app-70000@#{@host} 0<&- 2>&-"
       assert %{status: 1, stdout: "", crash_dump?: false} = Command.run(["sh", "-c", script])
@@ -300,7 +300,7 @@ defmodule Caravan.Epmd.BootTest do
 
   describe "the library" do
     test "loads in less than 10 ms and starts no thread", %{ebin: ebin} do
-      # The fastest of a few: the machine may be busy, and the library is not faster than it is.
+      # The fastest of five calls counts, because a busy machine makes calls slower but never faster.
       fastest =
         Enum.reduce_while(1..5, :infinity, fn _try, fastest ->
           time = first_call(ebin)
@@ -312,7 +312,7 @@ defmodule Caravan.Epmd.BootTest do
 
     defp first_call(ebin) do
       node = PeerNode.start!(path: [ebin])
-      # Beam files, code server and timer itself are there in every boot.
+      # The call should measure only the library, so the modules are loaded before.
       for module <- [:timer | @boot_safe],
           do: {:module, ^module} = PeerNode.call(node, :code, :ensure_loaded, [module])
 
@@ -332,7 +332,7 @@ defmodule Caravan.Epmd.BootTest do
       {:ok, node: PeerNode.start!(path: [install(Path.join(dir, "without"), :missing)])}
     end
 
-    test "connects fail, but raise nowhere in net_kernel", %{node: node} do
+    test "connects fail, but do not raise in net_kernel", %{node: node} do
       arguments = [~c"app-4001", ~c"127.0.0.1", :inet]
       assert {:error, _reason} = PeerNode.call(node, Caravan.Epmd, :address_please, arguments)
 
@@ -340,7 +340,7 @@ defmodule Caravan.Epmd.BootTest do
                :noport
     end
 
-    test "other calls raise which file it is and what to do", %{node: node} do
+    test "other calls raise an error with the file and what to do", %{node: node} do
       error = catch_error(PeerNode.call(node, Caravan.Epmd, :dist_port, ["app-4001"]))
       assert {:caravan_nif, message} = error
       assert message =~ "without/caravan/priv/native/caravan_nif.so cannot be loaded"

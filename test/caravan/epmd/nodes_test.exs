@@ -27,10 +27,10 @@ defmodule Caravan.Epmd.NodesTest do
   defp connect(from, to), do: PeerNode.call(from, :net_kernel, :connect_node, [to.name])
   defp nodes(node, kind \\ :visible), do: PeerNode.call(node, :erlang, :nodes, [kind])
 
-  # What a test of connections ends in, so that the next one starts anew.
+  # Ends the connection of two nodes, so that the next test starts without one.
   defp disconnect(a, b) do
-    # Again while needed: what :global was about to say to the other node connects them anew, and may
-    # part them, too.
+    # This may take several attempts: a message of :global that is on its way connects the nodes again, and
+    # can disconnect them too.
     alone = fn ->
       PeerNode.call(a, :erlang, :disconnect_node, [b.name])
       nodes(a) == [] and nodes(b) == []
@@ -41,13 +41,13 @@ defmodule Caravan.Epmd.NodesTest do
 
   defp assert_connected(a, b) do
     assert nodes(a) == [b.name]
-    # The side that accepted may know of it a moment later.
+    # The node that accepts the connection may report it a moment later.
     Host.await(fn -> nodes(b) == [a.name] end, "#{b.name} to see #{a.name}")
     assert PeerNode.call(a, :erpc, :call, [b.name, :erlang, :node, []]) == b.name
     assert PeerNode.call(b, :erpc, :call, [a.name, :erlang, :node, []]) == a.name
   end
 
-  # An attempt that lost against the one from the other side may still be closing.
+  # If both nodes dial at once, one of the two attempts is closed a moment later.
   defp assert_one_connection(a, b) do
     ports = [PeerNode.port(a), PeerNode.port(b)]
 
@@ -107,14 +107,14 @@ defmodule Caravan.Epmd.NodesTest do
       assert_same_moment(a, b, 10)
     end
 
-    test "over TLS, each sure of the other" do
+    test "over TLS, with verified certificates" do
       {a, b} =
         start_pair!("127.0.0.1", ~w(-proto_dist inet_tls -ssl_dist_optfile #{tls_options()}))
 
       assert_both_directions(a, b)
       assert_same_moment(a, b, 10)
 
-      # That it was TLS: a node without it is not understood.
+      # A node without TLS cannot connect. This shows that the others use TLS.
       plain = PeerNode.start!(name: PeerNode.name("plain"))
       refute connect(plain, a)
     end
@@ -146,8 +146,8 @@ defmodule Caravan.Epmd.NodesTest do
       assert PeerNode.call(b, :erpc, :call, [a.name, :erlang, :node, []]) == a.name
     end
 
-    test "that runs OTP's own epmd module with -erl_epmd_port joins, in both directions" do
-      # That module takes every node for one on its own port, so each has an address of its own.
+    test "with OTP's own epmd module and -erl_epmd_port connects, in both directions" do
+      # With -erl_epmd_port, OTP expects all nodes on one port, so each node has another address.
       port = Host.free_port()
       use = &["-kernel", "inet_dist_use_interface", &1]
       a = PeerNode.start!(name: "a-#{port}@127.0.0.1", args: use.("{127,0,0,1}"))
@@ -157,7 +157,7 @@ defmodule Caravan.Epmd.NodesTest do
           name: "b-#{port}@127.0.0.2",
           epmd: false,
           args: ["-erl_epmd_port", "#{port}"] ++ use.("{127,0,0,2}"),
-          # Where no daemon can be: it would be told of this node.
+          # No epmd daemon can run at this address. Otherwise, the node would register there.
           env: [{"ERL_EPMD_PORT", "#{Host.free_port()}"}]
         )
 
@@ -166,7 +166,7 @@ defmodule Caravan.Epmd.NodesTest do
       assert_both_directions(a, b)
     end
 
-    test "that binds another port than its name says is reached through a port mapping" do
+    test "that listens on another port than that of its name is reached through a port mapping" do
       [outside, inside] = [Host.free_port(), Host.free_port()]
       args = ~w(-caravan listen_port #{inside})
       a = PeerNode.start!(name: "a-#{outside}@127.0.0.1", args: args)
@@ -203,7 +203,7 @@ defmodule Caravan.Epmd.NodesTest do
     end
 
     @tag Requirements.tag(:erl_call)
-    test "answers erl_call" do
+    test "accepts erl_call" do
       a = PeerNode.start!(name: PeerNode.name("a"))
       address = "127.0.0.1:#{PeerNode.port(a)}"
       call = ["erl_call", "-address", address, "-c", "caravan_test", "-a", "erlang node"]
@@ -225,7 +225,7 @@ defmodule Caravan.Epmd.NodesTest do
   end
 
   describe "a node that is started again under its name" do
-    test "has another creation, and pids of the one before are dead" do
+    test "has another creation, and the pids of its previous run are dead" do
       name = PeerNode.name("b")
       a = PeerNode.start!(name: PeerNode.name("a"))
 
@@ -233,7 +233,7 @@ defmodule Caravan.Epmd.NodesTest do
         for _life <- 1..4 do
           b = PeerNode.start!(name: name)
           assert connect(a, b)
-          # The same process at the same place of each life; the creation alone tells them apart.
+          # The same process has the same number in each run. Only the creation differs.
           init = PeerNode.call(a, :erpc, :call, [b.name, :erlang, :whereis, [:init]])
           creation = PeerNode.call(b, :erlang, :system_info, [:creation])
           PeerNode.stop!(b)
@@ -249,7 +249,7 @@ defmodule Caravan.Epmd.NodesTest do
       assert connect(a, b)
       assert PeerNode.call(a, :erpc, :call, [b.name, :erlang, :whereis, [:init]]) not in pids
 
-      # Asked where they would be, were they alive.
+      # The node itself reports whether a process is alive.
       down = """
       for pid <- pids do
         ref = Process.monitor(pid)
@@ -295,7 +295,7 @@ defmodule Caravan.Epmd.NodesTest do
       assert PeerNode.call(node, :net_adm, :names, []) == {:ok, []}
     end
 
-    test "a port in use is an error, and the VM lives on", %{node: node, name: name} do
+    test "a port in use is an error, and the VM keeps running", %{node: node, name: name} do
       {:ok, socket} = :gen_tcp.listen(0, [])
       {:ok, port} = :inet.port(socket)
       taken = :"taken-#{port}@127.0.0.1"
@@ -308,12 +308,12 @@ defmodule Caravan.Epmd.NodesTest do
       assert {:ok, _pid} = PeerNode.call(node, Node, :start, [name])
     end
 
-    test "a name without a port is an error, and the VM lives on", %{node: node, name: name} do
+    test "a name without a port is an error, and the VM keeps running", %{node: node, name: name} do
       assert {:error, _reason} = PeerNode.call(node, Node, :start, [:"late-70000@127.0.0.1"])
       assert {:ok, _pid} = PeerNode.call(node, Node, :start, [name])
     end
 
-    test "a setting that does not parse is an error, and the VM lives on", context do
+    test "a setting that does not parse is an error, and the VM keeps running", context do
       %{node: node, name: name} = context
       PeerNode.call(node, System, :put_env, ["CARAVAN_BASE_PORT", "abc"])
       assert {:error, reason} = PeerNode.call(node, Node, :start, [name])
@@ -325,7 +325,7 @@ defmodule Caravan.Epmd.NodesTest do
   end
 
   describe ":net_adm.names/0 and /1" do
-    test "answer this node and those it is connected to, by any name of this host" do
+    test "return this node and its connected nodes, for any name of this host" do
       {a, b} = start_pair!("127.0.0.1")
       assert PeerNode.call(a, :net_adm, :names, []) == {:ok, [entry(a)]}
 
@@ -343,7 +343,7 @@ defmodule Caravan.Epmd.NodesTest do
       Host.await(alone, "the node that ended to be gone from the names")
     end
 
-    test "answer the nodes of another host that this node is connected to" do
+    test "return the connected nodes of another host" do
       port = Host.free_port()
       use = &["-kernel", "inet_dist_use_interface", &1]
       a = PeerNode.start!(name: "a-#{port}@127.0.0.1", args: use.("{127,0,0,1}"))
@@ -364,14 +364,14 @@ defmodule Caravan.Epmd.NodesTest do
     end
   end
 
-  describe "Caravan.Native, loaded again in a running node" do
+  describe "a reload of Caravan.Native in a running node" do
     test "disturbs neither lookups nor connects" do
       server = start_supervised!({DnsServer, answers: [{"a.test", :a, [{127, 0, 0, 1}]}]})
       options = [nameservers: [DnsServer.address(server)]]
       {a, b} = start_pair!("127.0.0.1")
       kernel = PeerNode.call(a, :erlang, :whereis, [:net_kernel])
 
-      # Under way while the code goes: they hold on to the library that is to be unloaded.
+      # Lookups in flight hold the library that the reload would unload.
       PeerNode.call(a, Caravan.Dns, :lookup, ["a.test", :a, options])
 
       for round <- 1..10 do
@@ -407,14 +407,14 @@ defmodule Caravan.Epmd.NodesTest do
     {to_charlist(name), PeerNode.port(node)}
   end
 
-  # An authority, a certificate for 127.0.0.1 that it signed, and the demand for such a one.
-  # Made in a plain VM: here, Mix may have taken public_key off the path.
+  # Writes a CA, a certificate for 127.0.0.1 that it has signed, and options that require such a certificate.
+  # It does so in another VM, because Mix may have removed public_key from the code path of this one.
   defp tls_options do
     maker = PeerNode.start!()
 
     key = [key: {:namedCurve, :secp256r1}, digest: :sha256]
 
-    # OTP 25 compares the host of a node with DNS names, whatever it is; later ones know an address.
+    # OTP 25 compares the host of a node with the DNS names of the certificate, even if it is an address.
     names = [dNSName: ~c"127.0.0.1", iPAddress: <<127, 0, 0, 1>>]
     extensions = [{:Extension, {2, 5, 29, 17}, false, names}]
     chain = %{root: key, intermediates: [], peer: [extensions: extensions] ++ key}
@@ -431,7 +431,7 @@ defmodule Caravan.Epmd.NodesTest do
     file
   end
 
-  # What a container runtime does with `-p outside:inside`.
+  # Maps a port, as a container runtime does with `-p outside:inside`.
   defp map_port(outside, inside) do
     options = [:binary, active: true, reuseaddr: true, ip: {127, 0, 0, 1}]
     {:ok, listener} = :gen_tcp.listen(outside, options)

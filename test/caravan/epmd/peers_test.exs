@@ -1,5 +1,5 @@
 defmodule Caravan.Epmd.PeersTest do
-  # Each test has a VM of its own: the table is one for a VM.
+  # Each test starts a VM, because a VM has one table.
   use ExUnit.Case, async: true
 
   alias Caravan.Epmd
@@ -27,7 +27,7 @@ defmodule Caravan.Epmd.PeersTest do
   defp names(count), do: for(n <- 1..count, do: {"app-#{n}@node#{n}.test", 25_000, [@v4]})
 
   describe "put/2 and delete/1" do
-    test "keep what a topology said last, and all that others said", %{node: node} do
+    test "replace and delete the entries of one topology only", %{node: node} do
       assert list(node) == []
       assert put(node, :one, [{"b@h.test", nil, []}, {"a@h.test", 4001, [@v4, @v6]}]) == :ok
       assert put(node, :two, [{"c@h.test", 65_535, [@v6]}]) == :ok
@@ -47,7 +47,7 @@ defmodule Caravan.Epmd.PeersTest do
       assert list(node) == []
     end
 
-    test "let the topology count that spoke last, until it is gone", %{node: node} do
+    test "let the entry count that was put last, until it is deleted", %{node: node} do
       for {topology, port} <- [one: 1, two: 2],
           do: :ok = put(node, topology, [{"a@h.test", port, []}])
 
@@ -56,7 +56,7 @@ defmodule Caravan.Epmd.PeersTest do
       assert list(node) == [{"a@h.test", 1, []}]
     end
 
-    test "hold 16,384 names and 8 addresses of each", %{node: node} do
+    test "keep 16,384 names at most, and 8 addresses of each", %{node: node} do
       assert put(node, :one, names(16_384)) == :ok
       assert put(node, :two, [{"b@h.test", nil, []}]) == {:error, :full}
       assert put(node, :one, names(16_385)) == {:error, :full}
@@ -69,7 +69,7 @@ defmodule Caravan.Epmd.PeersTest do
       assert put(node, :two, [{"b@h.test", nil, []}]) == :ok
     end
 
-    test "refuse what is no entry, and say what one is", %{node: node} do
+    test "refuse an invalid entry, and name a valid one", %{node: node} do
       :ok = put(node, :one, [{"a@h.test", 1, []}])
 
       for entry <- [
@@ -94,15 +94,14 @@ defmodule Caravan.Epmd.PeersTest do
           ] do
         error = catch_error(put(node, :one, [{"b@h.test", 2, [@v4]}, entry]))
         assert %ArgumentError{message: message} = error
-        assert message =~ "expected {\"name@host\""
+        assert message =~ "expected an entry such as {\"app@node1.example.com\", 4001"
         assert message =~ inspect(entry)
       end
 
       assert list(node) == [{"a@h.test", 1, []}]
     end
 
-    # The NIF does not rely on that.
-    test "reach a native function that refuses it too", %{node: node} do
+    test "call a native function that refuses invalid entries too", %{node: node} do
       for entry <- [
             {"a@h.test", 65_537, []},
             {"a@h.test", 0, []},
@@ -118,7 +117,7 @@ defmodule Caravan.Epmd.PeersTest do
       assert list(node) == []
     end
 
-    test "outlive a reload of the module that holds the library", %{node: node} do
+    test "keep the table when the module that holds the library is reloaded", %{node: node} do
       :ok = put(node, :one, [{"a@h.test", 1, []}])
       assert PeerNode.call(node, :c, :l, [Native]) == {:module, Native}
       assert list(node) == [{"a@h.test", 1, []}]
@@ -126,10 +125,10 @@ defmodule Caravan.Epmd.PeersTest do
       assert list(node) == [{"b@h.test", nil, []}]
     end
 
-    test "make no atom", %{node: node} do
+    test "create no atom", %{node: node} do
       count = fn -> PeerNode.call(node, :erlang, :system_info, [:atom_count]) end
       :ok = put(node, :one, names(10))
-      # The same calls as below: each loads the modules that it needs.
+      # The first calls load modules, whose names are atoms.
       _ = {list(node), address(node, "app-1", "node1.test")}
       _ = PeerNode.call(node, Epmd, :names, [~c"node1.test"])
       before = count.()
@@ -144,37 +143,37 @@ defmodule Caravan.Epmd.PeersTest do
   end
 
   describe "address_please/3" do
-    test "answers from the table, though no resolver knows the host", %{node: node} do
+    test "finds a node in the table whose host no resolver knows", %{node: node} do
       :ok = put(node, :one, [{"app@nonexistent.invalid", 25_017, [@v6, @v4, {10, 77, 0, 8}]}])
       assert address(node, "app", "nonexistent.invalid") == {:ok, @v4, 25_017, 6}
       assert address(node, "app", "nonexistent.invalid", :inet6) == {:ok, @v6, 25_017, 6}
     end
 
-    test "follows the port rule where the table has no port", %{node: node} do
+    test "follows the port rule if the table has no port", %{node: node} do
       :ok = put(node, :one, [{"app-4001@h.test", nil, [@v4]}, {"app-70000@h.test", nil, [@v4]}])
       assert address(node, "app-4001", "h.test") == {:ok, @v4, 4001, 6}
       assert {:error, _reason} = address(node, "app-70000", "h.test")
     end
 
-    test "needs no number in a name whose port is in the table", %{node: node} do
+    test "returns the port in the table for a name without digits", %{node: node} do
       :ok = put(node, :one, [{"app-70000@h.test", 4001, [@v4]}])
       assert address(node, "app-70000", "h.test") == {:ok, @v4, 4001, 6}
     end
 
-    test "takes the host where the table has no address", %{node: node} do
+    test "uses the host if the table has no address", %{node: node} do
       :ok = put(node, :one, [{"app@localhost", 4001, []}, {"app@127.0.0.9", 4002, []}])
       assert address(node, "app", "localhost") == {:ok, {127, 0, 0, 1}, 4001, 6}
       assert address(node, "app", "127.0.0.9") == {:ok, {127, 0, 0, 9}, 4002, 6}
     end
 
-    test "asks no resolver for a node that the table has an address of", %{node: node} do
+    test "asks no resolver about a node whose address is in the table", %{node: node} do
       :ok = put(node, :one, [{"app@localhost", 4001, [@v6]}, {"app@127.0.0.9", 4001, [@v6]}])
       assert address(node, "app", "localhost") == {:error, :nxdomain}
-      # An address needs none.
+      # A host that is an address needs no resolver.
       assert address(node, "app", "127.0.0.9") == {:ok, {127, 0, 0, 9}, 4001, 6}
     end
 
-    test "knows each node by its whole name", %{node: node} do
+    test "finds a node by its full name only", %{node: node} do
       :ok = put(node, :one, [{"app@127.0.0.1", 25_017, [@v4]}])
       assert address(node, "app2", "127.0.0.1") == {:ok, {127, 0, 0, 1}, 4372, 6}
       assert address(node, "app", "127.0.0.11") == {:ok, {127, 0, 0, 11}, 4370, 6}
@@ -182,7 +181,7 @@ defmodule Caravan.Epmd.PeersTest do
   end
 
   describe "port_please/2" do
-    test "answers from the table for a host and for an address", %{node: node} do
+    test "finds the port in the table by host and by address", %{node: node} do
       :ok = put(node, :one, [{"app@h.test", 25_017, [@v4, @v6]}, {"app@i.test", nil, []}])
 
       for host <- [~c"h.test", @v4, @v6],
@@ -194,7 +193,7 @@ defmodule Caravan.Epmd.PeersTest do
   end
 
   describe "names/1" do
-    test "lists the table by host and by address", %{node: node} do
+    test "lists the nodes in the table by host and by address", %{node: node} do
       names = &PeerNode.call(node, :net_adm, :names, [&1])
 
       :ok =
@@ -214,7 +213,7 @@ defmodule Caravan.Epmd.PeersTest do
     end
   end
 
-  describe "two nodes on a host that no resolver knows, one of them on a port that no name tells" do
+  describe "two nodes on a host that no resolver knows, one on a port that is not in its name," do
     setup do
       port = Host.free_port()
       use = ["-kernel", "inet_dist_use_interface", "{127,0,0,1}"]
@@ -233,7 +232,7 @@ defmodule Caravan.Epmd.PeersTest do
       {:ok, a: a, b: b, port: port}
     end
 
-    test "connect, and know each other's names once", %{a: a, b: b, port: port} do
+    test "connect, and list each other's name once", %{a: a, b: b, port: port} do
       own = {~c"#{a.name |> to_string() |> String.split("@") |> hd()}", PeerNode.port(a)}
       before = PeerNode.call(a, :net_adm, :names, [])
       assert before == {:ok, [own, {~c"b", port}]}

@@ -24,8 +24,8 @@ defmodule Caravan.Epmd.SettingsTest do
     line
   end
 
-  describe "the first place that has a setting wins" do
-    test "the default, the application environment, the environment" do
+  describe "the first place with a setting counts:" do
+    test "the environment before the application environment before the default" do
       node = PeerNode.start!()
       assert dist_port(node) == 4370
 
@@ -48,7 +48,7 @@ defmodule Caravan.Epmd.SettingsTest do
       assert dist_port(node) == 5002
     end
 
-    test "VM arguments before all else, in any number of -caravan flags" do
+    test "VM arguments before all others, in any number of -caravan flags" do
       port = Host.free_port()
 
       node =
@@ -70,13 +70,13 @@ defmodule Caravan.Epmd.SettingsTest do
       assert listen_port(node, :"app-4001") == port
     end
 
-    test "the later of two VM arguments" do
+    test "the last of two equal VM arguments" do
       node = PeerNode.start!(args: ~w(-caravan base_port 5003 -caravan base_port 5004))
       assert dist_port(node) == 5004
     end
   end
 
-  test "base_port is what small numbers are added to" do
+  test "small numbers are added to base_port" do
     node = PeerNode.start!(args: ~w(-caravan base_port 65530))
     assert dist_port(node) == 65_530
     assert dist_port(node, "app-5") == 65_535
@@ -84,7 +84,7 @@ defmodule Caravan.Epmd.SettingsTest do
     assert %ArgumentError{} = catch_error(dist_port(node, "app-6"))
   end
 
-  test "port_rule fixed gives every name but a temporary one the base port" do
+  test "port_rule fixed gives the base port to every name but those of temporary nodes" do
     node = PeerNode.start!(args: ~w(-caravan port_rule fixed))
 
     for name <- ["app", "app-2", "app-4001", "app-70000"],
@@ -99,7 +99,7 @@ defmodule Caravan.Epmd.SettingsTest do
     assert listen_port(node, :"rpc-1f2e-app-4001") == 0
   end
 
-  test "the application environment takes strings too, and nil for unset" do
+  test "the application environment may hold strings, and nil for an unset setting" do
     node = PeerNode.start!()
     put_env(node, :base_port, "5001")
     put_env(node, :port_rule, "fixed")
@@ -107,7 +107,7 @@ defmodule Caravan.Epmd.SettingsTest do
     assert dist_port(node, "app-4001") == 5001
   end
 
-  test "distribution reads them when it starts, and keeps them until the next start" do
+  test "distribution reads the settings when it starts, and keeps them until the next start" do
     node = PeerNode.start!()
     export(node, "CARAVAN_BASE_PORT", "5001")
     PeerNode.call(node, Epmd, :start_link, [])
@@ -117,7 +117,7 @@ defmodule Caravan.Epmd.SettingsTest do
     assert dist_port(node) == 5002
   end
 
-  test "a start that fails leaves them as they were" do
+  test "a start that fails leaves the settings unchanged" do
     node = PeerNode.start!()
     export(node, "CARAVAN_BASE_PORT", "abc")
     assert refusal(node)
@@ -137,7 +137,7 @@ defmodule Caravan.Epmd.SettingsTest do
       {:ok, node: PeerNode.start!()}
     end
 
-    test "is refused with its place, what was expected and what was found", %{node: node} do
+    test "is refused with its place, the expected values and the value found", %{node: node} do
       for value <- ["abc", "0", "-1", "65536", "4370x", "4370 ", "0x1112", "1.5"] do
         export(node, "CARAVAN_BASE_PORT", value)
         line = refusal(node)
@@ -160,7 +160,7 @@ defmodule Caravan.Epmd.SettingsTest do
       assert line =~ "digits"
     end
 
-    test "is refused in one readable line, whatever its text", %{node: node} do
+    test "is refused in one readable line for any text", %{node: node} do
       for value <- ["žluť", "４３７０", "4370\n", "\n\n4370"] do
         export(node, "CARAVAN_BASE_PORT", value)
         line = refusal(node)
@@ -177,7 +177,7 @@ defmodule Caravan.Epmd.SettingsTest do
       assert message =~ "CARAVAN_BASE_PORT"
     end
 
-    test "makes connects fail, but raises nowhere in net_kernel", %{node: node} do
+    test "makes connects fail, but does not raise in net_kernel", %{node: node} do
       export(node, "CARAVAN_BASE_PORT", "abc")
       arguments = [~c"app", ~c"127.0.0.1", :inet]
       assert {:error, _reason} = PeerNode.call(node, Epmd, :address_please, arguments)
