@@ -1,5 +1,5 @@
 defmodule Caravan.Cluster.Config do
-  # Options of Caravan.Cluster.DnsStrategy: checks, defaults and docs in one place.
+  # Pure. The options of Caravan.Cluster.DnsStrategy, as a schema and as a struct.
   @moduledoc false
 
   alias Caravan.Cluster.NodeName
@@ -8,16 +8,16 @@ defmodule Caravan.Cluster.Config do
 
   @types [:srv, :a, :aaaa]
 
-  # The behaviour itself stands as a client in Caravan 1.0's example, and InetRes was its default:
-  # both mean the built-in client.
+  # Values of :dns_client that mean Caravan's own resolver. The example of Caravan 1.0 gives the behaviour
+  # itself, and InetRes was its default.
   @builtin_clients [nil, Caravan.DnsClient, Caravan.DnsClient.InetRes]
 
   @dns_schema Dns.schema()
 
-  # OTP's (`t:logger.level/0`), and the one that turns it off.
+  # The levels of OTP (logger:level/0), and the one that turns logging off.
   @levels [:debug, :info, :notice, :warning, :error, :critical, :alert, :emergency, :none]
 
-  # The default of :min_interval, unless half of :poll_interval is less.
+  # Default of :min_interval in milliseconds, unless half of :poll_interval is less.
   @min_interval 1_000
 
   @schema [
@@ -182,16 +182,16 @@ defmodule Caravan.Cluster.Config do
     ]
   ]
 
-  # Options that the resolver has under the same names.
+  # The options that Caravan.Dns has under the same names.
   @dns_options for {name, _option} <- @schema, Keyword.has_key?(@dns_schema, name), do: name
 
-  # Options that become :sources, :templates and :basename.
+  # The options from which :sources, :templates and :basename are made.
   @derived [:query, :type, :node_sname, :node_basename, :node_name]
   @enforce_keys [:sources, :templates, :basename]
 
   defstruct @enforce_keys ++ Map.to_list(Map.drop(Options.defaults(@schema), @derived))
 
-  @typedoc "One lookup of a round."
+  @typedoc "What one lookup asks for."
   @type source :: {query :: String.t(), Dns.type()}
 
   @type t :: %__MODULE__{
@@ -227,8 +227,10 @@ defmodule Caravan.Cluster.Config do
   @typep mfa_tuple :: {module, atom, [term]}
 
   @doc """
-  The configuration of a topology: from libcluster's `Cluster.Strategy.State`, or from the options of
-  a plain child. Raises `ArgumentError`.
+  Returns the configuration of a topology, from libcluster's `Cluster.Strategy.State` or from the options
+  of a plain child.
+
+  Raises `ArgumentError` for an invalid option.
   """
   @spec new!(map | keyword) :: t
   def new!(%{__struct__: Cluster.Strategy.State} = state) do
@@ -248,18 +250,18 @@ defmodule Caravan.Cluster.Config do
     {derived, rest} = Map.split(options, @derived)
 
     if rest.dns_client && derived.type != [:srv] do
-      refuse!(options, :type, ":srv where :dns_client is given", derived.type)
+      refuse!(options, :type, ":srv if :dns_client is given", derived.type)
     end
 
     if rest.ports == :srv and :srv not in derived.type do
-      refuse!(options, :ports, ":name where :type has no :srv", :srv)
+      refuse!(options, :ports, ":name if :type has no :srv", :srv)
     end
 
     if rest.trust_anchors && not rest.dnssec do
-      refuse!(options, :dnssec, "true where :trust_anchors is given", false)
+      refuse!(options, :dnssec, "true if :trust_anchors is given", false)
     end
 
-    rest = complete!(rest, options)
+    rest = %{rest | min_interval: min_interval!(rest, options)}
     templates = Map.new(derived.type, &{&1, template!(&1, derived, rest.ports, options)})
 
     struct!(
@@ -272,11 +274,11 @@ defmodule Caravan.Cluster.Config do
     )
   end
 
-  @doc "All options as a Markdown table."
+  @doc "Returns the documentation of all options as a Markdown list."
   @spec docs() :: String.t()
   def docs, do: Options.docs(@schema)
 
-  @doc "The part of the options that `Caravan.Dns` takes, for a lookup of this type."
+  @doc "Returns the options of `Caravan.Dns` for a lookup of this type."
   @spec dns_options(t, Dns.type()) :: [Dns.option()]
   def dns_options(%__MODULE__{} = config, type) do
     same = config |> Map.take(@dns_options) |> Map.to_list()
@@ -291,8 +293,6 @@ defmodule Caravan.Cluster.Config do
 
   ## Options that depend on each other
 
-  defp complete!(config, options), do: %{config | min_interval: min_interval!(config, options)}
-
   defp min_interval!(%{min_interval: nil, poll_interval: poll}, _options),
     do: min(@min_interval, div(poll, 2))
 
@@ -300,7 +300,7 @@ defmodule Caravan.Cluster.Config do
     do: min
 
   defp min_interval!(%{min_interval: min, poll_interval: poll}, options) do
-    refuse!(options, :min_interval, "#{poll} at most, which is :poll_interval", min)
+    refuse!(options, :min_interval, "at most :poll_interval, which is #{poll}", min)
   end
 
   defp template!(type, derived, ports, options) do
@@ -316,7 +316,7 @@ defmodule Caravan.Cluster.Config do
     case {derived.node_sname, derived.node_basename} do
       {nil, nil} ->
         if Enum.any?(templates, fn {_type, template} -> :name in template end) do
-          refuse!(options, :node_sname, "the node name up to its port, such as \"app\"", nil)
+          refuse!(options, :node_sname, "the value of {name} in :node_name, such as \"app\"", nil)
         end
 
       {name, nil} ->
@@ -329,7 +329,7 @@ defmodule Caravan.Cluster.Config do
         name
 
       {_sname, basename} ->
-        refuse!(options, :node_basename, "left out where :node_sname is given", basename)
+        refuse!(options, :node_basename, "equal to :node_sname, or left out", basename)
     end
   end
 
@@ -346,7 +346,7 @@ defmodule Caravan.Cluster.Config do
       if(topology, do: " (topology #{inspect(topology)})", else: "")
   end
 
-  ## Checks
+  ## Custom types
 
   @doc false
   @spec check_query(term) :: Options.checked()
@@ -391,7 +391,7 @@ defmodule Caravan.Cluster.Config do
   def check_prune(after: count) when is_integer(count) and count in 1..1_000, do: {:ok, count}
 
   def check_prune(_other),
-    do: {:error, "[after: answers], with a number from 1 to 1000, such as [after: 3], or false"}
+    do: {:error, "[after: answers] with a number from 1 to 1_000, such as [after: 3], or false"}
 
   @doc false
   @spec check_client(term) :: Options.checked()
@@ -407,5 +407,5 @@ defmodule Caravan.Cluster.Config do
   @doc false
   @spec check_topology(term) :: Options.checked()
   def check_topology(topology) when is_atom(topology) and topology != nil, do: {:ok, topology}
-  def check_topology(_other), do: {:error, "an atom"}
+  def check_topology(_other), do: {:error, "an atom such as :app"}
 end

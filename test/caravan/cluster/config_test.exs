@@ -44,7 +44,7 @@ defmodule Caravan.Cluster.ConfigTest do
            } = Config.new!(@required)
   end
 
-  test "queries and types make up the sources" do
+  test "each query with each type is a source" do
     config = Config.new!(query: ["a.test", "b.test"], type: [:a, :aaaa], node_basename: "app")
 
     assert config.sources == [
@@ -58,12 +58,12 @@ defmodule Caravan.Cluster.ConfigTest do
     assert config.templates == %{a: [:name, "@", :ip], aaaa: [:name, "@", :ip]}
   end
 
-  test "a template without {name} needs no basename" do
+  test "a template without {name} does not need :node_sname" do
     config = Config.new!(query: "app.test", node_name: "{host_label}@{host}")
     assert config.templates == %{srv: [:host_label, "@", :host]}
   end
 
-  test "the resolver gets its options" do
+  test "the resolver gets its options from the strategy" do
     config =
       Config.new!(
         @required ++
@@ -86,22 +86,22 @@ defmodule Caravan.Cluster.ConfigTest do
     assert Config.dns_options(config, :a)[:addresses] == false
   end
 
-  test "with the ports of SRV records, names need carry none" do
+  test "with ports: :srv, the default names have no port" do
     config = Config.new!(@required ++ [ports: :srv, type: [:srv, :a]])
     assert config.templates == %{srv: [:name, "@", :host], a: [:name, "@", :ip]}
   end
 
-  test "the shortest interval is no longer than half of the longest, unless given" do
+  test "the default of :min_interval is at most half of :poll_interval" do
     assert Config.new!(@required ++ [poll_interval: 500]).min_interval == 250
     assert Config.new!(@required ++ [poll_interval: 500, min_interval: 500]).min_interval == 500
   end
 
-  test "pruning is on with a number, and off" do
+  test "pruning is on with a number of answers, and off with false" do
     assert Config.new!(@required ++ [prune: [after: 3]]).prune == 3
     assert Config.new!(@required ++ [prune: false]).prune == nil
   end
 
-  test "libcluster's state gives topology and functions" do
+  test "the topology and the functions come from libcluster's state" do
     state = %Cluster.Strategy.State{
       topology: :app,
       connect: {Fake, :connect, [1]},
@@ -118,7 +118,7 @@ defmodule Caravan.Cluster.ConfigTest do
            } = Config.new!(state)
   end
 
-  test "the configuration of Caravan 1.0's documentation is taken as it is" do
+  test "the configuration in the documentation of Caravan 1.0 is valid" do
     config =
       Config.new!(
         query: "likes-service-dist.service.consul",
@@ -132,7 +132,7 @@ defmodule Caravan.Cluster.ConfigTest do
     assert Config.new!(@required ++ [dns_client: Client]).dns_client == Client
   end
 
-  describe "refuses, with key, expectation and value," do
+  describe "new!/1 names key, expectation and value when it refuses" do
     for {title, options, message} <- [
           {"an unknown option", [{:querry, "x"} | @required],
            ~r/unknown option :querry \(given "x"\), expected one of: :query/},
@@ -140,20 +140,20 @@ defmodule Caravan.Cluster.ConfigTest do
           {"an empty query", [query: "", node_sname: "app"], ~r/expected :query .* got: ""/},
           {"an empty list of queries", [query: [], node_sname: "app"],
            ~r/expected :query .* got: \[\]/},
-          {"a query that is no string", [query: :app, node_sname: "app"],
+          {"a query that is not a string", [query: :app, node_sname: "app"],
            ~r/expected :query .* got: :app/},
-          {"a missing basename", [query: "app.test"], ~r/expected :node_sname .* got: nil/},
-          {"two basenames", @required ++ [node_basename: "other"],
-           ~r/expected :node_basename .* got: "other"/},
-          {"a basename with an @", [query: "app.test", node_sname: "a@b"],
+          {"a missing :node_sname", [query: "app.test"], ~r/expected :node_sname .* got: nil/},
+          {"a :node_basename that differs from :node_sname",
+           @required ++ [node_basename: "other"], ~r/expected :node_basename .* got: "other"/},
+          {"a :node_sname with an @", [query: "app.test", node_sname: "a@b"],
            ~r/expected :node_sname .* got: "a@b"/},
-          {"another type", @required ++ [type: :mx], ~r/expected :type .* got: :mx/},
+          {"an unknown type", @required ++ [type: :mx], ~r/expected :type .* got: :mx/},
           {"an unknown placeholder", @required ++ [node_name: "{name}@{hots}"],
            ~r/expected :node_name .*\{host\}.* got: "{name}@{hots}"/},
           {"{port} for A records", @required ++ [type: :a, node_name: "{name}-{port}@{ip}"],
            ~r/expected :node_name .*A records, only the placeholders/},
           {"a template without @", @required ++ [node_name: "{name}"], ~r/expected :node_name/},
-          {"a template that is no string", @required ++ [node_name: :name],
+          {"a template that is not a string", @required ++ [node_name: :name],
            ~r/expected :node_name .* got: :name/},
           {"a negative interval", @required ++ [poll_interval: -1],
            ~r/expected :poll_interval to be an integer from 100 to 3_600_000 \(milliseconds\), got: -1/},
@@ -162,40 +162,44 @@ defmodule Caravan.Cluster.ConfigTest do
           {"a fractional interval", @required ++ [poll_interval: 5.0], ~r/got: 5.0/},
           {"pruning without a number", @required ++ [prune: true],
            ~r/expected :prune to be \[after: answers\].* got: true/},
-          {"pruning after nothing", @required ++ [prune: [after: 0]], ~r/expected :prune/},
-          {"pruning with more than that", @required ++ [prune: [after: 1, max: 2]], ~r/:prune/},
-          {"no nodes at all", @required ++ [max_nodes: 0],
+          {"pruning after no answer", @required ++ [prune: [after: 0]], ~r/expected :prune/},
+          {"pruning with another key", @required ++ [prune: [after: 1, max: 2]], ~r/:prune/},
+          {"a maximum of no nodes", @required ++ [max_nodes: 0],
            ~r/expected :max_nodes to be an integer from 1 to 16_384, got: 0/},
-          {"no new names", @required ++ [max_new_names: 0], ~r/expected :max_new_names/},
+          {"a maximum of no new names", @required ++ [max_new_names: 0],
+           ~r/expected :max_new_names/},
           {"a negative time to keep", @required ++ [keep: -1], ~r/expected :keep .* got: -1/},
-          {"a shortest interval over the longest", @required ++ [min_interval: 5_001],
-           ~r/expected :min_interval to be 5000 at most, which is :poll_interval, got: 5001/},
-          {"a shortest interval of zero", @required ++ [min_interval: 0],
-           ~r/expected :min_interval/},
-          {"trust anchors that nobody would use", @required ++ [trust_anchors: "/etc/anchors"],
-           ~r/expected :dnssec to be true where :trust_anchors is given, got: false/},
-          {"ports from elsewhere", @required ++ [ports: :dns], ~r/expected :ports .* got: :dns/},
-          {"SRV ports without SRV", @required ++ [type: :a, ports: :srv],
-           ~r/expected :ports to be :name where :type has no :srv, got: :srv/},
-          {"a level that is none", @required ++ [log_level: :loud],
+          {"a :min_interval over :poll_interval", @required ++ [min_interval: 5_001],
+           ~r/expected :min_interval to be at most :poll_interval, which is 5000, got: 5001/},
+          {"a :min_interval of zero", @required ++ [min_interval: 0], ~r/expected :min_interval/},
+          {"trust anchors without DNSSEC", @required ++ [trust_anchors: "/etc/anchors"],
+           ~r/expected :dnssec to be true if :trust_anchors is given, got: false/},
+          {"an unknown source of ports", @required ++ [ports: :dns],
+           ~r/expected :ports .* got: :dns/},
+          {"ports from SRV records without SRV lookups", @required ++ [type: :a, ports: :srv],
+           ~r/expected :ports to be :name if :type has no :srv, got: :srv/},
+          {"an unknown log level", @required ++ [log_level: :loud],
            ~r/expected :log_level .* got: :loud/},
           {"a cache that is neither", @required ++ [lookup_cache: 1], ~r/expected :lookup_cache/},
-          {"a connect that is no MFA", @required ++ [connect: {Fake, :connect, 1}],
+          {"a connect function whose arguments are not a list",
+           @required ++ [connect: {Fake, :connect, 1}],
            ~r/expected :connect to be {module, function, arguments}, got: {Fake, :connect, 1}/},
-          {"no connects at all", @required ++ [max_connects: 0], ~r/expected :max_connects/},
-          {"a client for other than SRV records", @required ++ [type: :a, dns_client: Client],
-           ~r/expected :type to be :srv where :dns_client is given, got: \[:a\]/},
+          {"a maximum of no connects", @required ++ [max_connects: 0],
+           ~r/expected :max_connects/},
+          {"a client for A records", @required ++ [type: :a, dns_client: Client],
+           ~r/expected :type to be :srv if :dns_client is given, got: \[:a\]/},
           {"an improper list of queries", [query: ["a" | "b"], node_sname: "app"],
            ~r/expected :query/},
-          {"a template that no node name fits", @required ++ [node_name: "a b@{host}"],
+          {"a template with a space", @required ++ [node_name: "a b@{host}"],
            ~r/expected :node_name/},
           {"a client without get_nodes/1", @required ++ [dns_client: Enum],
            ~r/expected :dns_client .* got: Enum/},
-          {"a client that is not there", @required ++ [dns_client: No.Such],
+          {"a client that does not exist", @required ++ [dns_client: No.Such],
            ~r/expected :dns_client .* got: No.Such/},
           {"a nameserver by name", @required ++ [nameservers: ["ns.test"]],
            ~r/expected :nameservers .* got: \["ns.test"\]/},
-          {"what is no keyword list", [:query], ~r/expected options as a keyword list/}
+          {"options that are not a keyword list", [:query],
+           ~r/expected options as a keyword list/}
         ] do
       test title do
         assert_raise ArgumentError, unquote(Macro.escape(message)), fn ->
@@ -204,7 +208,7 @@ defmodule Caravan.Cluster.ConfigTest do
       end
     end
 
-    test "a libcluster config that is no keyword list" do
+    test "a config of libcluster that is not a keyword list" do
       state = struct!(Cluster.Strategy.State, topology: :app, config: nil)
 
       assert_raise ArgumentError, ~r/expected :config to be a keyword list, got: nil/, fn ->
@@ -212,7 +216,7 @@ defmodule Caravan.Cluster.ConfigTest do
       end
     end
 
-    test "naming the topology" do
+    test "a missing option, with the topology" do
       state = %Cluster.Strategy.State{topology: :app, config: []}
 
       assert_raise ArgumentError, ~r/\(topology :app\): required option :query/, fn ->
