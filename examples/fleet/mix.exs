@@ -7,7 +7,7 @@ defmodule Fleet.MixProject do
       version: "0.1.0",
       elixir: "~> 1.14",
       start_permanent: Mix.env() == :prod,
-      # In a project of your own: {:caravan, "~> 2.0"}.
+      # Other projects depend on {:caravan, "~> 2.0"}.
       deps: [{:caravan, path: "../.."}]
     ]
   end

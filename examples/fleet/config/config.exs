@@ -1,6 +1,6 @@
 import Config
 
-# One log for several nodes, as bin/demo keeps it: each line says whose it is.
+# bin/demo writes the log lines of all nodes to one file, so each line has its node.
 format = "$time $node [$level] $message\n"
 # Elixir 1.14
 config :logger, :console, format: format

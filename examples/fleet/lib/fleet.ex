@@ -4,7 +4,7 @@ defmodule Fleet do
   """
 
   @doc """
-  Prints a table of all nodes: name, port, and whom each is connected to.
+  Prints a table of all nodes, with their names, ports and connected nodes.
 
       bin/fleet rpc "Fleet.status()"
   """
@@ -12,7 +12,7 @@ defmodule Fleet do
   def status do
     nodes = Enum.sort([node() | Node.list()])
 
-    # Every node speaks for itself: the question travels over the cluster's own connections.
+    # Each node returns its own list, over the connections of the cluster.
     peers = :erpc.multicall(nodes, Node, :list, [], 5_000)
 
     print("node", "port", "connected to")
@@ -24,7 +24,7 @@ defmodule Fleet do
     :ok
   end
 
-  defp describe({:ok, []}), do: "nobody"
+  defp describe({:ok, []}), do: "no node"
   defp describe({:ok, peers}), do: peers |> Enum.sort() |> Enum.join(" ")
   defp describe(failure), do: inspect(failure)
 
