@@ -1,5 +1,5 @@
 defmodule Caravan.Native do
-  # The functions of native/caravan_nif, one stub each. Runs inside kernel start, so: only :erlang,
+  # NIF border, boot-safe. The functions of native/caravan_nif, one stub each. Runs inside kernel start, so: only :erlang,
   # kernel and stdlib, and no @on_load. In a release the handlers of preloaded modules run after
   # distribution has started (kernel_safe_sup), and the node would not boot. A stub loads the library
   # on its first call instead, and the call goes on in the native function.

@@ -1,5 +1,5 @@
 defmodule Caravan.Cluster.Job do
-  # One call in a process of its own, with a deadline. The owner gets two kinds of messages and hands
+  # Effect. One call in a process of its own, with a deadline. The owner gets two kinds of messages and hands
   # every message it does not know to outcome/2. The process is not linked: an owner that ends leaves
   # a connect that is under way alone.
   @moduledoc false

@@ -1,5 +1,5 @@
 defmodule Caravan.Cluster.NodeName do
-  # From a DNS record to the name of a node, as a string: what DNS says becomes an atom only after it
+  # Pure. From a DNS record to the name of a node, as a string: what DNS says becomes an atom only after it
   # was checked here.
   @moduledoc false
 

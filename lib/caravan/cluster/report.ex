@@ -1,5 +1,5 @@
 defmodule Caravan.Cluster.Report do
-  # What an operator sees: log lines and telemetry events.
+  # Effect. What an operator sees: log lines and telemetry events.
   @moduledoc false
 
   alias Caravan.Cluster.Config

@@ -1,5 +1,5 @@
 defmodule Caravan.Cluster.Topologies do
-  # The names of the strategies that run in this VM, so that a topology finds its processes. Several of
+  # Effect. The names of the strategies that run in this VM, so that a topology finds its processes. Several of
   # one topology may stand side by side: they count up. Nodes of one cluster that start the same
   # strategies have the same names for them.
   @moduledoc false

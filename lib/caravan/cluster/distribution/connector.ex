@@ -1,5 +1,5 @@
 defmodule Caravan.Cluster.Distribution.Connector do
-  # The connect, disconnect and list_nodes functions of a topology, as libcluster defines them, and what
+  # Effect. The connect, disconnect and list_nodes functions of a topology, as libcluster defines them, and what
   # their outcomes mean. They are the user's own: they may raise, hang, or return rubbish.
   @moduledoc false
 

@@ -1,5 +1,5 @@
 defmodule Caravan.Cluster.Distribution.Diagnosis do
-  # Why a node cannot be connected, as far as that can be known from outside: net_kernel only says that
+  # Effect. Why a node cannot be connected, as far as that can be known from outside: net_kernel only says that
   # it cannot. Takes the way of a connect again, up to the handshake; slow, so to be run as a job.
   @moduledoc false
 

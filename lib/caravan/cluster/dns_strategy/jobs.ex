@@ -1,5 +1,5 @@
 defmodule Caravan.Cluster.DnsStrategy.Jobs do
-  # The jobs of one owner, each with a tag that says what it is for. State of its owner, not a process:
+  # Owner-state. The jobs of one owner, each with a tag that says what it is for. State of its owner, not a process:
   # the owner hands its messages to handle/2.
   @moduledoc false
 
