@@ -1,7 +1,7 @@
 defmodule Caravan.Test.Eventually do
   @moduledoc false
 
-  @doc "Polls `condition` until it holds, for no longer than `timeout` milliseconds."
+  @doc "Polls `condition` for at most `timeout` milliseconds. Returns whether it held."
   @spec true?((() -> as_boolean(term)), timeout :: pos_integer) :: boolean
   def true?(condition, timeout \\ 5_000) do
     poll(condition, System.monotonic_time(:millisecond) + timeout)

@@ -1,7 +1,7 @@
 defmodule Cluster.Strategy.State do
   @moduledoc """
-  A double of libcluster's struct, which cannot be had without a hex registry: the same fields and
-  defaults as in libcluster 3.5 (`lib/strategy/state.ex`).
+  A double of libcluster's struct, with the fields and defaults of libcluster 3.5 (`lib/strategy/state.ex`).
+  libcluster itself would need Hex.
   """
 
   defstruct topology: nil,

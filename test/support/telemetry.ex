@@ -1,8 +1,7 @@
 unless Code.ensure_loaded?(:telemetry) do
   defmodule :telemetry do
     @moduledoc """
-    A double of `:telemetry`, which cannot be had without a hex registry: handlers of single events, kept
-    in a persistent term.
+    A double of `:telemetry`, which would need Hex. It keeps the handlers in a persistent term.
     """
 
     @spec attach_many(term, [[atom]], function, term) :: :ok

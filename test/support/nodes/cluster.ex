@@ -1,5 +1,5 @@
 defmodule Caravan.Test.Cluster do
-  @moduledoc "Nodes under test that find each other by the strategy, through one SRV name of a `Knot`."
+  @moduledoc "Nodes under test that find each other with the strategy, through one SRV name of a `Knot`."
 
   alias Caravan.Test.Host
   alias Caravan.Test.Knot
@@ -8,11 +8,11 @@ defmodule Caravan.Test.Cluster do
 
   @query "_app._tcp.caravan.test"
 
-  @doc "The zone that it takes."
+  @doc "Returns the zone that the `Knot` must have."
   @spec zone() :: String.t()
   def zone, do: "caravan.test"
 
-  @doc "A node that looks for others. Options of `PeerNode.start!/1`, and `:strategy`, options of it."
+  @doc "Starts a node that runs the strategy. Options: those of `PeerNode.start!/1`, and `:strategy`, options of the strategy."
   @spec start_node(pid, keyword) :: PeerNode.t()
   def start_node(knot, options \\ []) do
     {strategy, options} = Keyword.pop(options, :strategy, [])
@@ -21,12 +21,12 @@ defmodule Caravan.Test.Cluster do
     node
   end
 
-  @doc "A node with a `Witness`, but no strategy yet."
+  @doc "Starts a node with a `Witness` and without a strategy. Options are those of `PeerNode.start!/1`."
   @spec start_alone(keyword) :: PeerNode.t()
   def start_alone(options \\ []) do
     node = PeerNode.start!(Keyword.put_new_lazy(options, :name, fn -> PeerNode.name("app") end))
     {:ok, _} = PeerNode.call(node, :application, :ensure_all_started, [:logger])
-    # What they log would stand among the results of the tests.
+    # The log of the nodes would mix with the results of the tests.
     :ok = PeerNode.call(node, :logger, :set_primary_config, [:level, :none])
     :ok = PeerNode.call(node, Witness, :start, [])
     :ok = PeerNode.call(node, Witness, :join, [])
@@ -38,7 +38,7 @@ defmodule Caravan.Test.Cluster do
     do: PeerNode.call(node, __MODULE__, :run_strategy, [options(knot, strategy)])
 
   @doc false
-  # On the node: under a supervisor that outlives this call.
+  # Runs on the node. The supervisor outlives this call.
   @spec run_strategy(keyword) :: :ok
   def run_strategy(options) do
     test = self()
@@ -61,7 +61,7 @@ defmodule Caravan.Test.Cluster do
       [
         query: @query,
         node_sname: "app",
-        # The host of every name is this machine, which no SRV target can say.
+        # An SRV target cannot be an address, so the template sets the host.
         node_name: "{name}-{port}@127.0.0.1",
         nameservers: [Knot.address(knot)],
         lookup_timeout: 500,
@@ -82,7 +82,7 @@ defmodule Caravan.Test.Cluster do
   @spec peers(PeerNode.t()) :: [node]
   def peers(node), do: node |> PeerNode.call(:erlang, :nodes, []) |> Enum.sort()
 
-  @doc "Waits until each of them is connected to the others, and to nobody else."
+  @doc "Waits until each of the nodes is connected to the others and to no other node."
   @spec await_mesh([PeerNode.t()], pos_integer) :: true
   def await_mesh(nodes, timeout \\ 30_000) do
     names = Enum.map(nodes, & &1.name)
@@ -103,7 +103,7 @@ defmodule Caravan.Test.Cluster do
   @spec report(PeerNode.t()) :: map
   def report(node), do: PeerNode.call(node, Witness, :report, [])
 
-  @doc "Sends a signal to the node's VM."
+  @doc "Sends a signal to the VM of the node."
   @spec signal(PeerNode.t(), String.t()) :: :ok
   def signal(node, name) do
     {_, 0} = System.cmd("kill", ["-" <> name, node.os_pid])

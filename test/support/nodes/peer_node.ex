@@ -1,13 +1,13 @@
 defmodule Caravan.Test.PeerNode do
   @moduledoc """
-  BEAM nodes on `Caravan.Epmd`, each a VM of its own under OTP's `:peer`.
+  BEAM nodes on `Caravan.Epmd`. OTP's `:peer` starts each in a separate VM.
 
       a = PeerNode.start!(name: PeerNode.name("a"))
       b = PeerNode.start!(name: PeerNode.name("b"))
       true = PeerNode.call(a, :net_kernel, :connect_node, [b.name])
 
-  They talk to the test over their stdin and stdout, so the test VM itself need not be distributed.
-  A node ends with the test that started it, and the test is over when the node is gone.
+  The nodes talk to the test over stdin and stdout, so the test VM need not be distributed. A node ends with
+  the test that started it, and the test waits for the end of the node.
   """
 
   import ExUnit.Callbacks, only: [on_exit: 1, start_supervised!: 1, stop_supervised!: 1]
@@ -25,11 +25,11 @@ defmodule Caravan.Test.PeerNode do
   @doc """
   Starts a node and waits until it has booted.
 
-    * `:name`: `"a-4001@127.0.0.1"`, or `"a-4001"` for a short one; without it the VM is not alive
-    * `:epmd`: `false` leaves the flags of `Caravan.Epmd` out
-    * `:path`: directories with beam files; without it, Elixir and Caravan as this VM has them
-    * `:args`, `:env` (`[{"NAME", "value"}]`): more arguments and environment variables
-    * `:wrapper`: a command that gets the node's as its last arguments and becomes it
+    * `:name`: `"a-4001@127.0.0.1"`, or `"a-4001"` for a short name. Without it, the VM is not alive.
+    * `:epmd`: with `false`, the flags of `Caravan.Epmd` are left out.
+    * `:path`: the directories with beam files. By default, they are Elixir's and Caravan's in this VM.
+    * `:args`, `:env` (`[{"NAME", "value"}]`): additional VM arguments and environment variables.
+    * `:wrapper`: a command that gets the command of the node as its last arguments and executes it.
   """
   @spec start!(keyword) :: t
   def start!(opts \\ []) do
@@ -44,13 +44,13 @@ defmodule Caravan.Test.PeerNode do
     name = :peer.call(peer, :erlang, :node, [], @call_timeout)
     os_pid = peer |> :peer.call(:os, :getpid, [], @call_timeout) |> to_string()
 
-    # `:peer` closes the node's stdin, and once in some hundred times, on a very busy machine, the node sat
-    # there idle and did not notice. That is said, and no failure of a test that has passed.
+    # `:peer` closes the node's stdin. On a very busy machine, about one node in some hundred did not notice and
+    # stayed idle. await_end/1 prints that and kills the node. It does not fail a test that has passed.
     on_exit(fn -> Host.await_end(os_pid) end)
     %__MODULE__{id: id, peer: peer, name: name, os_pid: os_pid}
   end
 
-  @doc "Ends the node; its port is free when this returns."
+  @doc "Ends the node. Its port is free when this function returns."
   @spec stop!(t) :: :ok
   def stop!(%__MODULE__{} = node) do
     stop_supervised!(node.id)
@@ -62,18 +62,18 @@ defmodule Caravan.Test.PeerNode do
   def call(%__MODULE__{} = node, module, function, args),
     do: :peer.call(node.peer, module, function, args, @call_timeout)
 
-  @doc "Runs Elixir code on the node; `bindings` are its variables."
+  @doc "Evaluates Elixir code on the node, with `bindings` as variables, and returns the value."
   @spec eval(t, String.t(), keyword) :: term
   def eval(%__MODULE__{} = node, code, bindings \\ []) do
     {value, _bindings} = call(node, Code, :eval_string, [code, bindings])
     value
   end
 
-  @doc "A long name whose number is a free port."
+  @doc "Returns a long node name whose number is a free port."
   @spec name(String.t(), String.t()) :: String.t()
   def name(prefix, host \\ "127.0.0.1"), do: "#{prefix}-#{Host.free_port()}@#{host}"
 
-  @doc "The port in a name made by `name/2`."
+  @doc "Returns the port in a name that `name/2` made."
   @spec port(t | String.t()) :: :inet.port_number()
   def port(%__MODULE__{name: name}), do: name |> Atom.to_string() |> port()
 
@@ -82,14 +82,14 @@ defmodule Caravan.Test.PeerNode do
     String.to_integer(digits)
   end
 
-  @doc "The VM arguments that the README asks for."
+  @doc "Returns the VM arguments that the README requires."
   @spec epmd_args() :: [String.t()]
   def epmd_args, do: ~w(-epmd_module Elixir.Caravan.Epmd -start_epmd false)
 
-  @doc "The environment of a VM that inherits nothing from the one that runs the tests."
+  @doc "Returns arguments of `env` for a VM that inherits nothing from the VM that runs the tests."
   @spec clean_env([{String.t(), String.t()}]) :: [String.t()]
   def clean_env(env \\ []) do
-    # Erlang writes a cookie there, which VMs of other users of this machine could not read.
+    # Erlang writes a cookie into HOME. In a directory that users share, the others could not read it.
     home = Mix.Project.build_path()
     base = [{"PATH", System.get_env("PATH")}, {"HOME", home}, {"LANG", "C.UTF-8"}]
     ["-i" | Enum.map(base ++ env, fn {name, value} -> "#{name}=#{value}" end)]
@@ -97,7 +97,7 @@ defmodule Caravan.Test.PeerNode do
 
   defp options(opts) do
     epmd = if opts[:epmd], do: epmd_args(), else: ~w(-start_epmd false)
-    # Reports of nodes that a test breaks on purpose would drown its own output.
+    # Tests break nodes on purpose. The reports of these nodes would hide the output of the tests.
     common = ~w(-setcookie caravan_test -kernel logger_level critical)
     paths = Enum.flat_map(opts[:path], &["-pa", &1])
     args = name_args(opts[:name]) ++ paths ++ epmd ++ common ++ opts[:args]

@@ -1,12 +1,12 @@
 defmodule Caravan.Test.Release do
   @moduledoc """
-  The release of `examples/fleet`, and nodes of it that run as in production.
+  The release of `examples/fleet`, and nodes that run it as in production.
 
       release = Release.build!()
       node = Release.start!(release, Release.node(release, "app-5101@127.0.0.1"))
       Release.run(node, ["rpc", "IO.inspect(Node.list())"])
 
-  It uses the library that is being tested, so nothing is built with cargo.
+  The release contains the Rust library that is being tested, so cargo builds nothing.
   """
 
   import ExUnit.Assertions, only: [assert: 2]
@@ -24,7 +24,7 @@ defmodule Caravan.Test.Release do
   @type t :: %__MODULE__{dir: Path.t()}
 
   defmodule Node do
-    @moduledoc "A node of the release: the environment that its script gets, and its own directory."
+    @moduledoc "One node of the release: the environment of its script, and its directory."
 
     @enforce_keys [:script, :name, :dir, :env]
     defstruct [:script, :name, :dir, :env, :os_pid]
@@ -38,7 +38,7 @@ defmodule Caravan.Test.Release do
           }
   end
 
-  @doc "Builds the release. For `setup_all`: it goes away with the tests of the module."
+  @doc "Builds the release. Call it in `setup_all`: the release is deleted after the tests of the module."
   @spec build!() :: t
   def build! do
     dir = tmp_dir!("release")
@@ -64,8 +64,8 @@ defmodule Caravan.Test.Release do
   end
 
   @doc """
-  A node by its `RELEASE_NODE`, not started yet. `env` is added to what its script gets for each
-  command, `start` and `rpc` alike, as a container's environment would be.
+  Returns a node with this `RELEASE_NODE`, which is not started yet. Each command of its script gets `env`,
+  as in a container: `start`, `rpc` and the others.
   """
   @spec node(t, String.t(), [{String.t(), String.t()}]) :: Node.t()
   def node(%__MODULE__{} = release, name, env \\ []) do
@@ -75,25 +75,25 @@ defmodule Caravan.Test.Release do
     %Node{script: Path.join(release.dir, "bin/fleet"), name: name, dir: dir, env: env}
   end
 
-  @doc "Runs a command of the release's script to its end: `rpc`, `pid`, `stop`, a `start` that fails."
+  @doc "Runs a command of the release's script to its end, such as `rpc`, `pid`, `stop`, or a `start` that fails."
   @spec run(Node.t(), [String.t()], keyword) :: Command.t()
   def run(%Node{} = node, arguments, opts \\ []),
     do: Command.run([node.script | arguments], [env: node.env] ++ opts)
 
-  @doc "`start`: a node that runs in the foreground until the test is over. It may still be booting."
+  @doc "Starts the node in the foreground until the test ends. The node may still be booting when this returns."
   @spec start!(Node.t()) :: Node.t()
   def start!(%Node{} = node) do
     command = ["-c", ~S(exec "$@" >"$0" 2>&1 </dev/null), log_file(node), "/usr/bin/env"]
     arguments = command ++ PeerNode.clean_env(node.env) ++ [node.script, "start"]
-    # With its status asked for, the port stays open, though nothing is written to it.
+    # :exit_status keeps the port open when the command closes its stdout.
     port = Port.open({:spawn_executable, "/bin/sh"}, [:exit_status, args: arguments])
     {:os_pid, os_pid} = Port.info(port, :os_pid)
     %{node | os_pid: to_string(os_pid)}
   end
 
   @doc """
-  Runs a command on a terminal of its own, as `remote` wants it. What it prints comes as messages of
-  the port that is returned; what is sent to it is typed.
+  Runs a command on a new terminal, which `remote` needs. Returns a port: its messages are the output, and
+  bytes sent to it are typed.
   """
   @spec on_terminal!(Node.t(), String.t()) :: port
   def on_terminal!(%Node{} = node, command) do
@@ -102,14 +102,14 @@ defmodule Caravan.Test.Release do
     Port.open({:spawn_executable, "/usr/bin/env"}, [:binary, args: env ++ script])
   end
 
-  @doc "Waits until a started node answers; `condition` is Elixir code that it has to find true."
+  @doc "Waits until Elixir code is true on a started node."
   @spec await(Node.t(), String.t()) :: :ok
   def await(%Node{} = node, condition \\ "true") do
     Host.await(fn -> rpc(node, condition) == "true" end, "#{node.name}: #{condition}", 40_000)
     :ok
   end
 
-  @doc "What `rpc` prints for the inspected value of the code; nil while the node does not answer."
+  @doc "Returns the inspected value of the code on the node, or `nil` if the node does not answer."
   @spec rpc(Node.t(), String.t()) :: String.t() | nil
   def rpc(%Node{} = node, code) do
     case run(node, ["rpc", "IO.inspect((#{code}))"]) do
@@ -118,13 +118,13 @@ defmodule Caravan.Test.Release do
     end
   end
 
-  @doc "What a started node has written."
+  @doc "Returns the output of a started node."
   @spec log(Node.t()) :: String.t()
   def log(%Node{} = node), do: File.read!(log_file(node))
 
   defp log_file(node), do: Path.join(node.dir, "log")
 
-  # Whatever was started with this RELEASE_TMP: the node, its helpers, its daemon.
+  # Ends all processes that were started with this RELEASE_TMP: the node, its helpers and its daemon.
   defp end_all(dir) do
     for os_pid <- Host.pids_with_env("RELEASE_TMP=#{dir}") do
       System.cmd("kill", ["-KILL", os_pid], stderr_to_stdout: true)

@@ -1,8 +1,8 @@
 defmodule Caravan.Test.Command do
   @moduledoc """
-  Runs a command of the operating system to its end, in an environment that holds only what is given.
+  Runs a command of the operating system to its end, with a clean environment and a deadline.
 
-  With a deadline, after which it is killed: the status is then 124 or 137, as `timeout` says it.
+  A command that misses its deadline is killed. Its status is then 124 or 137, as that of `timeout`.
   """
 
   alias Caravan.Test.PeerNode
@@ -17,10 +17,10 @@ defmodule Caravan.Test.Command do
           crash_dump?: boolean
         }
 
-  # Not in the directory of the files: a daemon needs the one that it was started in.
+  # Runs in /, because a daemon keeps the directory that it was started in, and `dir` is removed.
   @script ~S(cd / && exec "$@" 2>"$0/stderr" <"$0/stdin")
 
-  @doc "Options: `env`, `stdin` (a text) and `timeout` in seconds (default 30)."
+  @doc "Runs a command. Options: `env`, `stdin` (a text) and `timeout` in seconds (by default 30)."
   @spec run([String.t(), ...], keyword) :: t
   def run(command, opts \\ []) do
     opts = Keyword.validate!(opts, env: [], stdin: "", timeout: 30)

@@ -1,20 +1,20 @@
 defmodule Caravan.Test.Host do
-  @moduledoc "What the tests ask this machine: its ports and its processes."
+  @moduledoc "Ports and processes of this machine. Needs Linux: it reads `/proc`."
 
   import ExUnit.Assertions, only: [assert: 2]
   import ExUnit.Callbacks, only: [on_exit: 1]
 
   alias Caravan.Test.Eventually
 
-  # Below the ports that Linux gives to outgoing connections (32768 and up), so that none of those
-  # takes a port between this look at it and the start of the node that it is for.
+  # Linux gives ports from 32768 on to outgoing connections. The ports here are lower, so that no connection takes
+  # one between free_port/0 and the start of the node that uses it.
   @first_port 10_000
   @ports 22_000
 
-  @doc "A port that nobody uses and that this VM has not been given before."
+  @doc "Returns a port that is free and that this function has not returned before."
   @spec free_port() :: :inet.port_number()
   def free_port do
-    # The id spreads test VMs that run at the same moment.
+    # The pid keeps test VMs apart that run at the same time.
     offset = String.to_integer(System.pid()) * 61 + System.unique_integer([:positive, :monotonic])
     port = @first_port + rem(offset, @ports)
 
@@ -28,24 +28,24 @@ defmodule Caravan.Test.Host do
     end
   end
 
-  @doc "The TCP ports that a process listens on, sorted."
+  @doc "Returns the TCP ports that a process listens on, sorted."
   @spec listening_ports(String.t()) :: [:inet.port_number()]
   def listening_ports(os_pid),
     do: Enum.sort(for {"0A", local, _remote} <- tcp_sockets(os_pid), uniq: true, do: local)
 
-  @doc "The established TCP connections of a process: its own ports and those at the other end."
+  @doc "Returns the established TCP connections of a process, each as `{local_port, remote_port}`."
   @spec connections(String.t()) :: [{:inet.port_number(), :inet.port_number()}]
   def connections(os_pid),
     do: for({"01", local, remote} <- tcp_sockets(os_pid), do: {local, remote})
 
-  @doc "For `setup`: a test during which an epmd daemon has appeared fails."
+  @doc "For `setup`: fails the test if an epmd daemon was started during the test."
   @spec forbid_epmd(map) :: :ok
   def forbid_epmd(_context) do
     before = pids_of("epmd")
     on_exit(fn -> assert pids_of("epmd") -- before == [], "an epmd daemon was started" end)
   end
 
-  @doc "The ids of the processes with this name (the first fifteen characters of their file's)."
+  @doc "Returns the ids of the processes with this name (the first 15 characters of their program's)."
   @spec pids_of(String.t()) :: [String.t()]
   def pids_of(name) do
     for path <- Path.wildcard("/proc/[0-9]*/comm"), File.read(path) == {:ok, name <> "\n"} do
@@ -53,7 +53,7 @@ defmodule Caravan.Test.Host do
     end
   end
 
-  @doc "The ids of the processes that were started with this variable: `NAME=value`."
+  @doc "Returns the ids of the processes that have `NAME=value` in their environment."
   @spec pids_with_env(String.t()) :: [String.t()]
   def pids_with_env(variable) do
     for path <- Path.wildcard("/proc/[0-9]*/environ"),
@@ -62,7 +62,7 @@ defmodule Caravan.Test.Host do
         do: path |> Path.split() |> Enum.at(2)
   end
 
-  @doc "Waits until a process is gone; kills one that has not ended by itself after 20 seconds, and says so."
+  @doc "Waits until a process has ended. After 20 seconds, it kills the process and prints a line."
   @spec await_end(String.t()) :: :ended | :killed
   def await_end(os_pid) do
     if Eventually.true?(fn -> not alive?(os_pid) end, 20_000) do
@@ -74,14 +74,14 @@ defmodule Caravan.Test.Host do
     end
   end
 
-  @doc "As `await_end/1`, but fails the test where the process had to be killed."
+  @doc "Like `await_end/1`, but fails the test if the process had to be killed."
   @spec await_exit(String.t()) :: :ok
   def await_exit(os_pid) do
     assert await_end(os_pid) == :ended, "process #{os_pid} did not end"
     :ok
   end
 
-  @doc "Whether the process runs; a zombie does not."
+  @doc "Returns whether the process runs. A zombie does not run."
   @spec alive?(String.t()) :: boolean
   def alive?(os_pid) do
     case File.read("/proc/#{os_pid}/stat") do
@@ -90,12 +90,12 @@ defmodule Caravan.Test.Host do
     end
   end
 
-  @doc "Polls until the condition holds; fails the test when it does not within `timeout` ms."
+  @doc "Polls until the condition holds. Fails the test if that takes over `timeout` ms."
   @spec await((() -> as_boolean(term)), String.t(), timeout_ms :: pos_integer) :: true
   def await(condition, what, timeout \\ 20_000),
     do: assert(Eventually.true?(condition, timeout), "waited #{timeout} ms in vain: #{what}")
 
-  # State, local port and remote port, as proc(5) describes /proc/net/tcp.
+  # Returns state, local port and remote port of each socket. The format is in proc(5), /proc/net/tcp.
   defp tcp_sockets(os_pid) do
     inodes = socket_inodes(os_pid)
 

@@ -1,14 +1,14 @@
 defmodule Caravan.Test.Hosts do
   @moduledoc """
-  Nodes on hosts of their own (`Caravan.Test.Netns`), and a knot on another.
+  Nodes on separate hosts (`Caravan.Test.Netns`), and a `Knot` on another host.
 
       hosts = Hosts.start!(3)
       Hosts.put_records(hosts, ["app 1 A 10.77.0.1"])
       Hosts.discover(hosts.nodes, query: "app.caravan.test", type: :a, node_sname: "app", nameservers: [Hosts.dns(hosts)])
       Host.await(fn -> Hosts.mesh?(hosts.nodes) end, "the mesh")
 
-  Host `n` (1, 2, …) has the address 10.77.0.n or fd77::n, and the node `app@` that address. The knot's host
-  is `:dns`.
+  Host `n` (1, 2, …) has the address 10.77.0.n or fd77::n and the node `app@ADDRESS`. The host of the `Knot` is
+  `:dns`.
   """
 
   import ExUnit.Callbacks, only: [start_supervised!: 1]
@@ -33,7 +33,7 @@ defmodule Caravan.Test.Hosts do
   @prefix %{inet: "10.77.0.", inet6: "fd77::"}
   @length %{inet: 24, inet6: 64}
 
-  # On a node. Its name is free when this is done.
+  # Runs on a node. Afterwards the registered name is free.
   @stop """
   if pid = Process.whereis(:discovery) do
     ref = Process.monitor(pid)
@@ -42,7 +42,7 @@ defmodule Caravan.Test.Hosts do
   end
   """
 
-  # On a node: discovery starts at the same moment everywhere, in place of one before.
+  # Runs on a node. It ends an earlier discovery and starts a new one at a moment that all nodes share.
   @discover """
   #{@stop}
   spawn(fn ->
@@ -54,8 +54,12 @@ defmodule Caravan.Test.Hosts do
   """
 
   @doc """
-  Starts them. Options: `family` (`:inet` or `:inet6`); `more`, other hosts and their addresses; `name`, a
-  function from the number of a node to its name; `args`, one from it to VM arguments.
+  Starts the nodes and the `Knot`. Options:
+
+    * `family`, `:inet` or `:inet6`
+    * `more`, additional hosts with their addresses
+    * `name`, a function from the number of a node to its name
+    * `args`, a function from the number of a node to its VM arguments
   """
   @spec start!(pos_integer, keyword) :: t
   def start!(count, opts \\ []) do
@@ -78,11 +82,11 @@ defmodule Caravan.Test.Hosts do
     %__MODULE__{net: net, dns: dns, family: family, nodes: nodes}
   end
 
-  @doc "The address of host `n`, as text."
+  @doc "Returns the address of host `n` as text."
   @spec ip(:inet | :inet6, pos_integer) :: String.t()
   def ip(family, n), do: parse(@prefix[family] <> to_string(n)) |> :inet.ntoa() |> to_string()
 
-  @doc "The knot, as `nameservers` are written."
+  @doc "Returns the address of the `Knot` in the form of the option `:nameservers`."
   @spec dns(t) :: String.t()
   def dns(%__MODULE__{dns: dns}), do: PeerNode.call(dns, Knot, :address, [:knot])
 
@@ -92,8 +96,9 @@ defmodule Caravan.Test.Hosts do
     do: PeerNode.call(dns, Knot, :put_records, [:knot, records])
 
   @doc """
-  From now on the nodes discover each other with these options, and not with those before. They start
-  at the same moment, which is returned in milliseconds of `System.os_time/1`, when each has heard of DNS.
+  Starts discovery with these options on all nodes at the same moment, in place of an earlier discovery.
+
+  Returns that moment, in milliseconds of `System.os_time/1`, when each node has had a first answer.
   """
   @spec discover(%{pos_integer => PeerNode.t()}, keyword) :: integer
   def discover(nodes, options) do
@@ -103,30 +108,30 @@ defmodule Caravan.Test.Hosts do
         do: PeerNode.eval(node, @discover, options: options, start_at: start_at)
 
     for {_n, node} <- nodes,
-        do: Host.await(fn -> heard?(node, start_at) end, "#{node.name} to hear of DNS")
+        do: Host.await(fn -> answered?(node, start_at) end, "the first answer of #{node.name}")
 
     start_at
   end
 
-  @doc "Ends discovery; connections stay as they are."
+  @doc "Ends discovery. Connections stay."
   @spec stop_discovery(%{pos_integer => PeerNode.t()}) :: :ok
   def stop_discovery(nodes) do
     for {_n, node} <- nodes, do: PeerNode.eval(node, @stop)
     :ok
   end
 
-  @doc "The nodes that a node is connected to."
+  @doc "Returns the nodes that a node is connected to."
   @spec peers(PeerNode.t()) :: [node]
   def peers(node), do: PeerNode.call(node, :erlang, :nodes, [])
 
-  @doc "Each of these nodes sees the others of them, and nobody else."
+  @doc "Returns whether each of the nodes is connected to the others and to no other node."
   @spec mesh?(%{pos_integer => PeerNode.t()}) :: boolean
   def mesh?(nodes) do
     names = Enum.sort(for {_n, node} <- nodes, do: node.name)
     Enum.all?(nodes, fn {_n, node} -> Enum.sort([node.name | peers(node)]) == names end)
   end
 
-  defp heard?(node, start_at) do
+  defp answered?(node, start_at) do
     System.os_time(:millisecond) > start_at and
       PeerNode.call(node, Caravan.Cluster, :await, [:caravan, [timeout: 10_000]]) == :ok
   end
@@ -135,7 +140,7 @@ defmodule Caravan.Test.Hosts do
     proto = if family == :inet6, do: ~w(-proto_dist inet6_tcp), else: []
     node = PeerNode.start!(name: name, wrapper: Netns.wrapper(net, n), args: proto ++ args)
     {:ok, _} = PeerNode.call(node, :application, :ensure_all_started, [:logger])
-    # What they log would stand among the results of the tests.
+    # The log of the nodes would mix with the results of the tests.
     :ok = PeerNode.call(node, :logger, :set_primary_config, [:level, :none])
     :ok = PeerNode.call(node, Witness, :start, [])
     node

@@ -8,23 +8,23 @@ defmodule Caravan.Test.Netns do
       Netns.set(net, [{:cut, [:a], [:b]}])
       Netns.set(net, [])
 
-  Each host has an interface on one bridge, and nothing else: no way leads in or out. The namespaces have
-  no names. A process that does nothing but wait for the end of its stdin holds each of them, and the
-  kernel takes them away with the last process in them, however the tests end.
+  Each host has one interface, on a common bridge. There is no other way in or out. The namespaces have no
+  names. Each is held by a process that waits for the end of its stdin. The kernel removes a namespace with its
+  last process, however the tests end.
   """
 
   use GenServer, restart: :temporary
 
-  @typedoc "A name of the test's own."
+  @typedoc "The name of a host, which the test chooses."
   @type host :: atom
 
   @typedoc """
-  What is wrong with the network:
+  A fault of the network:
 
-    * `{:cut, hosts, others}`: nothing passes between these and those;
-    * `{:lose, percent}`: so many packets get lost, anywhere;
-    * `{:silent, addresses}`: whatever is sent to these addresses gets lost. They look alive to neighbour
-      discovery, so nobody says that they are unreachable.
+    * `{:cut, hosts, others}`: no packet passes between the two groups of hosts
+    * `{:lose, percent}`: this share of all packets is lost
+    * `{:silent, addresses}`: TCP packets to these addresses are lost. The addresses still answer neighbour
+      discovery, so the kernel does not report them as unreachable.
   """
   @type fault :: {:cut, [host], [host]} | {:lose, 1..99} | {:silent, [:inet.ip_address()]}
 
@@ -46,11 +46,11 @@ defmodule Caravan.Test.Netns do
   @spec start_link(hosts: %{host => [address :: String.t()]}) :: GenServer.on_start()
   def start_link(opts), do: GenServer.start_link(__MODULE__, Keyword.fetch!(opts, :hosts))
 
-  @doc "The words before a command that runs it on a host."
+  @doc "Returns the words that run a command on a host if they are put before it."
   @spec wrapper(pid, host) :: [String.t()]
   def wrapper(net, host), do: GenServer.call(net, {:wrapper, host})
 
-  @doc "From now on these faults hold, and none of those before."
+  @doc "Sets the faults of the network. They replace the earlier faults."
   @spec set(pid, [fault]) :: :ok
   def set(net, faults), do: GenServer.call(net, {:set, faults})
 
@@ -58,7 +58,7 @@ defmodule Caravan.Test.Netns do
   def init(hosts) do
     switch = hold()
     held = Map.new(hosts, fn {name, _addresses} -> {name, hold()} end)
-    # An interface's name is short, whatever the host's.
+    # Linux limits the name of an interface to 15 bytes, so it cannot be the name of the host.
     ports = hosts |> Map.keys() |> Enum.with_index(&{&1, "p#{&2}"}) |> Map.new()
 
     links =
@@ -70,7 +70,7 @@ defmodule Caravan.Test.Netns do
     ip(switch, ["link add name bridge type bridge\nlink set dev bridge up\n" | links])
 
     for {name, addresses} <- hosts do
-      # Without nodad, an IPv6 address is of no use for its first second or two.
+      # Without nodad, an IPv6 address cannot be used for its first one or two seconds.
       adds = for address <- addresses, do: "address add #{address} dev eth0 #{nodad(address)}\n"
       ip(held[name], ["link set dev lo up\nlink set dev eth0 up\n" | adds])
     end
@@ -85,7 +85,7 @@ defmodule Caravan.Test.Netns do
   def handle_call({:set, faults}, _from, state) do
     rules = Enum.map_join(faults, "\n", &rule(&1, state.ports))
 
-    # The first line is for the first time, when there is nothing to delete. All of it comes into force at once.
+    # The first line creates the table for the first call, which has no table to delete. nft applies all lines at once.
     run(state.switch, ["nft", "-f", "-"], """
     table bridge faults
     delete table bridge faults
@@ -120,7 +120,7 @@ defmodule Caravan.Test.Netns do
 
   defp nodad(address), do: if(address =~ ":", do: "nodad", else: "")
 
-  # The id of a process in a new namespace. The port belongs to this process and ends with it.
+  # Returns the id of a process in a new namespace. The calling process owns the port, which ends with it.
   defp hold do
     args = ["--net", "--", "/bin/sh", "-c", "echo held; exec cat"]
 
@@ -136,7 +136,7 @@ defmodule Caravan.Test.Netns do
 
   defp ip(namespace, lines), do: run(namespace, ["ip", "-batch", "-"], Enum.join(lines))
 
-  # System.cmd/3 has no stdin.
+  # A shell gives the input to the command, because System.cmd/3 has no stdin.
   defp run(namespace, command, input) do
     args = ["-c", ~S(printf %s "$0" | "$@"), input | enter(namespace) ++ command]
 

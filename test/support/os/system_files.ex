@@ -1,14 +1,14 @@
 defmodule Caravan.Test.SystemFiles do
   @moduledoc """
-  A BEAM that has an `/etc` and a loopback interface of its own, so that a test can say what the system's
-  resolver configuration is.
+  A VM with a private `/etc` and a private loopback interface, so that a test can set the resolver
+  configuration of the system.
 
       node = SystemFiles.start!(resolv_conf: "nameserver 127.0.0.1\\n", hosts: "")
       SystemFiles.nameserver!(node, :first, ip: {127, 0, 0, 1}, answers: [{"app.test", :a, [{10, 0, 0, 1}]}])
       {:ok, answer} = SystemFiles.lookup(node, "app.test", :a)
 
-  Nothing in there reaches this machine's network, nor the other way round; the kernel takes both
-  namespaces away with the node.
+  The network of the VM is separate from the network of this machine. The kernel removes both namespaces with
+  the VM.
   """
 
   import ExUnit.Callbacks, only: [on_exit: 1]
@@ -25,7 +25,7 @@ defmodule Caravan.Test.SystemFiles do
 
   @files %{resolv_conf: "resolv.conf", hosts: "hosts"}
 
-  # The directory and not the files is mounted: a file that is a mount cannot be replaced by another.
+  # Mounts the directory, because a file that is a mount point cannot be replaced by another file.
   @enter ~S(mount --bind "$0" /etc && ip link set lo up && exec "$@")
 
   @doc """
@@ -47,7 +47,7 @@ defmodule Caravan.Test.SystemFiles do
     end
   end
 
-  @doc "Starts one. Options: `resolv_conf` and `hosts`, the texts of the files; nil: there is none."
+  @doc "Starts a VM. Options: `resolv_conf` and `hosts`, the contents of the files. With `nil`, the file is missing."
   @spec start!(keyword) :: t
   def start!(opts) do
     opts = Keyword.validate!(opts, [:resolv_conf, :hosts])
@@ -67,7 +67,7 @@ defmodule Caravan.Test.SystemFiles do
     %__MODULE__{node: node, etc: etc}
   end
 
-  @doc "Starts a `Caravan.Test.DnsServer` there, on port 53 unless told otherwise."
+  @doc "Starts a `Caravan.Test.DnsServer` in the VM, by default on port 53."
   @spec nameserver!(t, atom, keyword) :: atom
   def nameserver!(%__MODULE__{node: node}, name, opts) do
     {:ok, _pid} =
@@ -76,7 +76,7 @@ defmodule Caravan.Test.SystemFiles do
     name
   end
 
-  @doc "Calls a function of `Caravan.Test.DnsServer` with a server of `nameserver!/3`."
+  @doc "Calls a function of `Caravan.Test.DnsServer` with a server that `nameserver!/3` started."
   @spec server(t, atom, atom, [term]) :: term
   def server(%__MODULE__{node: node}, name, function, args \\ []),
     do: PeerNode.call(node, DnsServer, function, [name | args])
@@ -86,14 +86,14 @@ defmodule Caravan.Test.SystemFiles do
   def lookup(%__MODULE__{node: node}, name, type, options \\ []),
     do: PeerNode.call(node, Dns, :lookup, [name, type, options])
 
-  @doc "Writes a file in place, as `echo` does."
+  @doc "Writes a file in place, as `echo` in a shell does."
   @spec write!(t, file, String.t()) :: :ok
   def write!(%__MODULE__{etc: etc}, file, text),
     do: File.write!(Path.join(etc, @files[file]), text)
 
   @doc """
-  Puts another file in the place of a file, as editors and kubelets do. With `keep_time: true` it has
-  the time of change of the old one.
+  Replaces a file by another file, as editors and kubelets do. With `keep_time: true`, the new file has the
+  modification time of the old file.
   """
   @spec replace!(t, file, String.t(), keyword) :: :ok
   def replace!(%__MODULE__{etc: etc}, file, text, opts \\ []) do
@@ -106,7 +106,7 @@ defmodule Caravan.Test.SystemFiles do
   @spec remove!(t, file) :: :ok
   def remove!(%__MODULE__{etc: etc}, file), do: File.rm!(Path.join(etc, @files[file]))
 
-  # Root can do it as it is, in a chroot too, where nobody makes a namespace of users.
+  # Root needs no user namespace. In a chroot, the kernel does not allow one.
   defp unshare do
     {uid, 0} = System.cmd("id", ["-u"])
     user = if String.trim(uid) == "0", do: [], else: ["--map-root-user"]

@@ -1,6 +1,6 @@
 defmodule Caravan.Test.Certificates do
   @moduledoc """
-  Certificate authorities of our own, and what they sign, as PEM files made by `openssl`.
+  Certificate authorities for tests, and server certificates that they sign. `openssl` makes the PEM files.
   """
 
   alias Caravan.Test.Eventually
@@ -8,7 +8,7 @@ defmodule Caravan.Test.Certificates do
   @days 2
   @key ~w(-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes)
 
-  @doc "Makes an authority in `dir`; its certificate is `dir/name.pem`, which is returned."
+  @doc "Makes an authority in `dir`. Returns the path of its certificate, `dir/name.pem`."
   @spec authority!(Path.t(), String.t()) :: Path.t()
   def authority!(dir, name) do
     constraints = ["-addext", "keyUsage=critical,keyCertSign,cRLSign"]
@@ -17,9 +17,11 @@ defmodule Caravan.Test.Certificates do
   end
 
   @doc """
-  Makes a server's certificate, signed by an authority of the same `dir`, and returns the paths of
-  the certificate and of its key. `names`: `["DNS:dns.test", "IP:127.0.0.1"]`. Options: `days`, how
-  long it holds; 0: it has expired.
+  Makes a server certificate, signed by an authority in the same `dir`. Returns the paths of the
+  certificate and of its key.
+
+  `names` are the subject alternative names: `["DNS:dns.test", "IP:127.0.0.1"]`. The option `days` is how long
+  the certificate is valid. With 0, it has expired when this function returns.
   """
   @spec server!(Path.t(), String.t(), String.t(), [String.t()], keyword) :: {Path.t(), Path.t()}
   def server!(dir, authority, name, names, opts \\ []) do
@@ -35,7 +37,7 @@ defmodule Caravan.Test.Certificates do
       dir
     )
 
-    # openssl makes none that has expired; this one holds until the end of the second.
+    # openssl cannot make an expired certificate. A certificate of 0 days is valid until the end of this second.
     last = System.os_time(:second)
     if days == 0, do: true = Eventually.true?(fn -> System.os_time(:second) > last end)
     {Path.join(dir, name <> ".pem"), Path.join(dir, name <> ".key")}
@@ -50,6 +52,6 @@ defmodule Caravan.Test.Certificates do
 
   defp openssl!(args, dir) do
     {output, status} = System.cmd("openssl", args, cd: dir, stderr_to_stdout: true)
-    if status != 0, do: raise("openssl #{Enum.join(args, " ")} said:\n#{output}")
+    if status != 0, do: raise("openssl #{Enum.join(args, " ")} failed:\n#{output}")
   end
 end

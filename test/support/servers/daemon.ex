@@ -1,13 +1,13 @@
 defmodule Caravan.Test.Daemon do
   @moduledoc """
-  A server of the operating system that ends with the process that started it, however that ends.
+  Runs a server program that ends with the process that started it, even if the VM is killed.
 
-  What it prints comes as `{port, {:data, bytes}}`, its end as `{port, {:exit_status, status}}`, to the
-  process that started it.
+  The process that started it gets its output as `{port, {:data, bytes}}` and its end as
+  `{port, {:exit_status, status}}`.
   """
 
-  # A line on stdin is a signal for the server. The end of stdin, which also comes when the VM dies in
-  # whatever way, ends the server; the end of the server, for whatever reason, ends this script.
+  # Each line on stdin is the name of a signal for the server. When stdin ends, the script ends the server.
+  # Stdin also ends when the VM dies. When the server ends, the script ends too.
   @keeper """
   dir=$1; shift
   exec 3<&0
@@ -24,7 +24,7 @@ defmodule Caravan.Test.Daemon do
   exit "$status"
   """
 
-  @doc "A directory for the server's files: `start/2` takes it away with the server."
+  @doc "Creates a directory for the files of a server. After `start/2`, it is removed when the server ends."
   @spec directory!(String.t()) :: Path.t()
   def directory!(name) do
     dir = Path.join(System.tmp_dir!(), "#{name}-" <> Base.encode16(:rand.bytes(6), case: :lower))
@@ -32,7 +32,7 @@ defmodule Caravan.Test.Daemon do
     dir
   end
 
-  @doc "Returns the path of a program, or `nil`. Debian has servers in `/usr/sbin`, which only root has in `PATH`."
+  @doc "Returns the path of a program, or `nil`. It also looks in `/usr/sbin`, where Debian has servers."
   @spec find(String.t()) :: Path.t() | nil
   def find(name), do: System.find_executable(name) || System.find_executable("/usr/sbin/#{name}")
 
@@ -43,6 +43,7 @@ defmodule Caravan.Test.Daemon do
       raise "#{name} is not installed; to install it: apt-get install --no-install-recommends #{package}"
   end
 
+  @doc "Starts a command and returns its port. `dir` is removed when the command ends."
   @spec start(Path.t(), [String.t(), ...]) :: port
   def start(dir, command) do
     options = [:binary, :exit_status, :stderr_to_stdout]
@@ -54,8 +55,8 @@ defmodule Caravan.Test.Daemon do
   end
 
   @doc """
-  Waits until `ready?` says yes to the state of the process that started the server: a map or struct
-  with `os`, the port, and `output`, the end of what it printed.
+  Waits until `ready?` returns a true value for the state of the process that started the server. The
+  state is a map or struct with `os`, the port, and `output`, the end of the output of the server.
   """
   @spec await(state, deadline :: integer, (state -> as_boolean(term))) ::
           {:ok, state} | {:error, :timeout | {:exit_status, integer}, state}
@@ -78,16 +79,17 @@ defmodule Caravan.Test.Daemon do
     end
   end
 
-  @doc "Adds what the server printed to the `output` of its state."
+  @doc "Appends bytes that the server printed to the `output` of its state, and keeps the last 4,000 bytes."
   @spec keep(state, binary) :: state when state: %{:output => String.t(), optional(any) => any}
   def keep(state, bytes),
     do: %{state | output: binary_slice(state.output <> bytes, -4_000..-1//1)}
 
-  # Port.command/2 would raise if the port has just closed.
+  @doc "Sends a signal to the server."
+  # Not Port.command/2, which raises if the port has just closed.
   @spec signal(port, String.t()) :: term
   def signal(daemon, name), do: send(daemon, {self(), {:command, [name, ?\n]}})
 
-  @doc "Ends it, and waits until it has ended."
+  @doc "Ends the server and waits until it has ended. After three seconds of SIGTERM it uses SIGKILL."
   @spec stop(port | nil) :: term
   def stop(nil), do: :ok
 
@@ -103,7 +105,7 @@ defmodule Caravan.Test.Daemon do
     end)
   end
 
-  @doc "A port of `ip` that is free for UDP and TCP at this moment."
+  @doc "Returns a port of `ip` that is free for UDP and TCP at this moment."
   @spec free_port(:inet.ip_address()) :: :inet.port_number()
   def free_port(ip) do
     options = [if(tuple_size(ip) == 8, do: :inet6, else: :inet), ip: ip]

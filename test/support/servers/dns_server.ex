@@ -1,13 +1,13 @@
 defmodule Caravan.Test.DnsServer do
   @moduledoc """
-  A scriptable DNS server on loopback, UDP and TCP on the same free port.
+  A scriptable nameserver on loopback, with UDP and TCP on the same free port.
 
       server = start_supervised!(DnsServer)
       DnsServer.put(server, "_app._tcp.test", :srv, [{0, 0, 5101, "node1.test"}])
       DnsServer.put(server, "node1.test", :a, {:sequence, [:servfail, [{127, 0, 0, 1}]]})
 
-  Options: `ip` (default `{127, 0, 0, 1}`), `port` (default: a free one) and `answers`, a list of
-  `{name, type, reply}`. The bytes are made in `Caravan.Test.DnsServer.Message`.
+  Options: `ip` (by default `{127, 0, 0, 1}`), `port` (by default a free one) and `answers`, a list of
+  `{name, type, reply}`. `Caravan.Test.DnsServer.Message` encodes the responses.
   """
 
   use GenServer, restart: :temporary
@@ -17,8 +17,8 @@ defmodule Caravan.Test.DnsServer do
   @type type :: :srv | :a | :aaaa
   @type dns_record :: {0..65_535, 0..65_535, 0..65_535, String.t()} | :inet.ip_address()
   @typedoc """
-  What was asked: `asked` is the name as it came, in its case; `payload` what the client says it takes
-  over UDP (EDNS; nil without it), `dnssec` its DO bit; `ip` and `port` are the client's.
+  One query. `asked` is the name in the case of the client. `payload` is the UDP payload size that the client
+  offers (EDNS; `nil` without it). `dnssec` is its DO bit. `ip` and `port` are the client's.
   """
   @type query :: %{
           name: String.t(),
@@ -34,21 +34,21 @@ defmodule Caravan.Test.DnsServer do
         }
 
   @typedoc """
-  What is answered to one query.
+  The reply to one query.
 
-    * a list of records: NOERROR, TTL 5 s. Over UDP an answer too big for the client comes as an
-      empty truncated one, over TCP one too big for DNS is cut to the records that fit, with TC.
-    * `:nxdomain` and `:empty` carry no SOA, unless a TTL is given
-    * `:cut` ends in the middle of a record; `:wrong_id` and `:wrong_question` are fine otherwise
-    * `:truncated` and `:close` close the connection when they are asked over TCP
-    * `{:raw, fun}` sends what `fun` returns; the length that TCP wants before it is added.
-      `Caravan.Test.DnsServer.Wire` makes messages that `:inet_dns` would not
-    * `{:each, replies}` sends them all
-    * `{:other_port, reply}` comes from another UDP port than the one that was asked
-    * `{:stream, fun}` sends over TCP what `fun` returns as it is, without a length before it: a list of
-      bytes, of milliseconds to wait and of `:close`. Over UDP it is `:truncated`
-    * `{:sequence, replies}` gives one to each query, so a TCP retry gets the next; the last stays.
-      It cannot be inside another reply.
+    * A list of records is NOERROR with a TTL of 5 seconds. Over UDP, an answer too big for the client becomes
+      an empty truncated answer. Over TCP, an answer too big for DNS has the records that fit, and TC.
+    * `:nxdomain` and `:empty` have an SOA record only if a TTL is given.
+    * `:cut` ends in the middle of a record. `:wrong_id` and `:wrong_question` are valid otherwise.
+    * `:truncated` and `:close` close the connection if the query came over TCP.
+    * `{:raw, fun}` sends the bytes that `fun` returns. Over TCP, the length is added before them.
+      `Caravan.Test.DnsServer.Wire` makes messages that `:inet_dns` cannot make.
+    * `{:each, replies}` sends all of them.
+    * `{:other_port, reply}` comes from another UDP port than the one that got the query.
+    * `{:stream, fun}` sends over TCP what `fun` returns: a list of bytes, of milliseconds to wait and of `:close`.
+      No length is added. Over UDP, it is `:truncated`.
+    * `{:sequence, replies}` gives one reply to each query, so a retry over TCP gets the next one. The last reply
+      stays. A sequence cannot be inside another reply.
   """
   @type reply ::
           [dns_record]
@@ -69,23 +69,23 @@ defmodule Caravan.Test.DnsServer do
   @spec start_link(keyword) :: GenServer.on_start()
   def start_link(opts), do: GenServer.start_link(__MODULE__, opts)
 
-  @doc ~S(Where it listens, as nameservers are written: "127.0.0.1:5353", "[::1]:5353".)
+  @doc ~S(Returns the address and port in the form of the option `:nameservers`: "127.0.0.1:5353", "[::1]:5353".)
   @spec address(GenServer.server()) :: String.t()
   def address(server), do: GenServer.call(server, :address)
 
   @spec port(GenServer.server()) :: :inet.port_number()
   def port(server), do: GenServer.call(server, :port)
 
-  @doc "Sets what is answered from now on to a name (in any case) and type."
+  @doc "Sets the reply to a name (in any case) and type."
   @spec put(GenServer.server(), String.t(), type, reply) :: :ok
   def put(server, name, type, reply) when type in [:srv, :a, :aaaa],
     do: GenServer.call(server, {:put, {Message.normalize(name), type}, reply})
 
-  @doc "Sets what is answered to everything that was not `put/4`: `:nxdomain` at first."
+  @doc "Sets the reply to all other queries. At first it is `:nxdomain`."
   @spec put_default(GenServer.server(), reply) :: :ok
   def put_default(server, reply), do: GenServer.call(server, {:put, :default, reply})
 
-  @doc "The queries so far, oldest first."
+  @doc "Returns the queries so far, oldest first."
   @spec queries(GenServer.server()) :: [query]
   def queries(server), do: GenServer.call(server, :queries)
 
@@ -93,13 +93,13 @@ defmodule Caravan.Test.DnsServer do
   @spec subscribe(GenServer.server()) :: :ok
   def subscribe(server), do: GenServer.call(server, :subscribe)
 
-  @doc "Forgets the queries so far; the answers stay."
+  @doc "Forgets the queries so far. The replies stay."
   @spec reset(GenServer.server()) :: :ok
   def reset(server), do: GenServer.call(server, :reset)
 
   @impl true
   def init(opts) do
-    # Without this there is no terminate/2, and the port stays taken for a moment after the stop.
+    # Without trap_exit, terminate/2 is not called, and the port stays in use for a moment after the stop.
     Process.flag(:trap_exit, true)
     ip = Keyword.get(opts, :ip, {127, 0, 0, 1})
     {udp, listener} = open(ip, Keyword.get(opts, :port, 0), 20)
@@ -165,7 +165,7 @@ defmodule Caravan.Test.DnsServer do
     family = if tuple_size(ip) == 8, do: [:inet6], else: [:inet]
     common = [:binary, ip: ip] ++ family
     tcp = [packet: 2, active: false, reuseaddr: true, backlog: 128, nodelay: true]
-    # A client that does not read its answers must not hold up the others for ever.
+    # Without a timeout, a client that does not read its answers would block all others.
     timeout = [send_timeout: 1_000, send_timeout_close: true]
 
     {:ok, listener} = :gen_tcp.listen(port, tcp ++ timeout ++ common)
@@ -181,7 +181,7 @@ defmodule Caravan.Test.DnsServer do
     end
   end
 
-  # What the server of an earlier test said may still be in the resolver's cache.
+  # Caravan may still remember that a question to the server of an earlier test on this port needs TCP.
   defp first_time?(port), do: :ets.insert_new(__MODULE__, {port})
 
   defp accept(listener, server) do
@@ -244,11 +244,11 @@ defmodule Caravan.Test.DnsServer do
       message.query.transport == :udp ->
         answer(message, peer, :truncated)
 
-      # One of a connection, which more queries may have come over: two would be a jumble.
+      # Only the first query of a connection gets a stream. A second stream would mix with the first.
       :inet.getopts(peer, [:packet]) == {:ok, packet: 2} ->
         steps = fun.(message.packet)
         :inet.setopts(peer, packet: :raw, active: false)
-        # In a process of its own: others are answered while it waits.
+        # A separate process waits, so that the server can answer other clients.
         spawn_link(fn -> Enum.each(steps, &stream(peer, &1)) end)
 
       true ->
@@ -277,7 +277,7 @@ defmodule Caravan.Test.DnsServer do
     end
   end
 
-  # The client may be gone: the result does not matter.
+  # The result does not matter, because the client may have gone.
   defp transmit({socket, ip, port}, bytes), do: :gen_udp.send(socket, ip, port, bytes)
   defp transmit(socket, bytes), do: :gen_tcp.send(socket, bytes)
 end

@@ -1,6 +1,6 @@
 defmodule Caravan.Test.Knot do
   @moduledoc """
-  A real authoritative DNS server, knotd, on a free loopback port, with one zone or more.
+  A real authoritative nameserver, knotd, on a free loopback port, with one or more zones.
 
       knot =
         start_supervised!(
@@ -9,9 +9,16 @@ defmodule Caravan.Test.Knot do
 
       Knot.put_records(knot, ["_app._tcp 5 SRV 0 0 5102 node2.caravan.test."])
 
-  Options: `zone`, `records` (lines of a zone file; SOA and NS are added), `ip` (default
-  `{127, 0, 0, 1}`), `port` (default: a free one), `signed` (true: knotd makes keys and signs the zone)
-  and `more`, a list of `{zone, lines}` of whole zone files. It has started when it answers.
+  Options:
+
+    * `zone`, the name of the zone
+    * `records`, lines of a zone file; SOA and NS records are added
+    * `ip`, by default `{127, 0, 0, 1}`
+    * `port`, by default a free one
+    * `signed`: with `true`, knotd makes keys and signs the zone
+    * `more`, a list of `{zone, lines}` with whole zone files
+
+  `start_link/1` returns when the server answers.
   """
 
   use GenServer, restart: :temporary, shutdown: 10_000
@@ -20,7 +27,7 @@ defmodule Caravan.Test.Knot do
 
   @deadline 10_000
   @tries 3
-  # A zone that knotd signs gets higher serials from it.
+  # knotd increases the serial of a zone that it signs. Each new version of a zone leaves room for that.
   @serials 1_000
 
   defstruct [:zone, :ip, :port, :dir, :os, signed: false, more: [], serial: 0, output: ""]
@@ -28,18 +35,18 @@ defmodule Caravan.Test.Knot do
   @spec start_link(keyword) :: GenServer.on_start()
   def start_link(opts), do: GenServer.start_link(__MODULE__, opts)
 
-  @doc ~S(Where it listens, as nameservers are written: "127.0.0.1:5353", "[::1]:5353".)
+  @doc ~S(Returns the address and port in the form of the option `:nameservers`: "127.0.0.1:5353", "[::1]:5353".)
   @spec address(GenServer.server()) :: String.t()
   def address(knot), do: GenServer.call(knot, :address)
 
-  @doc "Replaces the records; returns once they are answered, raises if that takes too long."
+  @doc "Replaces the records. Returns when the server answers with them, and raises if that takes over 10 seconds."
   @spec put_records(GenServer.server(), [String.t()]) :: :ok
   def put_records(knot, records) do
     with {:error, message} <- GenServer.call(knot, {:put_records, records}, 2 * @deadline),
          do: raise(message)
   end
 
-  @doc "Records of the zone as lines of a zone file: those of one type, or with `\"AXFR\"` all."
+  @doc "Returns the records of the zone as lines of a zone file: the records of one type, or with `\"AXFR\"` all."
   @spec dump(GenServer.server(), String.t()) :: [String.t()]
   def dump(knot, type) do
     %{ip: ip, port: port, zone: zone} = :sys.get_state(knot)
@@ -50,7 +57,7 @@ defmodule Caravan.Test.Knot do
 
   @impl true
   def init(opts) do
-    # Without this there is no terminate/2, and knotd outlives the test for a moment.
+    # Without trap_exit, terminate/2 is not called, and knotd outlives the test for a moment.
     Process.flag(:trap_exit, true)
     {:ok, start(opts, Daemon.find!("knotd", "knot"), if(opts[:port], do: 1, else: @tries))}
   end
@@ -94,7 +101,7 @@ defmodule Caravan.Test.Knot do
       {:ok, state} ->
         state
 
-      # Most likely another process took the port after free_port/1 gave it back.
+      # Most likely, another process took the port after free_port/1 closed it.
       {:error, {:exit_status, _status}, _state} when tries > 1 ->
         start(opts, knotd, tries - 1)
 
@@ -125,7 +132,7 @@ defmodule Caravan.Test.Knot do
     write_zone(state, Keyword.get(opts, :records, []))
   end
 
-  # Again every second: knotd oversleeps a signal that comes just before it waits for signals.
+  # Sends the signal again every second, because knotd misses a signal that comes just before it waits for signals.
   defp reload(state, deadline) do
     Daemon.signal(state.os, "HUP")
 
@@ -168,13 +175,14 @@ defmodule Caravan.Test.Knot do
 
     file = Path.join(state.dir, "new")
     File.write!(file, Enum.map(lines, &[&1, ?\n]))
-    # knotd takes a file with the same time of change for the same zone, however coarse that is.
+
+    # knotd does not load a file whose modification time is unchanged, and two writes can have the same time.
     File.touch!(file, serial)
     File.rename!(file, Path.join(state.dir, "zone"))
     %{state | serial: serial}
   end
 
-  # In the SOA record: another knotd on a port that clashes may have the same zone and serial.
+  # Goes into the SOA record. It tells this server from another knotd with the same zone, port and serial.
   defp name(state), do: Path.basename(state.dir)
 
   defp config(state) do
@@ -212,7 +220,7 @@ defmodule Caravan.Test.Knot do
 
   defp message(why, state) do
     "knotd (#{inspect(why)}) does not answer on port #{state.port} with serial " <>
-      "#{state.serial} of #{state.zone}. It said:\n#{state.output}"
+      "#{state.serial} of #{state.zone}. It printed:\n#{state.output}"
   end
 
   defp deadline, do: now() + @deadline

@@ -1,15 +1,19 @@
 defmodule Caravan.Test.Unbound do
   @moduledoc """
-  A real caching resolver, unbound, on a free loopback port: of another make than knotd, and the one of
-  Debian 12 that speaks DNS over TLS and over HTTPS.
+  A real caching resolver, unbound, on free loopback ports. It is a second implementation beside knotd, and it
+  serves DNS over TLS and over HTTPS, which knotd of Debian 12 does not.
 
       unbound = start_supervised!({Unbound, records: ["app.test. 5 IN A 127.0.0.1"]})
       Unbound.address(unbound)
 
-  Options: `records` (lines of a zone file, under `test`), `certificate` (`{certificate, key}`: paths of
-  PEM files, for `tls_address/1` and `https_address/1`), `forward` (`{zone, address}`: whom it asks
-  for a zone, as `"127.0.0.1:5353"`) and `ports` (of `ports/1`; default: free ones). It has started when
-  it answers.
+  Options:
+
+    * `records`, lines of a zone file, under the domain `test`
+    * `certificate`, `{certificate, key}` with the paths of PEM files, for `tls_address/1` and `https_address/1`
+    * `forward`, `{zone, address}`: the nameserver of a zone, such as `"127.0.0.1:5353"`
+    * `ports`, as `ports/1` returns them; by default free ones
+
+  `start_link/1` returns when the server answers.
   """
 
   use GenServer, restart: :temporary, shutdown: 10_000
@@ -30,22 +34,22 @@ defmodule Caravan.Test.Unbound do
   @spec ports(GenServer.server()) :: ports
   def ports(unbound), do: GenServer.call(unbound, :ports)
 
-  @doc ~S(Where it listens, as nameservers are written: "127.0.0.1:5353".)
+  @doc ~S(Returns the address and port in the form of the option `:nameservers`: "127.0.0.1:5353".)
   @spec address(GenServer.server()) :: String.t()
   def address(unbound), do: "127.0.0.1:#{ports(unbound).dns}"
 
-  @doc ~S(For DNS over TLS: "tls://127.0.0.1:5354".)
+  @doc ~S(Returns the address for DNS over TLS: "tls://127.0.0.1:5354".)
   @spec tls_address(GenServer.server()) :: String.t()
   def tls_address(unbound), do: "tls://127.0.0.1:#{ports(unbound).tls}"
 
-  @doc ~S(For DNS over HTTPS: "https://127.0.0.1:5355/dns-query".)
+  @doc ~S(Returns the address for DNS over HTTPS: "https://127.0.0.1:5355/dns-query".)
   @spec https_address(GenServer.server()) :: String.t()
   def https_address(unbound),
     do: "https://127.0.0.1:#{ports(unbound).https}/dns-query"
 
   @impl true
   def init(opts) do
-    # Without this there is no terminate/2, and unbound outlives the test for a moment.
+    # Without trap_exit, terminate/2 is not called, and unbound outlives the test for a moment.
     Process.flag(:trap_exit, true)
     {:ok, start(opts, Daemon.find!("unbound", "unbound"), if(opts[:ports], do: 1, else: @tries))}
   end
@@ -81,18 +85,18 @@ defmodule Caravan.Test.Unbound do
       {:ok, state} ->
         state
 
-      # Most likely another process took a port after free_port/1 gave it back.
+      # Most likely, another process took a port after free_port/1 closed it.
       {:error, {:exit_status, _status}, _state} when tries > 1 ->
         start(opts, unbound, tries - 1)
 
       {:error, why, state} ->
         Daemon.stop(state.os)
 
-        raise "unbound (#{inspect(why)}) does not answer on port #{ports.dns}. It said:\n#{state.output}"
+        raise "unbound (#{inspect(why)}) does not answer on port #{ports.dns}. It printed:\n#{state.output}"
     end
   end
 
-  # By a name of its own: another server on a port that clashes does not know it.
+  # Looks up a name that only this server knows, so that another server on the same port is not taken for it.
   defp answers?(state) do
     options = [nameservers: [{@ip, state.ports.dns}], timeout: 200, retry: 1]
     :inet_res.lookup(~c"#{own_name(state)}", :in, :a, options) == [@ip]

@@ -1,12 +1,12 @@
 defmodule Caravan.Test.DnsServer.Message do
   @moduledoc false
 
-  # Only make_* functions and accessors of :inet_dns: its records differ between OTP releases.
+  # Uses only the make_* functions and accessors of :inet_dns, because its records differ between OTP releases.
 
   @ttl 5
   @rcodes %{formerr: 1, servfail: 2, nxdomain: 3, notimp: 4, refused: 5}
-  # What the server says it takes over UDP; RFC 1035's limit for clients without EDNS; then the
-  # largest UDP payload over IPv4 and the largest DNS message.
+  # Octets: the UDP payload size that the server offers, the limit of RFC 1035 for clients without EDNS, the
+  # largest UDP payload over IPv4, and the largest DNS message.
   @own_udp 1232
   @plain_udp 512
   @max_udp 65_507
@@ -18,7 +18,7 @@ defmodule Caravan.Test.DnsServer.Message do
   def normalize(name),
     do: name |> to_string() |> String.downcase(:ascii) |> String.trim_trailing(".")
 
-  @doc "Reads a query; `:error` for whatever cannot be answered."
+  @doc "Decodes a query. Returns `:error` if the packet is not a query that can be answered."
   @spec parse(binary, :udp | :tcp) :: {:ok, map} | :error
   def parse(packet, transport) do
     {:ok, decoded} = :inet_dns.decode(packet)
@@ -48,15 +48,15 @@ defmodule Caravan.Test.DnsServer.Message do
       limit: limit(transport, opt)
     }
 
-    # :inet_dns decodes names that it cannot encode: better known before an answer is due.
+    # :inet_dns decodes some names that it cannot encode. Such a query is an error here, not at its answer.
     _ = encode(message, {0, [], []})
     {:ok, message}
   rescue
-    # Not only the matches above: decode/1 itself raises on some packets.
+    # Besides the matches above, decode/1 itself raises on some packets.
     _ -> :error
   end
 
-  @doc "What is sent for a reply: the server has already dealt with its delay, sequence or function."
+  @doc "Encodes a reply. The server has already resolved delays, sequences and functions."
   @spec answer(map, Caravan.Test.DnsServer.reply()) :: iodata | :silent | :close
   def answer(message, {:raw, fun}), do: fun.(message.packet, message.query.transport)
   def answer(_message, :silent), do: :silent
@@ -124,7 +124,8 @@ defmodule Caravan.Test.DnsServer.Message do
   defp sections(owner, {negative, ttl: ttl}) do
     {rcode, [], []} = sections(owner, negative)
     zone = owner |> Enum.drop_while(&(&1 != ?.)) |> Enum.drop(1)
-    # RFC 2308: how long the absence may be remembered is the SOA's last field and its TTL.
+
+    # RFC 2308: a negative answer may be cached for the last field of the SOA record, at most for its TTL.
     {rcode, [], [rr(zone, :soa, ttl, {~c"ns.test", ~c"admin.test", 1, 3600, 600, 86_400, ttl})]}
   end
 
@@ -162,7 +163,7 @@ defmodule Caravan.Test.DnsServer.Message do
     )
   end
 
-  # FORMERR without OPT is what servers that do not know EDNS answer (RFC 6891, 7).
+  # A server that does not know EDNS answers FORMERR without an OPT record (RFC 6891, 7).
   defp opt(true, rcode) when rcode != 1,
     do: [:inet_dns.make_rr(type: :opt, domain: ~c".", udp_payload_size: @own_udp)]
 

@@ -1,19 +1,19 @@
 defmodule Caravan.Test.DnsServer.Wire do
   @moduledoc """
-  DNS messages byte by byte (RFC 1035, 4.1), for what no encoder would make.
+  DNS messages byte by byte (RFC 1035, 4.1), for messages that an encoder does not make.
   """
 
   @types %{a: 1, ns: 2, cname: 5, soa: 6, txt: 16, aaaa: 28, srv: 33}
-  # A compression pointer to the name in the question, which stands right after the header.
+  # A compression pointer to the name in the question, which follows the header.
   @question <<0xC00C::16>>
 
-  @typedoc "A name: that of the question, its labels, or bytes as they are."
+  @typedoc "A name: a pointer to the name of the question, a list of labels, or bytes as they are."
   @type name :: :question | [binary] | {:bytes, binary}
 
   @doc """
-  A response to a query of one question. Options: `:answers`, `:authority` and `:additional` (lists of
-  records), `:id`, `:flags` (16 bits; default: a response, recursion available), `:question` (bytes) and
-  `:counts`, what the header says of the four sections in place of the truth.
+  Returns a response to a query with one question. Options: `:answers`, `:authority` and `:additional` (lists of
+  records), `:id`, `:flags` (16 bits; by default a response with recursion available), `:question` (bytes) and
+  `:counts`, which replaces the true numbers of records of the four sections in the header.
   """
   @spec response(binary, keyword) :: binary
   def response(query, opts) do
@@ -24,16 +24,16 @@ defmodule Caravan.Test.DnsServer.Wire do
     IO.iodata_to_binary([header, opts[:question] || question(query), sections])
   end
 
-  @doc "The question of a query, as it came."
+  @doc "Returns the bytes of the question of a query."
   @spec question(binary) :: binary
   def question(<<_header::binary-size(12), rest::binary>>),
     do: binary_part(rest, 0, name_size(rest) + 4)
 
-  @doc "The labels of the name in a query, as they came."
+  @doc "Returns the labels of the name in a query, in the case of the client."
   @spec labels(binary) :: [binary]
   def labels(<<_header::binary-size(12), rest::binary>>), do: split(rest)
 
-  @doc "Whether a query has the DO bit (RFC 3225); its OPT record comes right after the question."
+  @doc "Returns whether a query has the DO bit (RFC 3225). Its OPT record must follow the question."
   @spec dnssec?(binary) :: boolean
   def dnssec?(<<_header::binary-size(12), rest::binary>>) do
     case binary_part(rest, name_size(rest) + 4, byte_size(rest) - name_size(rest) - 4) do
@@ -42,7 +42,7 @@ defmodule Caravan.Test.DnsServer.Wire do
     end
   end
 
-  @doc "A record; `data` are its bytes."
+  @doc "Returns the bytes of a record with the given data."
   @spec record(name, atom, iodata, non_neg_integer) :: binary
   def record(owner, type, data, ttl \\ 5) do
     data = IO.iodata_to_binary(data)
