@@ -170,7 +170,7 @@ defmodule Caravan.Cluster.DnsStrategy do
     if Departure.drained?(state.departure) do
       state = update(state, :departure, &Departure.resume/1)
       Report.drained(state.config, :resume, Membership.counts(state.membership).connected)
-      {:reply, :ok, dispatch(state, [:resume])}
+      {:reply, :ok, state |> dispatch([:resume]) |> refresh([])}
     else
       {:reply, :ok, state}
     end
@@ -195,7 +195,7 @@ defmodule Caravan.Cluster.DnsStrategy do
   # no second one.
   @impl true
   def handle_info(:tick, state),
-    do: {:noreply, %{state | tick: cancel(state.tick)} |> refresh([]) |> dispatch([:tick])}
+    do: {:noreply, %{state | tick: cancel(state.tick)} |> pass([]) |> dispatch([:tick])}
 
   def handle_info({:nodeup, node, _info}, state) when is_atom(node) do
     state = listed(state, NodeList.nodeup(state.nodes, node))
@@ -281,6 +281,7 @@ defmodule Caravan.Cluster.DnsStrategy do
   ## Connected nodes
 
   defp refresh(state, events), do: listed(state, NodeList.refresh(state.nodes, events))
+  defp pass(state, events), do: listed(state, NodeList.pass(state.nodes, events))
 
   # There are no events while a custom list_nodes function runs.
   defp listed(state, {[], nodes}), do: %{state | nodes: nodes}
@@ -304,7 +305,7 @@ defmodule Caravan.Cluster.DnsStrategy do
 
   defp handle_lookup({source, {:ok, answer, left_out}, discovery}, state) do
     state = report_left_out(%{state | discovery: discovery}, source, left_out)
-    {:noreply, refresh(state, [{:answer, source, answer}])}
+    {:noreply, pass(state, [{:answer, source, answer}])}
   end
 
   defp handle_lookup({source, {:error, error}, discovery}, state),
@@ -337,9 +338,17 @@ defmodule Caravan.Cluster.DnsStrategy do
   defp handle_job(:unknown, _state), do: :unknown
 
   defp handle_job({tag, outcome, duration, jobs}, state) do
-    connected? = &(&1 in Membership.connected(state.membership))
-    events = Connections.finished(tag, outcome, duration, state.config, connected?)
-    {:noreply, refresh(%{state | jobs: jobs}, events)}
+    connected? = &Membership.connected?(state.membership, &1)
+    state = %{state | jobs: jobs}
+
+    case Connections.finished(tag, outcome, duration, state.config, connected?) do
+      # Its nodeup may still be in the mailbox.
+      [{:connect_result, name, :ok}] = events ->
+        {:noreply, if(connected?.(name), do: pass(state, events), else: refresh(state, events))}
+
+      events ->
+        {:noreply, pass(state, events)}
+    end
   end
 
   ## Leaving and waiting
@@ -364,7 +373,7 @@ defmodule Caravan.Cluster.DnsStrategy do
       Report.log(state.config, :error, "leaving the cluster failed: #{inspect(reason)}")
     end
 
-    {:noreply, refresh(%{state | departure: departure}, [])}
+    {:noreply, pass(%{state | departure: departure}, [])}
   end
 
   defp peer_names(%{membership: membership}),

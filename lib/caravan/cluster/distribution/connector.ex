@@ -18,12 +18,10 @@ defmodule Caravan.Cluster.Distribution.Connector do
   @spec disconnect(Config.t(), String.t()) :: (() -> term)
   def disconnect(%Config{disconnect: mfa}, name), do: call(mfa, name)
 
-  @doc "The connected nodes; a function of the user's own is to be run as a job."
-  @spec list(Config.t()) :: {:ok, [node]} | {:job, (() -> term)}
-  def list(%Config{list_nodes: {:erlang, :nodes, [type]}}), do: {:ok, :erlang.nodes(type)}
-
+  @doc "Returns the call of the `list_nodes` function, to be run as a job."
+  @spec list(Config.t()) :: (() -> term)
   def list(%Config{list_nodes: {module, function, arguments}}),
-    do: {:job, fn -> apply(module, function, arguments) end}
+    do: fn -> apply(module, function, arguments) end
 
   @doc "The connected nodes, from the outcome of that job."
   @spec listed(Job.outcome()) :: {:ok, [node]} | {:error, term}

@@ -1,8 +1,12 @@
 defmodule Caravan.Cluster.DnsStrategy.NodeList do
   # Owner-state. The connected nodes, as the strategy learns of them.
   #
-  # The list of nodes decides who is connected, not the result of a connect: a peer may have been faster, or
-  # may have been connected before DNS named it. So events are given back behind a list.
+  # With the default :list_nodes, the messages nodeup and nodedown are the truth: net_kernel sends one for every
+  # change of nodes(connected), in order. The list itself is a safety net. It may be ahead of messages that
+  # are still in the mailbox, but the last message about a node is right.
+  #
+  # A custom :list_nodes function defines itself which nodes are connected. So each message makes this module
+  # call the function, and events that may depend on its list wait for it.
   @moduledoc false
 
   alias Caravan.Cluster.Config
@@ -11,14 +15,16 @@ defmodule Caravan.Cluster.DnsStrategy.NodeList do
   alias Caravan.Cluster.Job
 
   @enforce_keys [:config]
-  defstruct @enforce_keys ++ [job: nil, events: [], held: nil]
+  defstruct @enforce_keys ++ [listed_at: nil, job: nil, events: [], held: nil]
 
   @typedoc """
-    * `:job`: the call of a custom `list_nodes` function, with `:events`: what is given back behind its list;
-    * `:held`: the events behind the next list, or `nil` if this is the last one.
+    * `:listed_at`: when the default list was read last, in milliseconds;
+    * `:job`: the call of a custom function, with `:events`: what is returned behind its list;
+    * `:held`: the events behind the next list, or `nil` if no other call is needed.
   """
   @opaque t :: %__MODULE__{
             config: Config.t(),
+            listed_at: integer | nil,
             job: Job.t() | nil,
             events: [event],
             held: [event] | nil
@@ -26,7 +32,7 @@ defmodule Caravan.Cluster.DnsStrategy.NodeList do
 
   @type event :: term
 
-  # Milliseconds that a custom list_nodes function may take.
+  # Milliseconds that a custom function may take.
   @timeout 1_000
 
   @spec new(Config.t()) :: t
@@ -35,26 +41,38 @@ defmodule Caravan.Cluster.DnsStrategy.NodeList do
   @doc """
   Lists the nodes. Returns `{:connected_nodes, names}`, and `events` behind it.
 
-  A custom `list_nodes` function runs in a job: then nothing is returned, and `handle/2` returns the events
-  behind the list of that job. If a job runs already, the events wait for the next one, because this job may
-  not have seen what they tell.
+  A custom function runs in a job: then nothing is returned, and `handle/2` returns the events behind the list
+  of that job. If a job runs already, the events wait for the next one, because this job may not have seen
+  what they report.
   """
   @spec refresh(t, [event]) :: {[event], t}
-  def refresh(%__MODULE__{} = list, events \\ []), do: refresh(list, events, & &1)
+  def refresh(%__MODULE__{} = list, events) do
+    if default?(list) do
+      {[connected_nodes(:erlang.nodes(:connected)) | events], %{list | listed_at: now()}}
+    else
+      {[], start_if_held(%{list | held: (list.held || []) ++ events})}
+    end
+  end
 
   @doc """
-  Returns the events of a nodeup. The default list then has the node, even if it is not connected any more:
-  its nodedown comes later.
+  Returns `events`, behind a list only if one is needed: always with a custom function, and if the default list
+  was not read for `:min_interval`.
   """
+  @spec pass(t, [event]) :: {[event], t}
+  def pass(%__MODULE__{} = list, events) do
+    if default?(list) and list.listed_at != nil and
+         now() - list.listed_at < list.config.min_interval,
+       do: {events, list},
+       else: refresh(list, events)
+  end
+
+  @doc "Returns the events of a nodeup."
   @spec nodeup(t, node) :: {[event], t}
-  def nodeup(%__MODULE__{} = list, node), do: refresh(list, [], &[node | &1])
+  def nodeup(%__MODULE__{} = list, node), do: change(list, {:nodeup, NodeAtom.to_name(node)})
 
-  @doc """
-  Returns the events of a nodedown. The default list then lacks the node, even if it is connected again: its
-  nodeup comes later.
-  """
+  @doc "Returns the events of a nodedown."
   @spec nodedown(t, node) :: {[event], t}
-  def nodedown(%__MODULE__{} = list, node), do: refresh(list, [], &List.delete(&1, node))
+  def nodedown(%__MODULE__{} = list, node), do: change(list, {:nodedown, NodeAtom.to_name(node)})
 
   @doc """
   Returns the events behind the list of the job that `message` belongs to, or `:unknown`. They are returned
@@ -85,23 +103,13 @@ defmodule Caravan.Cluster.DnsStrategy.NodeList do
     %{list | job: nil, events: [], held: nil}
   end
 
-  defp refresh(list, events, correct) do
-    case Connector.list(list.config) do
-      {:ok, nodes} ->
-        nodes = if default?(list.config), do: correct.(nodes), else: nodes
-        {[connected_nodes(nodes) | events], list}
+  defp change(list, event), do: if(default?(list), do: {[event], list}, else: refresh(list, []))
 
-      {:job, _fun} ->
-        {[], start_if_held(%{list | held: (list.held || []) ++ events})}
-    end
-  end
-
-  # A custom function defines itself what is connected.
-  defp default?(config), do: config.list_nodes == {:erlang, :nodes, [:connected]}
+  defp default?(list), do: list.config.list_nodes == {:erlang, :nodes, [:connected]}
 
   defp start_if_held(%{job: nil, held: events} = list) when events != nil do
-    {:job, fun} = Connector.list(list.config)
-    %{list | job: Job.start(fun, @timeout), events: events, held: nil}
+    list_nodes = Connector.list(list.config)
+    %{list | job: Job.start(list_nodes, @timeout), events: events, held: nil}
   end
 
   defp start_if_held(list), do: list
@@ -110,4 +118,6 @@ defmodule Caravan.Cluster.DnsStrategy.NodeList do
 
   defp text(config, reason),
     do: "list_nodes #{inspect(config.list_nodes)} failed: #{inspect(reason)}"
+
+  defp now, do: System.monotonic_time(:millisecond)
 end

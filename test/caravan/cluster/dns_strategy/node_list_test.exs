@@ -17,7 +17,10 @@ defmodule Caravan.Cluster.DnsStrategy.NodeListTest do
     NodeList.new(Config.new!(query: "app.test", node_sname: "app", list_nodes: function))
   end
 
-  defp default, do: NodeList.new(Config.new!(query: "app.test", node_sname: "app"))
+  defp default(min_interval \\ 3_600_000) do
+    options = [query: "app.test", node_sname: "app", poll_interval: 3_600_000]
+    NodeList.new(Config.new!([min_interval: min_interval] ++ options))
+  end
 
   # Lets the list function that is called next return `term`, and handles the message of its job.
   defp return(list, term) do
@@ -33,13 +36,23 @@ defmodule Caravan.Cluster.DnsStrategy.NodeListTest do
 
   describe "the default list" do
     test "is returned at once, with the events behind it" do
-      assert {[{:connected_nodes, []}, :tick], list} = NodeList.refresh(default(), [:tick])
-      assert list == default()
+      assert {[{:connected_nodes, []}, :tick], _list} = NodeList.refresh(default(), [:tick])
     end
 
-    test "has a node of a nodeup, and lacks one of a nodedown" do
-      assert {[{:connected_nodes, ["a@h"]}], _} = NodeList.nodeup(default(), :a@h)
-      assert {[{:connected_nodes, []}], _} = NodeList.nodedown(default(), :a@h)
+    test "is read for events when it was not read for :min_interval" do
+      assert {[{:connected_nodes, []}, :one], list} = NodeList.pass(default(), [:one])
+      assert {[:two], ^list} = NodeList.pass(list, [:two])
+      assert {[], ^list} = NodeList.pass(list, [])
+
+      {_events, list} = NodeList.refresh(default(50), [])
+      Process.sleep(60)
+      assert {[{:connected_nodes, []}, :three], _list} = NodeList.pass(list, [:three])
+    end
+
+    test "is not read for a nodeup or a nodedown" do
+      list = default()
+      assert NodeList.nodeup(list, :a@h) == {[{:nodeup, "a@h"}], list}
+      assert NodeList.nodedown(list, :a@h) == {[{:nodedown, "a@h"}], list}
     end
 
     test "starts no job" do
@@ -61,11 +74,23 @@ defmodule Caravan.Cluster.DnsStrategy.NodeListTest do
       {[], list} = NodeList.nodeup(list, :a@h)
       {[], list} = NodeList.refresh(list, [:two])
       {[], list} = NodeList.nodedown(list, :b@h)
-      {[], list} = NodeList.refresh(list, [:three])
+      {[], list} = NodeList.pass(list, [:three])
       assert {:ok, [{:connected_nodes, []}, :one], list} = return(list, [])
       assert {:ok, [{:connected_nodes, ["a@h"]}, :two, :three], list} = return(list, [:a@h])
       assert list == custom()
       refute_received {:listing, _pid}
+    end
+
+    test "is fetched for each nodeup and nodedown" do
+      {[], list} = NodeList.nodeup(custom(), :a@h)
+      assert {:ok, [{:connected_nodes, []}], list} = return(list, [])
+      {[], list} = NodeList.nodedown(list, :a@h)
+      assert {:ok, [{:connected_nodes, ["a@h"]}], _list} = return(list, [:a@h])
+    end
+
+    test "may be another one of erlang:nodes/1" do
+      {[], list} = NodeList.refresh(custom({:erlang, :nodes, [:visible]}), [:tick])
+      assert {:ok, [{:connected_nodes, []}, :tick], _list} = next(list)
     end
 
     test "that fails is an error, and its events are returned all the same" do
