@@ -148,8 +148,7 @@ address = Caravan.Test.Knot.address(knot)
 
 ours_at = fn address ->
   fn name ->
-    {:ok, _} =
-      Caravan.Dns.lookup("#{name}.bench.test", :srv, nameservers: [address], cache: false)
+    {:ok, _} = Caravan.Dns.lookup("#{name}.bench.test", :srv, nameservers: [address])
   end
 end
 
@@ -162,10 +161,6 @@ end
 
 ours = ours_at.(address)
 inet = inet_at.(address)
-
-cached = fn name ->
-  {:ok, %{cached: true}} = Caravan.Dns.lookup("#{name}.bench.test", :srv, nameservers: [address])
-end
 
 round_trips =
   ~w(run --quiet --release --locked -p caravan_core --example udp_round_trip --target-dir) ++
@@ -211,10 +206,6 @@ for callers <- [16, 128] do
   if callers == 16,
     do: Bench.row("the same", {:per_s, a}, {:per_s, floor_many}, "bare UDP", "", a / floor_many)
 end
-
-{:ok, _} = Caravan.Dns.lookup("few.bench.test", :srv, nameservers: [address])
-{a, b} = Bench.medians(5_000, fn -> cached.("few") end, fn -> inet.("few") end)
-Bench.row("cached", {:us, a}, {:us, b}, ":inet_res", "≤ 0.1", a / b)
 
 # Reads the settings once, as the start of distribution does.
 :ignore = Caravan.Epmd.start_link()

@@ -19,7 +19,7 @@ limit = 5 * 1_048_576
 
 records = for i <- 1..names, n <- 1..3, do: "d#{i} 60 SRV 0 0 #{4_000 + n} node#{n}"
 {:ok, knot} = Knot.start_link(zone: "memory.test", records: records)
-options = [nameservers: [Knot.address(knot)], cache: false]
+options = [nameservers: [Knot.address(knot)]]
 
 ask = fn number ->
   {:ok, %{records: [_, _, _]}} =

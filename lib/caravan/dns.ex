@@ -70,23 +70,6 @@ defmodule Caravan.Dns do
       doc:
         "Whether names are sent in random case over UDP, and only answers that repeat it are accepted (0x20). " <>
           "That makes answers harder to forge."
-    ],
-    cache: [
-      type: :boolean,
-      default: true,
-      doc: "keeps answers for as long as their TTL says, and uses kept ones"
-    ],
-    max_ttl: [
-      type: {:in, 0..604_800},
-      default: 86_400,
-      type_doc: "seconds",
-      doc: "keeps no answer for longer"
-    ],
-    min_ttl: [
-      type: {:in, 0..604_800},
-      default: 0,
-      type_doc: "seconds",
-      doc: "keeps each answer for so long, whatever its TTL; `:max_ttl` wins"
     ]
   ]
 
@@ -118,13 +101,11 @@ defmodule Caravan.Dns do
   | addresses of an SRV target | 16; more are left out |
   | octets of an answer | 1,232 over UDP, asked for by EDNS; one of 4,096 counts as cut; 65,535 over TCP |
   | aliases (CNAME) of a name | 8 in one answer, 8 answers; more is `:bad_response` |
-  | records, and addresses of targets, kept in the cache | 16,384; one more empties it |
   | configurations whose sockets and connections are kept | 32, for 60 seconds after the last lookup; one more closes those of the oldest |
   | UDP sockets that wait for a question | 128 in all, each for 32 questions |
 
   None of them can be changed. Lookups that ask the same, with the same options, share one, which is joined
-  within the first tenth of its timeout. Neither errors are kept, nor answers that lack the addresses of a
-  target whose servers were silent. A changed `/etc/resolv.conf`, `/etc/hosts`, `:ca_file` or `:trust_anchors` counts from the next lookup on.
+  within the first tenth of its timeout. A changed `/etc/resolv.conf`, `/etc/hosts`, `:ca_file` or `:trust_anchors` counts from the next lookup on.
 
   With `:dnssec`, a name that a wildcard stands for can be `:bogus` where the zone is signed with NSEC, because
   hickory asks for more proof than RFC 4035 does.
@@ -147,9 +128,6 @@ defmodule Caravan.Dns do
           | {:trust_anchors, Path.t() | nil}
           | {:ca_file, Path.t() | nil}
           | {:randomize_case, boolean}
-          | {:cache, boolean}
-          | {:max_ttl, non_neg_integer}
-          | {:min_ttl, non_neg_integer}
 
   @types [:srv, :a, :aaaa]
   @max_nameservers 16
@@ -218,7 +196,7 @@ defmodule Caravan.Dns do
   end
 
   @doc """
-  Forgets all answers, and closes the sockets and connections that no lookup is using. Later lookups
+  Closes the sockets and connections that no lookup is using. Later lookups
   share none that is under way.
   """
   @spec flush() :: :ok

@@ -11,7 +11,7 @@ defmodule Caravan.DnsTest do
 
   setup context do
     server = start_supervised!({DnsServer, Map.to_list(Map.take(context, [:ip]))})
-    %{server: server, options: [nameservers: [DnsServer.address(server)], cache: false]}
+    %{server: server, options: [nameservers: [DnsServer.address(server)]]}
   end
 
   defp service(port, target), do: %Service{priority: 0, weight: 0, port: port, target: target}
@@ -48,7 +48,6 @@ defmodule Caravan.DnsTest do
                  nameserver: DnsServer.address(context.server),
                  transport: :udp,
                  time: 0,
-                 cached: false,
                  dropped: 0,
                  secure: false
                }
@@ -143,9 +142,6 @@ defmodule Caravan.DnsTest do
             {[addresses: 1], ~r/expected :addresses to be .* got: 1/},
             {[dnssec: "yes"], ~r/expected :dnssec to be .* got: "yes"/},
             {[randomize_case: nil], ~r/expected :randomize_case/},
-            {[cache: :on], ~r/expected :cache/},
-            {[max_ttl: -1], ~r/expected :max_ttl .* got: -1/},
-            {[min_ttl: 1.5], ~r/expected :min_ttl .* got: 1.5/},
             {[trust_anchors: "/etc/anchors"],
              ~r/expected :dnssec to be true where :trust_anchors/},
             {[nameservers: ["10.0.0.2" | "10.0.0.3"]], ~r/expected :nameservers/},

@@ -112,11 +112,6 @@ defmodule Caravan.Cluster.Config do
     nameservers: @dns_schema[:nameservers],
     lookup_timeout: @dns_schema[:timeout],
     lookup_attempts: @dns_schema[:attempts],
-    lookup_cache: [
-      type: :boolean,
-      default: false,
-      doc: "whether lookups may be answered from the cache of `Caravan.Dns`"
-    ],
     allow: @dns_schema[:allow],
     dnssec: @dns_schema[:dnssec],
     trust_anchors: @dns_schema[:trust_anchors],
@@ -208,7 +203,6 @@ defmodule Caravan.Cluster.Config do
           nameservers: [String.t()],
           lookup_timeout: pos_integer,
           lookup_attempts: pos_integer | nil,
-          lookup_cache: boolean,
           allow: [String.t()],
           dnssec: boolean,
           trust_anchors: Path.t() | nil,
@@ -286,7 +280,6 @@ defmodule Caravan.Cluster.Config do
     [
       timeout: config.lookup_timeout,
       attempts: config.lookup_attempts,
-      cache: config.lookup_cache,
       addresses: type == :srv
     ] ++ same
   end

@@ -5,11 +5,10 @@ defmodule Caravan.Dns.Answer do
     * `:name` and `:type` as they were asked for;
     * `:records` in the order of the server: `Caravan.Dns.Service` structs for `:srv`,
       `t::inet.ip_address/0` tuples for `:a` and `:aaaa`; at most 4,096;
-    * `:ttl`, in seconds: the smallest of the answer; of a kept answer, what is left of it;
+    * `:ttl`, in seconds: the smallest of the answer;
     * `:nameserver`, such as `"127.0.0.1:8600"`: which one answered; `nil`: `/etc/hosts` did;
     * `:transport`: what the answer came over;
-    * `:time`, in microseconds: how long it took; 0 for a kept answer;
-    * `:cached`: whether it was kept from an earlier lookup;
+    * `:time`, in microseconds: how long it took;
     * `:dropped`: how many addresses the option `:allow` left out;
     * `:secure`: whether DNSSEC proved it (option `:dnssec`).
   """
@@ -20,7 +19,6 @@ defmodule Caravan.Dns.Answer do
                 nameserver: nil,
                 transport: :hosts,
                 time: 0,
-                cached: false,
                 dropped: 0,
                 secure: false
               ]
@@ -33,7 +31,6 @@ defmodule Caravan.Dns.Answer do
           nameserver: String.t() | nil,
           transport: :udp | :tcp | :tls | :https | :hosts,
           time: non_neg_integer,
-          cached: boolean,
           dropped: non_neg_integer,
           secure: boolean
         }

@@ -5,7 +5,6 @@
 //! because of what the caller passed, only because of what the network did.
 
 mod answer;
-mod cache;
 mod config;
 mod connection;
 mod error;
@@ -23,10 +22,9 @@ mod udp;
 #[cfg(any(test, fuzzing))]
 pub use answer::read_any;
 pub use answer::{Answer, MAX_RECORDS, Records, Service, Transport};
-pub use cache::MAX_CACHED_RECORDS;
 pub use config::{
     BadNameserver, BadNetwork, DnssecConfig, LookupOptions, MAX_NAMESERVERS, MAX_NETWORKS,
-    NameServerConfig, Protocol, ResolverConfig, Ttl, network,
+    NameServerConfig, Protocol, ResolverConfig, network,
 };
 pub use error::LookupError;
 pub use flight::{Outcome, Ticket, Waiter};

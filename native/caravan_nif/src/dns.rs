@@ -112,13 +112,6 @@ impl PendingReply {
         } = &*self.lookup;
         self.send_with(|env| dns_terms::result(env, name, *query_type, result));
     }
-
-    fn send_kept(&self, answer: &Answer, ttl: u32) {
-        let Lookup {
-            name, query_type, ..
-        } = &*self.lookup;
-        self.send_with(|env| dns_terms::kept(env, name, *query_type, answer, ttl));
-    }
 }
 
 impl Waiter for PendingReply {
@@ -190,7 +183,7 @@ fn dns_cancel(lookup: ResourceArc<Lookup>) -> bool {
     lookup.cancel()
 }
 
-/// Forgets all answers, and closes the sockets and connections that no lookup is using.
+/// Closes the sockets and connections that no lookup is using.
 #[rustler::nif]
 fn dns_flush() -> rustler::Atom {
     if let Some(resolvers) = RESOLVERS.get() {
@@ -239,14 +232,6 @@ fn start<'a>(
         LookupStart::Pending(ticket) => *lookup.ticket.lock() = Some(ticket),
         LookupStart::Answered(answer) => {
             return Ok(dns_terms::result(env, name, query_type, Ok(&answer)));
-        }
-        LookupStart::Cached(answer, ttl) if answer.is_short() => {
-            return Ok(dns_terms::kept(env, name, query_type, &answer, ttl));
-        }
-        LookupStart::Cached(answer, ttl) => {
-            let reply = reply()?;
-            let runtime = runtime::handle().map_err(|_| LookupError::Internal)?;
-            runtime.spawn(async move { reply.send_kept(&answer, ttl) });
         }
     }
     Ok(lookup.encode(env))

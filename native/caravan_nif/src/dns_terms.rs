@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use caravan_core::dns::{
     Answer, BadName, DnssecConfig, LookupError, LookupOptions, MAX_NAMESERVERS, MAX_NETWORKS,
-    NameServerConfig, QueryType, Records, ResolverConfig, Service, Transport, Ttl, network,
+    NameServerConfig, QueryType, Records, ResolverConfig, Service, Transport, network,
 };
 use rustler::{Binary, Encoder, Env, NifException, NifMap, NifStruct, NifUnitEnum, Term};
 
@@ -59,9 +59,6 @@ pub struct OptionsTerm {
     trust_anchors: Option<String>,
     ca_file: Option<String>,
     allow: Vec<String>,
-    cache: bool,
-    max_ttl: u32,
-    min_ttl: u32,
 }
 
 impl TryFrom<OptionsTerm> for LookupOptions {
@@ -90,10 +87,6 @@ impl TryFrom<OptionsTerm> for LookupOptions {
             attempts: attempts.transpose()?,
             addresses: term.addresses,
             allow: networks.collect::<Result<_, _>>().map_err(|_| bad())?,
-            cache: term.cache.then_some(Ttl {
-                min: term.min_ttl,
-                max: term.max_ttl,
-            }),
         })
     }
 }
@@ -121,7 +114,6 @@ struct AnswerTerm<'a> {
     transport: rustler::Atom,
     /// Microseconds.
     time: u64,
-    cached: bool,
     dropped: usize,
     secure: bool,
 }
@@ -152,43 +144,21 @@ pub fn result<'a>(
     result: Result<&Answer, LookupError>,
 ) -> Term<'a> {
     match result {
-        Ok(answer) => {
-            let time = u64::try_from(answer.time.as_micros()).unwrap_or(u64::MAX);
-            success(env, name, query_type, answer, answer.ttl, time, false)
-        }
+        Ok(answer) => success(env, name, query_type, answer),
         Err(error) => failure(env, name, query_type, reason(error).encode(env)),
     }
 }
 
-/// `{:ok, %Caravan.Dns.Answer{}}` with an answer that was kept and holds for `ttl` seconds more.
-pub fn kept<'a>(
-    env: Env<'a>,
-    name: &[u8],
-    query_type: QueryType,
-    answer: &Answer,
-    ttl: u32,
-) -> Term<'a> {
-    success(env, name, query_type, answer, ttl, 0, true)
-}
-
-fn success<'a>(
-    env: Env<'a>,
-    name: &[u8],
-    query_type: QueryType,
-    answer: &Answer,
-    ttl: u32,
-    time: u64,
-    cached: bool,
-) -> Term<'a> {
+fn success<'a>(env: Env<'a>, name: &[u8], query_type: QueryType, answer: &Answer) -> Term<'a> {
+    let time = u64::try_from(answer.time.as_micros()).unwrap_or(u64::MAX);
     let term = AnswerTerm {
         name: binary(env, name),
         r#type: query_type.into(),
         records: records(env, &answer.records),
-        ttl,
+        ttl: answer.ttl,
         nameserver: answer.nameserver.as_deref().map(|text| text.encode(env)),
         transport: transport(answer.transport),
         time,
-        cached,
         dropped: answer.dropped,
         secure: answer.secure,
     };

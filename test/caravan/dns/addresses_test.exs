@@ -16,7 +16,7 @@ defmodule Caravan.Dns.AddressesTest do
     server = start_supervised!(DnsServer)
     DnsServer.put(server, @name, :srv, [{0, 0, 4001, "Node1.Test"}, {0, 0, 4002, "node2.test"}])
     DnsServer.put_default(server, :empty)
-    %{server: server, options: [nameservers: [DnsServer.address(server)], cache: false]}
+    %{server: server, options: [nameservers: [DnsServer.address(server)]]}
   end
 
   defp addresses(options),
@@ -119,7 +119,7 @@ defmodule Caravan.Dns.AddressesTest do
         for(n <- 0..3_000, do: {10, 1, div(n, 250), rem(n, 250)})
       )
 
-      assert [of_node2] = addresses([cache: false] ++ options)
+      assert [of_node2] = addresses(options)
       assert length(of_node2) == 16
     end
 

@@ -50,7 +50,7 @@ defmodule Caravan.Dns.DnssecTest do
       zone: transferred(zone),
       zone_keys: file(dir, "zone_keys", Knot.dump(zone, "DNSKEY")),
       root: transferred(root),
-      options: [dnssec: true, trust_anchors: anchors, cache: false]
+      options: [dnssec: true, trust_anchors: anchors]
     }
 
     Map.put(context, :options, serving(context, context.zone))

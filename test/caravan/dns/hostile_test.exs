@@ -198,7 +198,6 @@ defmodule Caravan.Dns.HostileTest do
       # A rate limiter says so once, and a firewall drops TCP.
       cut = {:fun, &if(&1.transport == :tcp, do: :silent, else: :truncated)}
       DnsServer.put(server, "app.test", :a, cut)
-      options = [cache: false] ++ options
 
       assert {:error, %Error{reason: :timeout}} =
                Dns.lookup("app.test", :a, [timeout: @short] ++ options)
@@ -209,7 +208,6 @@ defmodule Caravan.Dns.HostileTest do
 
     test "is asked for over TCP alone once that has worked", %{server: server, options: options} do
       DnsServer.put(server, "app.test", :a, for(n <- 1..200, do: {10, 0, 0, n}))
-      options = [cache: false] ++ options
       for _ <- 1..3, do: assert({:ok, %{transport: :tcp}} = Dns.lookup("app.test", :a, options))
       transports = for query <- DnsServer.queries(server), do: query.transport
       assert transports == [:udp, :tcp, :tcp, :tcp]
@@ -257,8 +255,7 @@ defmodule Caravan.Dns.HostileTest do
 
     options = [
       nameservers: ["tcp://" <> DnsServer.address(server)],
-      addresses: true,
-      cache: false
+      addresses: true
     ]
 
     for timeout <- 1..60 do
@@ -353,7 +350,6 @@ defmodule Caravan.Dns.HostileTest do
     assert {:ok, _} = Dns.lookup("app.test", :a, good)
     before = %{before | atoms: OsResources.now().atoms}
 
-    # Other names than before: a cache would answer those.
     assert reasons(101..(100 + @at_once), options) == [reason]
     assert {:ok, %{records: [@ip]}} = Dns.lookup("app.test", :a, good)
     OsResources.await_no_more(before)

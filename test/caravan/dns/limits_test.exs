@@ -15,7 +15,7 @@ defmodule Caravan.Dns.LimitsTest do
     OsResources.warm_up()
     server = start_supervised!(DnsServer)
     DnsServer.put_default(server, [@ip])
-    %{server: server, options: [nameservers: [DnsServer.address(server)], cache: false]}
+    %{server: server, options: [nameservers: [DnsServer.address(server)]]}
   end
 
   test "1,024 lookups are under way; one more is busy, until one has ended", %{
@@ -41,17 +41,6 @@ defmodule Caravan.Dns.LimitsTest do
 
     DnsServer.put_default(server, [@ip])
     assert {:ok, _} = Dns.lookup("app.test", :a, options)
-  end
-
-  test "a kept answer needs no place", %{server: server, options: options} do
-    DnsServer.put(server, "kept.test", :a, {[@ip], ttl: 300})
-    kept = Keyword.put(options, :cache, true)
-    assert %{cached: false} = Dns.lookup!("kept.test", :a, kept)
-    DnsServer.put_default(server, :silent)
-    started = for n <- 1..1_024, do: Dns.lookup_async("app#{n}.test", :a, options)
-    assert {:error, %Error{reason: :busy}} = Dns.lookup("app.test", :a, options)
-    assert %{cached: true} = Dns.lookup!("kept.test", :a, kept)
-    for {:ok, ref} <- started, do: assert(Dns.cancel(ref))
   end
 
   test "a place is free again when its lookup is cancelled, or its process has died", %{
@@ -88,11 +77,7 @@ defmodule Caravan.Dns.LimitsTest do
 
     for scheme <- ["", "tcp://"] do
       for n <- 1..100,
-          do:
-            Dns.lookup!("app.test", :a,
-              nameservers: [scheme <> address, "127.0.0.2:#{n}"],
-              cache: false
-            )
+          do: Dns.lookup!("app.test", :a, nameservers: [scheme <> address, "127.0.0.2:#{n}"])
 
       # The server, in this VM, has the other end of each connection.
       kept = if scheme == "", do: 32, else: 64

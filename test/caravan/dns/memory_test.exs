@@ -29,9 +29,6 @@ defmodule Caravan.Dns.MemoryTest do
   @kinds [
     answered:
       ~S[fn n -> {:ok, _} = Caravan.Dns.lookup("app#{rem(n, 100)}.memory.test", :srv, options) end],
-    cached: ~S"""
-    fn n -> {:ok, _} = Caravan.Dns.lookup("app#{n}.memory.test", :srv, [min_ttl: 300] ++ Keyword.put(options, :cache, true)) end
-    """,
     unanswered:
       ~S[fn n -> {:error, _} = Caravan.Dns.lookup("none#{n}.other.test", :srv, options) end],
     cancelled: ~S"""
@@ -51,7 +48,7 @@ defmodule Caravan.Dns.MemoryTest do
   setup_all do
     records = for n <- 1..3, do: "* 60 SRV 0 0 #{4_000 + n} node#{n}"
     knot = start_supervised!({Knot, zone: "memory.test", records: records})
-    %{options: [nameservers: [Knot.address(knot)], cache: false, timeout: 30_000]}
+    %{options: [nameservers: [Knot.address(knot)], timeout: 30_000]}
   end
 
   for {kind, ask} <- @kinds do

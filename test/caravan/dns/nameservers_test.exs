@@ -34,8 +34,8 @@ defmodule Caravan.Dns.NameserversTest do
   end
 
   test "the answer says who gave it, over what and in how many microseconds", %{address: address} do
-    answer = Dns.lookup!("app.test", :a, nameservers: [address], cache: false)
-    assert %{nameserver: ^address, transport: :udp, cached: false, secure: false} = answer
+    answer = Dns.lookup!("app.test", :a, nameservers: [address])
+    assert %{nameserver: ^address, transport: :udp, secure: false} = answer
     assert answer.time in 1..5_000_000
   end
 
@@ -63,14 +63,14 @@ defmodule Caravan.Dns.NameserversTest do
       silent = start(:silent, :silent)
 
       for first <- [DnsServer.address(silent), closed(), "tcp://" <> closed()] do
-        options = [nameservers: [first, address], timeout: 2_000, cache: false]
+        options = [nameservers: [first, address], timeout: 2_000]
         assert %{records: [@ip], nameserver: ^address} = Dns.lookup!("app.test", :a, options)
       end
     end
 
     test "at once when nobody listens on the port of the first", %{address: address} do
       for first <- [closed(), "tcp://" <> closed()] do
-        options = [nameservers: [first, address], timeout: @patience, cache: false]
+        options = [nameservers: [first, address], timeout: @patience]
         assert {:ok, %{records: [@ip]}} = lookup_soon("app.test", options)
       end
     end
@@ -113,13 +113,12 @@ defmodule Caravan.Dns.NameserversTest do
     options = [nameservers: addresses]
     assert {:error, %Error{reason: :nxdomain}} = Dns.lookup("none.test", :a, options)
     DnsServer.put(context.server, "none.test", :a, :empty)
-    options = [cache: false] ++ options
     assert {:error, %Error{reason: :no_records}} = Dns.lookup("none.test", :a, options)
     assert DnsServer.queries(second) == []
   end
 
   test "a nameserver is asked as often as :attempts says", %{server: server, address: address} do
-    options = [nameservers: [address], timeout: @patience, cache: false]
+    options = [nameservers: [address], timeout: @patience]
     DnsServer.put_default(server, :servfail)
 
     for attempts <- 1..3 do
@@ -133,7 +132,7 @@ defmodule Caravan.Dns.NameserversTest do
   test "the second attempt helps", %{server: server, address: address} do
     for first <- [:servfail, :cut, :silent] do
       DnsServer.put(server, "app.test", :a, {:sequence, [first, [@ip]]})
-      options = [nameservers: [address], timeout: 2_000, cache: false]
+      options = [nameservers: [address], timeout: 2_000]
       assert %{records: [@ip]} = Dns.lookup!("app.test", :a, options)
     end
   end

@@ -49,7 +49,7 @@ defmodule Caravan.Dns.PanicTest do
     server = start_supervised!(DnsServer)
     DnsServer.put_default(server, [{127, 0, 0, 1}])
     node = PeerNode.start!(epmd: false, path: path, wrapper: @quietly)
-    %{node: node, options: [nameservers: [DnsServer.address(server)], cache: false]}
+    %{node: node, options: [nameservers: [DnsServer.address(server)]]}
   end
 
   for place <- ["nif", "task"] do

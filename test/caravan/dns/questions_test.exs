@@ -13,7 +13,7 @@ defmodule Caravan.Dns.QuestionsTest do
   setup do
     server = start_supervised!(DnsServer)
     DnsServer.put_default(server, [@ip])
-    %{server: server, options: [nameservers: [DnsServer.address(server)], cache: false]}
+    %{server: server, options: [nameservers: [DnsServer.address(server)]]}
   end
 
   test "ids and source ports are random", %{server: server, options: options} do

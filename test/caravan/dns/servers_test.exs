@@ -43,7 +43,7 @@ defmodule Caravan.Dns.ServersTest do
       @describetag server: server, scheme: scheme
 
       setup %{servers: servers, server: server, scheme: scheme} do
-        %{options: [nameservers: [scheme <> servers[server]], cache: false], scheme: scheme}
+        %{options: [nameservers: [scheme <> servers[server]]], scheme: scheme}
       end
 
       test "SRV", %{options: options} do

@@ -25,7 +25,7 @@ defmodule Caravan.Dns.SystemTest do
     do: SystemFiles.server(system, server, :put, [name, :a, reply])
 
   defp a(system, name, options \\ []) do
-    case SystemFiles.lookup(system, name, :a, [cache: false] ++ options) do
+    case SystemFiles.lookup(system, name, :a, options) do
       {:ok, answer} -> answer.records
       {:error, %Error{reason: reason}} -> reason
     end
@@ -190,7 +190,7 @@ defmodule Caravan.Dns.SystemTest do
 
       for name <- ["node1.test", "NODE1.test.", "node1"] do
         assert {:ok, answer} = SystemFiles.lookup(system, name, :a)
-        assert %{transport: :hosts, nameserver: nil, cached: false} = answer
+        assert %{transport: :hosts, nameserver: nil} = answer
         assert @one in answer.records
       end
 
@@ -280,13 +280,6 @@ defmodule Caravan.Dns.SystemTest do
       assert a(system, "app.test") == [@two]
       SystemFiles.remove!(system, :hosts)
       assert a(system, "app.test") == [@one]
-    end
-
-    test "what is cached of the old nameservers does not count", %{system: system} do
-      options = [cache: true, min_ttl: 60]
-      assert {:ok, %{records: [@one]}} = SystemFiles.lookup(system, "app.test", :a, options)
-      SystemFiles.write!(system, :resolv_conf, other(1))
-      assert {:ok, %{records: [@two]}} = SystemFiles.lookup(system, "app.test", :a, options)
     end
   end
 end

@@ -63,7 +63,7 @@ defmodule Caravan.Dns.TlsTest do
       end
 
       test "a certificate for the name", %{addresses: addresses, ca_file: ca_file} = context do
-        options = [nameservers: [addresses.named <> "#dns.test"], ca_file: ca_file, cache: false]
+        options = [nameservers: [addresses.named <> "#dns.test"], ca_file: ca_file]
         assert %{records: [@ip], transport: transport} = Dns.lookup!("app.test", :a, options)
         assert transport == context.transport
         assert {:error, %Error{reason: :nxdomain}} = Dns.lookup("none.test", :a, options)
@@ -99,7 +99,7 @@ defmodule Caravan.Dns.TlsTest do
       end
 
       test "many lookups over one connection", %{addresses: addresses, ca_file: ca_file} do
-        options = [nameservers: [addresses.named <> "#dns.test"], ca_file: ca_file, cache: false]
+        options = [nameservers: [addresses.named <> "#dns.test"], ca_file: ca_file]
         Dns.lookup!("app.test", :a, options)
         before = OsResources.now()
         refs = for n <- 1..100, do: Dns.lookup_async("n#{n}.test", :a, options)
@@ -136,7 +136,7 @@ defmodule Caravan.Dns.TlsTest do
         unbound = start_supervised!(spec, id: :restarted)
         ports = Unbound.ports(unbound)
         address = apply(Unbound, context.address, [unbound]) <> "#dns.test"
-        options = [nameservers: [address], ca_file: context.ca_file, cache: false]
+        options = [nameservers: [address], ca_file: context.ca_file]
         assert %{records: [@ip]} = Dns.lookup!("app.test", :a, options)
 
         stop_supervised!(:restarted)
@@ -170,7 +170,7 @@ defmodule Caravan.Dns.TlsTest do
       File.cp!(context.other_ca, path)
       assert reason([address], ca_file: path) == :tls
       File.cp!(context.ca_file, path)
-      options = [nameservers: [address], ca_file: path, cache: false]
+      options = [nameservers: [address], ca_file: path]
       assert %{records: [@ip]} = Dns.lookup!("app.test", :a, options)
       File.cp!(context.other_ca, path)
       assert reason([address], ca_file: path) == :tls
@@ -198,7 +198,7 @@ defmodule Caravan.Dns.TlsTest do
   end
 
   defp reason(nameservers, options) do
-    options = [nameservers: nameservers, cache: false] ++ options
+    options = [nameservers: nameservers] ++ options
     assert {:error, %Error{reason: reason}} = Dns.lookup("app.test", :a, options)
     reason
   end

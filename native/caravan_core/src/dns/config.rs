@@ -59,7 +59,7 @@ pub struct NameServerConfig {
     pub protocol: Protocol,
 }
 
-/// Where answers come from. Lookups of equal sources share sockets, connections and answers.
+/// Where answers come from. Lookups of equal sources share sockets and connections.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct ResolverConfig {
     /// At most [`MAX_NAMESERVERS`]; none means the system's configuration.
@@ -79,15 +79,6 @@ pub struct DnssecConfig {
     pub trust_anchors: Option<PathBuf>,
 }
 
-/// How long answers are kept, in seconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Ttl {
-    /// At least, whatever the answer says.
-    pub min: u32,
-    /// At most.
-    pub max: u32,
-}
-
 /// What a lookup is made with.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct LookupOptions {
@@ -101,8 +92,6 @@ pub struct LookupOptions {
     pub addresses: bool,
     /// Networks that addresses have to be in, at most [`MAX_NETWORKS`]; none allows all.
     pub allow: Vec<IpNet>,
-    /// How long answers are kept; `None`: not at all, and kept ones are not used.
-    pub cache: Option<Ttl>,
 }
 
 impl ResolverConfig {

@@ -1,4 +1,4 @@
-//! What lookups share: nameservers' sockets and connections, answers, and lookups under way.
+//! What lookups share: nameservers' sockets and connections, and lookups under way.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -9,7 +9,6 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
-use super::cache::{Cache, Entries};
 use super::config::ResolverConfig;
 use super::flight::{Flights, Key, Outcome, Ticket, Waiter};
 use super::inline_poll::EarlyPolls;
@@ -31,7 +30,6 @@ pub struct Resolvers {
     runtime: Handle,
     kept: RwLock<Vec<Arc<ResolverEntry>>>,
     flights: Arc<Flights>,
-    cache: Cache,
     /// Numbers flights.
     last_number: AtomicU64,
     /// Whether there was a lookup since the last tick.
@@ -49,8 +47,6 @@ struct ResolverEntry {
 
 /// How a lookup began.
 pub enum LookupStart {
-    /// With its end: the answer was kept, and holds for so many seconds more.
-    Cached(Arc<Answer>, u32),
     /// With its end: the nameserver was as fast as that. The answer is short.
     Answered(Arc<Answer>),
     /// It is under way; the waiter will have the outcome. [`Ticket::poll`] has to be called.
@@ -65,7 +61,6 @@ impl Resolvers {
             runtime: runtime.clone(),
             kept: RwLock::default(),
             flights: Arc::new(Flights::new(runtime.clone())),
-            cache: Cache::default(),
             last_number: AtomicU64::new(0),
             active: AtomicBool::new(false),
             ticking: AtomicBool::new(false),
@@ -86,11 +81,6 @@ impl Resolvers {
         self.note_activity();
         let files = stamp(&options.config);
         let key = Key { question, options };
-        if key.options.cache.is_some()
-            && let Some((answer, ttl)) = self.cache.get(&key, &files, Instant::now().into())
-        {
-            return Ok(LookupStart::Cached(answer, ttl));
-        }
         let waiter = waiter()?;
         let current = self.current(&key.options.config, &files);
         let number = self.last_number.fetch_add(1, Ordering::Relaxed);
@@ -112,15 +102,10 @@ impl Resolvers {
         Ok(LookupStart::Pending(ticket))
     }
 
-    /// Forgets all answers, has no later lookup share one that is under way, and closes what none is using.
+    /// Has no later lookup share one that is under way, and closes what none is using.
     pub fn flush(&self) {
         self.flights.forget();
-        self.drop_there(self.cache.take());
         self.kept.write().clear();
-    }
-
-    fn drop_there(&self, entries: Entries) {
-        self.runtime.spawn(async move { drop(entries) });
     }
 
     /// Lookups under way; those that ask the same are one.
@@ -164,12 +149,7 @@ impl Resolvers {
         let lookup = kept
             .resolver
             .lookup(&key.question, options, start, early_polls);
-        let answer = Arc::new(lookup.await?);
-        let options = Arc::clone(options);
-        if let Some(old) = self.cache.put(key, kept.stamp, &answer, &options) {
-            self.drop_there(old);
-        }
-        Ok(answer)
+        Ok(Arc::new(lookup.await?))
     }
 
     /// What is kept of `config`, unless a file that it was made from has changed.
@@ -227,7 +207,6 @@ impl Resolvers {
                 self.start_ticking();
             }
             self.kept.write().clear();
-            self.cache.drop_expired();
         }
     }
 }
