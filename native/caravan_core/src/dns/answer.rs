@@ -77,8 +77,6 @@ pub struct Answer {
     pub dropped: usize,
     /// Whether DNSSEC proved it.
     pub secure: bool,
-    /// Whether the addresses of each target are known, or known not to be there.
-    pub complete: bool,
 }
 
 impl Answer {

@@ -174,7 +174,7 @@ impl Resolver {
                 Err(error @ (LookupError::NoRecords | LookupError::ServFail)) => nothing = error,
                 Err(error) => return Err(error),
                 Ok((reply, mut records, mut ttl, mut secure)) => {
-                    let (mut dropped, mut complete) = (0, true);
+                    let mut dropped = 0;
                     if let Records::Services(services) = &mut records
                         && options.addresses
                     {
@@ -183,7 +183,7 @@ impl Resolver {
                         let added = Box::pin(adding).await?;
                         ttl = ttl.min(added.ttl);
                         secure = secure && added.secure;
-                        (dropped, complete) = (added.dropped, added.complete);
+                        dropped = added.dropped;
                     }
                     return Ok(Answer {
                         records,
@@ -193,7 +193,6 @@ impl Resolver {
                         time: Duration::ZERO,
                         dropped,
                         secure,
-                        complete,
                     });
                 }
             }
@@ -246,7 +245,6 @@ impl Resolver {
             time: Duration::ZERO,
             dropped: 0,
             secure: false,
-            complete: true,
         })
     }
 
@@ -421,7 +419,6 @@ impl Resolver {
             dropped: 0,
             ttl: u32::MAX,
             secure: true,
-            complete: true,
         };
         for service in services {
             if let Some(hosted) = known.get(&service.target) {
@@ -429,7 +426,6 @@ impl Resolver {
                 added.dropped += hosted.dropped;
                 added.ttl = added.ttl.min(hosted.ttl);
                 added.secure = added.secure && hosted.secure;
-                added.complete = added.complete && hosted.complete;
             }
         }
         Ok(added)
@@ -462,9 +458,8 @@ impl Resolver {
         for answered in [v4, v6] {
             match answered {
                 Ok((Records::Addresses(ips), ttl, secure)) => hosted.add(ips, ttl, secure, allow),
-                Ok(_) | Err(LookupError::NxDomain | LookupError::NoRecords) => {}
                 Err(LookupError::Bogus) => return Err(LookupError::Bogus),
-                Err(_) => hosted.complete = false,
+                Ok(_) | Err(_) => {}
             }
         }
         Ok(hosted)
@@ -477,7 +472,6 @@ struct TargetAddresses {
     dropped: usize,
     ttl: u32,
     secure: bool,
-    complete: bool,
 }
 
 impl Default for TargetAddresses {
@@ -487,7 +481,6 @@ impl Default for TargetAddresses {
             dropped: 0,
             ttl: u32::MAX,
             secure: true,
-            complete: true,
         }
     }
 }
@@ -517,7 +510,6 @@ struct Added {
     dropped: usize,
     ttl: u32,
     secure: bool,
-    complete: bool,
 }
 
 fn load_trust_anchors(file: &Path) -> Result<TrustAnchors, LookupError> {
