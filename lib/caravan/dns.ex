@@ -171,8 +171,7 @@ defmodule Caravan.Dns do
   Starts a lookup and returns at once.
 
   The calling process gets one message, `{ref, {:ok, answer} | {:error, error}}`, by the option
-  `:timeout` at the latest. When the calling process dies, its lookups end within a
-  quarter of a second.
+  `:timeout` at the latest. When the calling process dies, its lookups end.
   """
   @spec lookup_async(String.t(), type, [option]) :: {:ok, reference} | {:error, Error.t()}
   def lookup_async(name, type, options \\ []) do

@@ -79,7 +79,6 @@ fn answer(query: &[u8], records: u16, flags: u8) -> Vec<u8> {
 
 struct Reply {
     to: Sender<Result<usize, LookupError>>,
-    is_waiting: bool,
 }
 
 impl Waiter for Reply {
@@ -89,10 +88,6 @@ impl Waiter for Reply {
     }
 
     fn discard(self: Box<Self>) {}
-
-    fn is_waiting(&self) -> bool {
-        self.is_waiting
-    }
 }
 
 /// As the NIF has it: one thread that runs nothing else.
@@ -133,18 +128,10 @@ impl Client {
     }
 
     fn start(&self, name: &str) -> (LookupStart, Receiver<Result<usize, LookupError>>) {
-        self.start_for(name, true)
-    }
-
-    fn start_for(
-        &self,
-        name: &str,
-        is_waiting: bool,
-    ) -> (LookupStart, Receiver<Result<usize, LookupError>>) {
         let (to, receiver) = channel();
         let question = Question::new(name.as_bytes(), QueryType::A).expect("a question");
         let options = Arc::clone(&self.options);
-        let waiter = || Ok(Box::new(Reply { to, is_waiting }) as Box<dyn Waiter>);
+        let waiter = || Ok(Box::new(Reply { to }) as Box<dyn Waiter>);
         let started = self.resolvers.start(question, options, waiter);
         (started.expect("a waiter"), receiver)
     }
@@ -293,20 +280,6 @@ fn a_lookup_that_nobody_looks_at_ends_at_its_deadline() {
     let outcome = receiver.recv_timeout(ENOUGH);
     assert_eq!(outcome, Ok(Err(LookupError::Timeout)));
     assert!(ticket(started).poll().is_none());
-}
-
-#[test]
-fn lookups_that_nobody_waits_for_end() {
-    let client = Client::new(&serve().to_string());
-    let (_, dead) = client.start_for("silent.test", false);
-    let (_, alive) = client.start("silent.test");
-    let (_, alone) = client.start_for("silence.test", false);
-    assert_eq!(client.resolvers.in_flight(), 2);
-    for gone in [dead, alone] {
-        assert!(gone.recv_timeout(ENOUGH).is_err(), "its waiter is gone");
-    }
-    assert!(client.resolvers.in_flight() <= 1);
-    assert_eq!(alive.recv_timeout(ENOUGH), Ok(Err(LookupError::Timeout)));
 }
 
 #[test]

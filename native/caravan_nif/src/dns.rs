@@ -17,7 +17,7 @@ use caravan_core::dns::{
 use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
 use rustler::thread::is_scheduler_thread;
-use rustler::{Binary, Encoder, Env, LocalPid, OwnedEnv, Resource, ResourceArc, Term};
+use rustler::{Binary, Encoder, Env, LocalPid, Monitor, OwnedEnv, Resource, ResourceArc, Term};
 
 use crate::dns_terms::{self, OptionsTerm, QueryTypeAtom};
 use crate::runtime;
@@ -38,7 +38,12 @@ struct Lookup {
 }
 
 #[rustler::resource_impl]
-impl Resource for Lookup {}
+impl Resource for Lookup {
+    /// Its caller has died.
+    fn down<'a>(&'a self, _env: Env<'a>, _caller: LocalPid, _monitor: Monitor) {
+        self.cancel();
+    }
+}
 
 impl Lookup {
     /// True for the first caller alone.
@@ -122,11 +127,6 @@ impl Waiter for PendingReply {
     fn discard(self: Box<Self>) {
         self.lookup.claim();
     }
-
-    /// In place of a monitor, which costs a lookup a tenth of its time.
-    fn is_waiting(&self) -> bool {
-        OwnedEnv::new().run(|env| self.to.is_alive(env))
-    }
 }
 
 impl Drop for PendingReply {
@@ -166,7 +166,13 @@ fn dns_lookup<'a>(
 fn dns_poll<'a>(env: Env<'a>, lookup: ResourceArc<Lookup>) -> Term<'a> {
     let look = || lookup.ticket.lock().as_ref().and_then(Ticket::poll);
     let result = match catch_unwind(AssertUnwindSafe(look)) {
-        Ok(None) => return lookup.encode(env),
+        Ok(None) => {
+            // Not earlier: a monitor costs a lookup a tenth of its time.
+            if env.monitor(&lookup, &env.pid()).is_none() {
+                lookup.cancel();
+            }
+            return lookup.encode(env);
+        }
         Ok(Some(answer)) => Ok(answer),
         Err(_panic) => {
             lookup.cancel();

@@ -38,9 +38,6 @@ pub trait Waiter: Send + 'static {
 
     /// Called instead: nobody waits any more, or they have the outcome in hand.
     fn discard(self: Box<Self>);
-
-    /// False once there is nobody left to wait. Called on the runtime's thread, now and then.
-    fn is_waiting(&self) -> bool;
 }
 
 /// All lookups under way.
@@ -129,31 +126,6 @@ impl Flights {
     pub fn forget(&self) {
         let forgotten = std::mem::take(&mut self.under_way.lock().newest);
         drop(forgotten);
-    }
-
-    /// Ends what nobody waits for any more.
-    pub fn sweep(&self) {
-        let mut gone = Vec::new();
-        let mut under_way = self.under_way.lock();
-        for flight in under_way.by_number.values_mut() {
-            gone.extend(
-                flight
-                    .waiters
-                    .extract_if(.., |(_, waiter)| !waiter.is_waiting()),
-            );
-        }
-        let flights = under_way.by_number.iter();
-        let deserted = flights.filter(|(_, flight)| flight.waiters.is_empty());
-        let numbers: Vec<_> = deserted.map(|(number, _)| *number).collect();
-        let remove = |number| under_way.remove(number);
-        let ended: Vec<_> = numbers.into_iter().filter_map(remove).collect();
-        drop(under_way);
-        for (_, waiter) in gone {
-            waiter.discard();
-        }
-        for flight in ended {
-            flight.task.cancel();
-        }
     }
 
     fn close(&self, number: u64) -> Waiters {

@@ -21,8 +21,8 @@ use super::{Answer, LookupError, LookupOptions, Question};
 pub const MAX_RESOLVERS: usize = 32;
 /// Sockets and connections are closed after so long without a lookup.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-/// The runtime's timer goes off so often while there are lookups, and those of callers that have died are
-/// ended then. The deadlines of lookups lie behind it, so setting one wakes up nobody.
+/// How often `close_idle` looks for lookups that have begun. It makes the runtime's next timer an early one: the
+/// deadlines of lookups lie behind it, so that to set one does not wake the runtime's thread.
 const TICK: Duration = Duration::from_millis(250);
 
 /// Everything that lookups share, for one runtime.
@@ -196,7 +196,6 @@ impl Resolvers {
             let mut last_active = Instant::now();
             while last_active.elapsed() < IDLE_TIMEOUT {
                 sleep(TICK).await;
-                self.flights.sweep();
                 if self.active.swap(false, Ordering::Relaxed) {
                     last_active = Instant::now();
                 }
