@@ -65,7 +65,7 @@ defmodule Bench do
         1..callers
         |> Enum.map(fn caller ->
           Task.async(fn ->
-            # As far apart as there are names, or they would share lookups.
+            # As far apart as there are names.
             first = div(2_000 * caller, callers)
             Enum.each(1..share, fn i -> fun.(rem(first + i, 2_000) + 1) end)
           end)

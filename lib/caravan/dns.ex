@@ -104,8 +104,7 @@ defmodule Caravan.Dns do
   | configurations whose sockets and connections are kept | 32, for 60 seconds after the last lookup; one more closes those of the oldest |
   | UDP sockets that wait for a question | 128 in all, each for 32 questions |
 
-  None of them can be changed. Lookups that ask the same, with the same options, share one, which is joined
-  within the first tenth of its timeout. A changed `/etc/resolv.conf`, `/etc/hosts`, `:ca_file` or `:trust_anchors` counts from the next lookup on.
+  None of them can be changed. A changed `/etc/resolv.conf`, `/etc/hosts`, `:ca_file` or `:trust_anchors` counts from the next lookup on.
 
   With `:dnssec`, a name that a wildcard stands for can be `:bogus` where the zone is signed with NSEC, because
   hickory asks for more proof than RFC 4035 does.
@@ -195,8 +194,7 @@ defmodule Caravan.Dns do
   end
 
   @doc """
-  Closes the sockets and connections that no lookup is using. Later lookups
-  share none that is under way.
+  Closes the sockets and connections that no lookup is using.
   """
   @spec flush() :: :ok
   def flush, do: Native.dns_flush()

@@ -50,8 +50,8 @@ defmodule Caravan.Native do
   @spec dns_flush() :: :ok
   def dns_flush, do: first_call(:dns_flush, [])
 
-  # Lookups under way, as callers see them and as servers see them.
-  @spec dns_in_flight() :: {non_neg_integer, non_neg_integer, non_neg_integer}
+  # Lookups in flight, and tasks on the library's runtime. For tests.
+  @spec dns_in_flight() :: {lookups :: non_neg_integer, tasks :: non_neg_integer}
   def dns_in_flight, do: first_call(:dns_in_flight, [])
 
   @spec dns_nameserver?(binary) :: boolean

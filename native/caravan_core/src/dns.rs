@@ -8,7 +8,6 @@ mod answer;
 mod config;
 mod connection;
 mod error;
-mod flight;
 mod inline_poll;
 mod name_server;
 mod question;
@@ -27,8 +26,7 @@ pub use config::{
     NameServerConfig, Protocol, ResolverConfig, network,
 };
 pub use error::LookupError;
-pub use flight::{Outcome, Ticket, Waiter};
 pub use question::{BadName, QueryType, Question};
-pub use resolvers::{LookupStart, MAX_RESOLVERS, Resolvers};
+pub use resolvers::{LookupStart, MAX_RESOLVERS, Outcome, PendingLookup, Resolvers};
 #[cfg(any(test, fuzzing))]
 pub use system_config::read_any_files;

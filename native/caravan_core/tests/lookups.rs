@@ -9,11 +9,11 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use caravan_core::dns::{
-    LookupError, LookupOptions, LookupStart, Outcome, QueryType, Question, ResolverConfig,
-    Resolvers, Ticket, Waiter,
+    LookupError, LookupOptions, LookupStart, Outcome, PendingLookup, QueryType, Question,
+    ResolverConfig, Resolvers,
 };
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
@@ -77,23 +77,10 @@ fn answer(query: &[u8], records: u16, flags: u8) -> Vec<u8> {
     [&header.concat(), question, &record.repeat(records.into())].concat()
 }
 
-struct Reply {
-    to: Sender<Result<usize, LookupError>>,
-}
-
-impl Waiter for Reply {
-    fn deliver(self: Box<Self>, outcome: &Outcome) {
-        let outcome = outcome.as_ref().map(|answer| answer.records.len());
-        let _ = self.to.send(outcome.map_err(|error| *error));
-    }
-
-    fn discard(self: Box<Self>) {}
-}
-
 /// As the NIF has it: one thread that runs nothing else.
 struct Client {
     resolvers: Arc<Resolvers>,
-    options: Arc<LookupOptions>,
+    options: LookupOptions,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<thread::JoinHandle<()>>,
 }
@@ -121,7 +108,7 @@ impl Client {
         };
         Self {
             resolvers,
-            options: Arc::new(options),
+            options,
             stop: Some(stop),
             thread: Some(thread),
         }
@@ -130,17 +117,18 @@ impl Client {
     fn start(&self, name: &str) -> (LookupStart, Receiver<Result<usize, LookupError>>) {
         let (to, receiver) = channel();
         let question = Question::new(name.as_bytes(), QueryType::A).expect("a question");
-        let options = Arc::clone(&self.options);
-        let waiter = || Ok(Box::new(Reply { to }) as Box<dyn Waiter>);
-        let started = self.resolvers.start(question, options, waiter);
-        (started.expect("a waiter"), receiver)
+        let reply = move |outcome: Outcome| {
+            let _ = to.send(outcome.map(|answer| answer.records.len()));
+        };
+        let started = self.resolvers.start(question, self.options.clone(), reply);
+        (started, receiver)
     }
 
     fn outcome(&self, name: &str) -> Result<usize, LookupError> {
         let (started, receiver) = self.start(name);
         match started {
             LookupStart::Answered(answer) => Ok(answer.records.len()),
-            LookupStart::Pending(ticket) => match ticket.poll() {
+            LookupStart::Pending(pending) => match pending.poll() {
                 Some(answer) => Ok(answer.records.len()),
                 None => receiver.recv_timeout(ENOUGH).expect("an outcome"),
             },
@@ -218,10 +206,10 @@ impl Patient {
     }
 }
 
-fn ticket(started: LookupStart) -> Ticket {
+fn pending(started: LookupStart) -> PendingLookup {
     match started {
-        LookupStart::Pending(ticket) => ticket,
-        _ => panic!("the answer came early"),
+        LookupStart::Pending(pending) => pending,
+        LookupStart::Answered(_) => panic!("the answer came early"),
     }
 }
 
@@ -230,7 +218,7 @@ fn patient_client(server: &Patient) -> Client {
     let client = Client::new(&server.address.to_string());
     let (started, receiver) = client.start("first.test");
     // Files are looked at on the runtime, so nothing is left for a look.
-    assert!(ticket(started).poll().is_none());
+    assert!(pending(started).poll().is_none());
     server.answer();
     assert_eq!(receiver.recv_timeout(ENOUGH), Ok(Ok(1)));
     client
@@ -241,13 +229,12 @@ fn the_second_look_finds_the_answer_and_nobody_else_tells_of_it() {
     let server = Patient::new();
     let client = patient_client(&server);
     let (started, receiver) = client.start("one.test");
-    let ticket = ticket(started);
+    let lookup = pending(started);
     server.answer();
-    let found = ticket.poll().map(|answer| answer.records.len());
+    let found = lookup.poll().map(|answer| answer.records.len());
     assert_eq!(found, Some(1));
-    assert_eq!(client.resolvers.in_flight(), 0);
-    assert!(receiver.recv_timeout(ENOUGH).is_err(), "its waiter is gone");
-    assert!(ticket.poll().is_none());
+    assert!(receiver.recv_timeout(ENOUGH).is_err(), "its reply is gone");
+    assert!(lookup.poll().is_none());
 }
 
 #[test]
@@ -255,21 +242,9 @@ fn an_answer_that_comes_after_the_second_look_is_delivered() {
     let server = Patient::new();
     let client = patient_client(&server);
     let (started, receiver) = client.start("one.test");
-    assert!(ticket(started).poll().is_none());
+    assert!(pending(started).poll().is_none());
     server.answer();
     assert_eq!(receiver.recv_timeout(ENOUGH), Ok(Ok(1)));
-}
-
-#[test]
-fn whoever_looks_first_serves_those_who_asked_the_same() {
-    let server = Patient::new();
-    let client = patient_client(&server);
-    let (slow, told) = client.start("one.test");
-    let (fast, _) = client.start("one.test");
-    server.answer();
-    assert!(ticket(fast).poll().is_some());
-    assert_eq!(told.recv_timeout(ENOUGH), Ok(Ok(1)));
-    assert!(ticket(slow).poll().is_none());
 }
 
 #[test]
@@ -279,63 +254,17 @@ fn a_lookup_that_nobody_looks_at_ends_at_its_deadline() {
     let (started, receiver) = client.start("one.test");
     let outcome = receiver.recv_timeout(ENOUGH);
     assert_eq!(outcome, Ok(Err(LookupError::Timeout)));
-    assert!(ticket(started).poll().is_none());
+    assert!(pending(started).poll().is_none());
 }
 
 #[test]
-fn cancelled_and_shared_lookups() {
+fn a_cancelled_lookup_has_no_outcome() {
     let client = Client::new(&serve().to_string());
-    let (LookupStart::Pending(first), cancelled) = client.start("silent.test") else {
-        panic!("nothing is kept");
-    };
-    let (LookupStart::Pending(_), shared) = client.start("silent.test") else {
-        panic!("nothing is kept");
-    };
-    assert_eq!(client.resolvers.in_flight(), 1);
-    first.cancel();
-    assert!(
-        cancelled.recv_timeout(ENOUGH).is_err(),
-        "its waiter is gone"
-    );
-    assert_eq!(shared.recv_timeout(ENOUGH), Ok(Err(LookupError::Timeout)));
-
-    let (LookupStart::Pending(last), cancelled) = client.start("silent.test") else {
-        panic!("nothing is kept");
-    };
-    last.cancel();
-    assert!(
-        cancelled.recv_timeout(ENOUGH).is_err(),
-        "its waiter is gone"
-    );
-    assert_eq!(client.resolvers.in_flight(), 0);
-}
-
-#[test]
-fn a_lookup_is_joined_while_it_is_young() {
-    let client = Client::new(&serve().to_string());
-    let start = || client.start("silent.test").1;
-    let first = start();
-    let (_second, mut last) = (start(), start());
-    assert_eq!(client.resolvers.in_flight(), 1);
-    let begin = Instant::now();
-    while client.resolvers.in_flight() == 1 {
-        assert!(
-            begin.elapsed() < client.options.timeout,
-            "all joined the first"
-        );
-        last = start();
+    // Before its resolver is there, and afterwards.
+    for _ in 0..2 {
+        let (started, cancelled) = client.start("silent.test");
+        pending(started).cancel();
+        assert!(cancelled.recv_timeout(ENOUGH).is_err(), "its reply is gone");
+        assert_eq!(client.outcome("one.test"), Ok(1));
     }
-    assert_eq!(first.recv_timeout(ENOUGH), Ok(Err(LookupError::Timeout)));
-    assert_eq!(client.resolvers.in_flight(), 1, "of its own");
-    assert_eq!(last.recv_timeout(ENOUGH), Ok(Err(LookupError::Timeout)));
-    assert_eq!(client.resolvers.in_flight(), 0);
-}
-
-#[test]
-fn nobody_joins_a_lookup_from_before_a_flush() {
-    let client = Client::new(&serve().to_string());
-    let _before = client.start("silent.test");
-    client.resolvers.flush();
-    let _after = client.start("silent.test");
-    assert_eq!(client.resolvers.in_flight(), 2);
 }

@@ -11,8 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use caravan_core::dns::{
-    Answer, LookupError, LookupOptions, LookupStart, Outcome, QueryType, Question, Resolvers,
-    Ticket, Waiter,
+    LookupError, LookupOptions, LookupStart, Outcome, PendingLookup, QueryType, Question, Resolvers,
 };
 use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
@@ -34,7 +33,7 @@ struct Lookup {
     query_type: QueryType,
     /// Set by whoever claims the lookup: its reply, its second look, or its cancellation.
     claimed: AtomicBool,
-    ticket: Mutex<Option<Ticket>>,
+    pending: Mutex<Option<PendingLookup>>,
 }
 
 #[rustler::resource_impl]
@@ -57,8 +56,8 @@ impl Lookup {
 
     fn cancel(&self) -> bool {
         let cancelled = self.claim();
-        if cancelled && let Some(ticket) = self.ticket.lock().take() {
-            ticket.cancel();
+        if cancelled && let Some(pending) = self.pending.lock().take() {
+            pending.cancel();
         }
         cancelled
     }
@@ -95,37 +94,23 @@ struct PendingReply {
 
 impl PendingReply {
     /// Not on a scheduler's thread: rustler forbids it.
-    fn send_with(&self, make_result: impl for<'a> FnOnce(Env<'a>) -> Term<'a>) {
+    fn send(&self, outcome: Outcome) {
+        let Lookup {
+            name, query_type, ..
+        } = &*self.lookup;
         if self.lookup.is_claimed() {
             return;
         }
         let mut message_env = OwnedEnv::new();
         // Made first: who finds the lookup claimed waits a few milliseconds for the message.
         let message = message_env.run(|env| {
-            let result = make_result(env);
+            let result = dns_terms::result(env, name, *query_type, &outcome);
             message_env.save((self.lookup.clone(), result))
         });
         if self.lookup.claim() {
             // A dead receiver is no error: nobody waits any more.
             let _ = message_env.send_and_clear(&self.to, |env| message.load(env));
         }
-    }
-
-    fn send(&self, result: Result<&Answer, LookupError>) {
-        let Lookup {
-            name, query_type, ..
-        } = &*self.lookup;
-        self.send_with(|env| dns_terms::result(env, name, *query_type, result));
-    }
-}
-
-impl Waiter for PendingReply {
-    fn deliver(self: Box<Self>, outcome: &Outcome) {
-        self.send(outcome.as_deref().map_err(|error| *error));
-    }
-
-    fn discard(self: Box<Self>) {
-        self.lookup.claim();
     }
 }
 
@@ -157,15 +142,15 @@ fn dns_lookup<'a>(
         start(env, &name, question, query_type, options)
     }));
     let started = started.unwrap_or(Err(LookupError::Internal));
-    Ok(started.unwrap_or_else(|error| dns_terms::result(env, &name, query_type, Err(error))))
+    Ok(started.unwrap_or_else(|error| dns_terms::result(env, &name, query_type, &Err(error))))
 }
 
 /// `{:ok, answer}` if that has come, else the reference: from now on the lookup will reply. To be called
 /// once for each reference, best after other processes had their turn: until then nobody watches for it.
 #[rustler::nif]
 fn dns_poll<'a>(env: Env<'a>, lookup: ResourceArc<Lookup>) -> Term<'a> {
-    let look = || lookup.ticket.lock().as_ref().and_then(Ticket::poll);
-    let result = match catch_unwind(AssertUnwindSafe(look)) {
+    let poll = || lookup.pending.lock().as_ref().and_then(PendingLookup::poll);
+    let outcome = match catch_unwind(AssertUnwindSafe(poll)) {
         Ok(None) => {
             // Not earlier: a monitor costs a lookup a tenth of its time.
             if env.monitor(&lookup, &env.pid()).is_none() {
@@ -173,14 +158,16 @@ fn dns_poll<'a>(env: Env<'a>, lookup: ResourceArc<Lookup>) -> Term<'a> {
             }
             return lookup.encode(env);
         }
-        Ok(Some(answer)) => Ok(answer),
+        Ok(Some(answer)) => {
+            lookup.claim();
+            Ok(answer)
+        }
         Err(_panic) => {
             lookup.cancel();
             Err(LookupError::Internal)
         }
     };
-    let result = result.as_deref().map_err(|error| *error);
-    dns_terms::result(env, &lookup.name, lookup.query_type, result)
+    dns_terms::result(env, &lookup.name, lookup.query_type, &outcome)
 }
 
 /// True when the lookup will not reply any more; false when its reply was already sent.
@@ -198,12 +185,11 @@ fn dns_flush() -> rustler::Atom {
     rustler::types::atom::ok()
 }
 
-/// `{lookups under way as callers see them, as servers see them, tasks on the runtime}`. For tests.
+/// `{lookups in flight, tasks on the runtime}`. For tests.
 #[rustler::nif]
-fn dns_in_flight() -> (usize, usize, usize) {
-    let shared = RESOLVERS.get().map_or(0, |resolvers| resolvers.in_flight());
+fn dns_in_flight() -> (usize, usize) {
     let tasks = runtime::handle().map_or(0, |handle| handle.metrics().num_alive_tasks());
-    (LOOKUPS.load(Ordering::Relaxed), shared, tasks)
+    (LOOKUPS.load(Ordering::Relaxed), tasks)
 }
 
 fn start<'a>(
@@ -217,27 +203,20 @@ fn start<'a>(
         name: name.to_vec(),
         query_type,
         claimed: AtomicBool::new(false),
-        ticket: Mutex::new(None),
+        pending: Mutex::new(None),
     });
-    let caller = env.pid();
-    let reply = || {
-        Ok::<_, LookupError>(PendingReply {
-            lookup: lookup.clone(),
-            to: caller,
-            _place: Place::take()?,
-        })
+    let reply = PendingReply {
+        lookup: lookup.clone(),
+        to: env.pid(),
+        _place: Place::take()?,
     };
-    let waiter = || {
-        let waiter = Box::new(reply()?) as Box<dyn Waiter>;
-        #[cfg(feature = "panics")]
-        assert_ne!(name.as_slice(), b"panic-in-nif.invalid");
-        Ok(waiter)
-    };
-    match resolvers()?.start(question, Arc::new(options), waiter)? {
+    #[cfg(feature = "panics")]
+    assert_ne!(name.as_slice(), b"panic-in-nif.invalid");
+    match resolvers()?.start(question, options, move |outcome| reply.send(outcome)) {
         // Nobody can cancel it before this returns.
-        LookupStart::Pending(ticket) => *lookup.ticket.lock() = Some(ticket),
+        LookupStart::Pending(pending) => *lookup.pending.lock() = Some(pending),
         LookupStart::Answered(answer) => {
-            return Ok(dns_terms::result(env, name, query_type, Ok(&answer)));
+            return Ok(dns_terms::result(env, name, query_type, &Ok(answer)));
         }
     }
     Ok(lookup.encode(env))

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use caravan_core::dns::{
     Answer, BadName, DnssecConfig, LookupError, LookupOptions, MAX_NAMESERVERS, MAX_NETWORKS,
-    NameServerConfig, QueryType, Records, ResolverConfig, Service, Transport, network,
+    NameServerConfig, Outcome, QueryType, Records, ResolverConfig, Service, Transport, network,
 };
 use rustler::{Binary, Encoder, Env, NifException, NifMap, NifStruct, NifUnitEnum, Term};
 
@@ -137,15 +137,10 @@ struct ErrorTerm<'a> {
 }
 
 /// `{:ok, %Caravan.Dns.Answer{}}` or `{:error, %Caravan.Dns.Error{}}`.
-pub fn result<'a>(
-    env: Env<'a>,
-    name: &[u8],
-    query_type: QueryType,
-    result: Result<&Answer, LookupError>,
-) -> Term<'a> {
-    match result {
+pub fn result<'a>(env: Env<'a>, name: &[u8], query_type: QueryType, outcome: &Outcome) -> Term<'a> {
+    match outcome {
         Ok(answer) => success(env, name, query_type, answer),
-        Err(error) => failure(env, name, query_type, reason(error).encode(env)),
+        Err(error) => failure(env, name, query_type, reason(*error).encode(env)),
     }
 }
 

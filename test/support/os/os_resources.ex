@@ -10,15 +10,13 @@ defmodule Caravan.Test.OsResources do
   alias Caravan.Test.Eventually
 
   @typedoc """
-  Counts: file descriptors, sockets among them, atoms, lookups under way as callers see them and as
-  servers see them (those that ask the same are one), tasks of tokio.
+  Counts: file descriptors, sockets among them, atoms, lookups in flight, tasks of tokio.
   """
   @type t :: %{
           descriptors: non_neg_integer,
           sockets: non_neg_integer,
           atoms: non_neg_integer,
           lookups: non_neg_integer,
-          shared: non_neg_integer,
           tasks: non_neg_integer
         }
 
@@ -49,14 +47,13 @@ defmodule Caravan.Test.OsResources do
           {:ok, link} <- [File.read_link(path)],
           do: link
 
-    {lookups, shared, tasks} = Native.dns_in_flight()
+    {lookups, tasks} = Native.dns_in_flight()
 
     %{
       descriptors: length(links),
       sockets: Enum.count(links, &String.starts_with?(&1, "socket:")),
       atoms: :erlang.system_info(:atom_count),
       lookups: lookups,
-      shared: shared,
       tasks: tasks
     }
   end
@@ -67,7 +64,7 @@ defmodule Caravan.Test.OsResources do
   """
   @spec await_no_more(map, pos_integer) :: :ok
   def await_no_more(before, timeout \\ 10_000) do
-    before = Map.merge(before, %{lookups: 0, shared: 0})
+    before = Map.merge(before, %{lookups: 0})
 
     more = fn ->
       now = now()

@@ -37,6 +37,12 @@ struct State<T> {
     done: Done<T>,
 }
 
+/// The outcome of work that has ended, for the thread that polled it.
+pub struct Finished<T> {
+    pub outcome: T,
+    done: Done<T>,
+}
+
 impl<T: Send + 'static> InlineTask<T> {
     /// `work` is given its [`EarlyPolls`]; if it panics, its outcome is `panicked`. `done` is called on the
     /// runtime with the outcome; not at all after [`InlineTask::cancel`], or when the outcome was returned.
@@ -64,10 +70,14 @@ impl<T: Send + 'static> InlineTask<T> {
     }
 
     /// Polls on the calling thread. The outcome, if the work has ended with that.
-    pub fn poll_inline(self: &Arc<Self>) -> Option<T> {
+    pub fn poll_inline(self: &Arc<Self>) -> Option<Finished<T>> {
         let _inside = self.runtime.enter();
-        let (outcome, _done) = self.poll()?;
-        Some(outcome)
+        self.poll()
+    }
+
+    /// Calls `done` on the runtime with an outcome that the polling thread does not use.
+    pub fn deliver(&self, finished: Finished<T>) {
+        self.runtime.spawn(async move { finished.deliver() });
     }
 
     /// Leaves the first poll to the runtime.
@@ -77,7 +87,7 @@ impl<T: Send + 'static> InlineTask<T> {
 
     /// Polls on the calling thread if the work waits for its second look, as [`InlineTask::poll_inline`]. To
     /// be called once the thread has done something else: the work waits for it.
-    pub fn poll_second(self: &Arc<Self>) -> Option<T> {
+    pub fn poll_second(self: &Arc<Self>) -> Option<Finished<T>> {
         if self.early_polls.take_second() {
             self.poll_inline()
         } else {
@@ -95,7 +105,7 @@ impl<T: Send + 'static> InlineTask<T> {
         drop(state);
     }
 
-    fn poll(self: &Arc<Self>) -> Option<(T, Done<T>)> {
+    fn poll(self: &Arc<Self>) -> Option<Finished<T>> {
         let end = self.poll_locked();
         // Looked at when the lock is free again: a cancel that found it taken left the rest to us.
         fence(Ordering::SeqCst);
@@ -107,7 +117,7 @@ impl<T: Send + 'static> InlineTask<T> {
         end
     }
 
-    fn poll_locked(self: &Arc<Self>) -> Option<(T, Done<T>)> {
+    fn poll_locked(self: &Arc<Self>) -> Option<Finished<T>> {
         let mut state = self.state.lock();
         let work = &mut state.as_mut()?.work;
         let waker = Waker::from(Arc::clone(self));
@@ -118,10 +128,17 @@ impl<T: Send + 'static> InlineTask<T> {
             return None;
         }
         let State { panicked, done, .. } = state.take()?;
-        match polled {
-            Ok(Poll::Ready(outcome)) => Some((outcome, done)),
-            _ => Some((panicked, done)),
-        }
+        let outcome = match polled {
+            Ok(Poll::Ready(outcome)) => outcome,
+            _ => panicked,
+        };
+        Some(Finished { outcome, done })
+    }
+}
+
+impl<T> Finished<T> {
+    fn deliver(self) {
+        (self.done)(self.outcome);
     }
 }
 
@@ -129,8 +146,8 @@ impl<T: Send + 'static> Wake for InlineTask<T> {
     fn wake(self: Arc<Self>) {
         let runtime = self.runtime.clone();
         runtime.spawn(async move {
-            if let Some((outcome, done)) = self.poll() {
-                done(outcome);
+            if let Some(finished) = self.poll() {
+                finished.deliver();
             }
         });
     }

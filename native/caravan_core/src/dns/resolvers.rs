@@ -1,7 +1,7 @@
-//! What lookups share: nameservers' sockets and connections, and lookups under way.
+//! What lookups share: nameservers' sockets and connections.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::RwLock;
@@ -10,9 +10,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
 use super::config::ResolverConfig;
-use super::flight::{Flights, Key, Outcome, Ticket, Waiter};
-use super::inline_poll::EarlyPolls;
-use super::inline_poll::InlineTask;
+use super::inline_poll::{Finished, InlineTask};
 use super::resolver::Resolver;
 use super::system_config::{ConfigStamp, stamp};
 use super::{Answer, LookupError, LookupOptions, Question};
@@ -29,9 +27,6 @@ const TICK: Duration = Duration::from_millis(250);
 pub struct Resolvers {
     runtime: Handle,
     kept: RwLock<Vec<Arc<ResolverEntry>>>,
-    flights: Arc<Flights>,
-    /// Numbers flights.
-    last_number: AtomicU64,
     /// Whether there was a lookup since the last tick.
     active: AtomicBool,
     /// Whether ticks go on.
@@ -45,12 +40,44 @@ struct ResolverEntry {
     resolver: Resolver,
 }
 
+/// What a lookup ends with.
+pub type Outcome = Result<Answer, LookupError>;
+
 /// How a lookup began.
 pub enum LookupStart {
     /// With its end: the nameserver was as fast as that. The answer is short.
-    Answered(Arc<Answer>),
-    /// It is under way; the waiter will have the outcome. [`Ticket::poll`] has to be called.
-    Pending(Ticket),
+    Answered(Answer),
+    /// It is in flight. [`PendingLookup::poll`] has to be called.
+    Pending(PendingLookup),
+}
+
+/// A lookup in flight.
+pub struct PendingLookup(Arc<InlineTask<Outcome>>);
+
+impl PendingLookup {
+    /// Looks whether the answer has come. To be called once, and soon, best after something else was
+    /// done: until then the lookup waits for it. Nothing: `reply` will have the outcome.
+    #[must_use]
+    pub fn poll(&self) -> Option<Answer> {
+        self.accept(self.0.poll_second())
+    }
+
+    /// Ends the lookup: `reply` will not be called, unless it is being called.
+    pub fn cancel(&self) {
+        self.0.cancel();
+    }
+
+    /// A short answer is for the thread that polled; all else for `reply`.
+    fn accept(&self, finished: Option<Finished<Outcome>>) -> Option<Answer> {
+        let finished = finished?;
+        match finished.outcome {
+            Ok(answer) if answer.is_short() => Some(answer),
+            _ => {
+                self.0.deliver(finished);
+                None
+            }
+        }
+    }
 }
 
 impl Resolvers {
@@ -60,8 +87,6 @@ impl Resolvers {
         let this = Arc::new(Self {
             runtime: runtime.clone(),
             kept: RwLock::default(),
-            flights: Arc::new(Flights::new(runtime.clone())),
-            last_number: AtomicU64::new(0),
             active: AtomicBool::new(false),
             ticking: AtomicBool::new(false),
             tick: Notify::new(),
@@ -70,86 +95,58 @@ impl Resolvers {
         this
     }
 
-    /// Asks `question`. Unless it is returned, the outcome reaches `waiter` by the timeout in
-    /// `options`, and the runtime's being busy. Does not block the calling thread.
+    /// Asks `question`. Unless it is returned, the outcome is given to `reply` on the runtime by the
+    /// timeout in `options`, and the runtime's being busy. Does not block the calling thread.
     pub fn start(
         self: &Arc<Self>,
         question: Question,
-        options: Arc<LookupOptions>,
-        waiter: impl FnOnce() -> Result<Box<dyn Waiter>, LookupError>,
-    ) -> Result<LookupStart, LookupError> {
+        options: LookupOptions,
+        reply: impl FnOnce(Outcome) + Send + 'static,
+    ) -> LookupStart {
         self.note_activity();
-        let files = stamp(&options.config);
-        let key = Key { question, options };
-        let waiter = waiter()?;
-        let current = self.current(&key.options.config, &files);
-        let number = self.last_number.fetch_add(1, Ordering::Relaxed);
+        let current = self.current(&options.config, &stamp(&options.config));
         let is_ready = current.is_some();
-        let (ticket, started) = self.flights.board(key.clone(), number, waiter, || {
-            self.task(key, number, current)
-        });
-        match started {
-            Some(task) if is_ready => {
-                let outcome = task.poll_inline();
-                if let Some(answer) = outcome.and_then(|outcome| ticket.land_here(outcome)) {
-                    return Ok(LookupStart::Answered(answer));
-                }
-            }
+        let pending = PendingLookup(self.task(question, options, current, reply));
+        if !is_ready {
             // Files have to be read first.
-            Some(task) => task.spawn(),
-            None => {}
+            pending.0.spawn();
+        } else if let Some(answer) = pending.accept(pending.0.poll_inline()) {
+            return LookupStart::Answered(answer);
         }
-        Ok(LookupStart::Pending(ticket))
+        LookupStart::Pending(pending)
     }
 
-    /// Has no later lookup share one that is under way, and closes what none is using.
+    /// Closes what no lookup is using.
     pub fn flush(&self) {
-        self.flights.forget();
         self.kept.write().clear();
-    }
-
-    /// Lookups under way; those that ask the same are one.
-    #[must_use]
-    pub fn in_flight(&self) -> usize {
-        self.flights.len()
     }
 
     fn task(
         self: &Arc<Self>,
-        key: Key,
-        number: u64,
+        question: Question,
+        options: LookupOptions,
         current: Option<Arc<ResolverEntry>>,
+        reply: impl FnOnce(Outcome) + Send + 'static,
     ) -> Arc<InlineTask<Outcome>> {
-        let (this, landing) = (Arc::clone(self), Arc::clone(self));
+        let this = Arc::clone(self);
         let start = Instant::now();
         InlineTask::new(
             self.runtime.clone(),
             |early_polls| async move {
                 let kept = match current {
                     Some(kept) => kept,
-                    None => this.load_resolver(&key.options.config)?,
+                    None => this.load_resolver(&options.config)?,
                 };
-                this.outcome(key, &kept, start, &early_polls).await
+                #[cfg(feature = "panics")]
+                assert!(!question.name.to_ascii().starts_with("panic-in-task"));
+                let lookup = kept
+                    .resolver
+                    .lookup(&question, &options, start, &early_polls);
+                lookup.await
             },
             Err(LookupError::Internal),
-            move |outcome| landing.flights.land(number, &outcome),
+            reply,
         )
-    }
-
-    async fn outcome(
-        &self,
-        key: Key,
-        kept: &ResolverEntry,
-        start: Instant,
-        early_polls: &EarlyPolls,
-    ) -> Outcome {
-        #[cfg(feature = "panics")]
-        assert!(!key.question.name.to_ascii().starts_with("panic-in-task"));
-        let options = &key.options;
-        let lookup = kept
-            .resolver
-            .lookup(&key.question, options, start, early_polls);
-        Ok(Arc::new(lookup.await?))
     }
 
     /// What is kept of `config`, unless a file that it was made from has changed.
