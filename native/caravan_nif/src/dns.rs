@@ -8,7 +8,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use caravan_core::dns::{
     LookupError, LookupOptions, LookupStart, Outcome, PendingLookup, QueryType, Question, Resolvers,
@@ -17,6 +17,7 @@ use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
 use rustler::thread::is_scheduler_thread;
 use rustler::{Binary, Encoder, Env, LocalPid, Monitor, OwnedEnv, Resource, ResourceArc, Term};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::dns_terms::{self, OptionsTerm, QueryTypeAtom};
 use crate::runtime;
@@ -25,7 +26,7 @@ use crate::runtime;
 const MAX_LOOKUPS: usize = 1_024;
 
 static RESOLVERS: OnceCell<Arc<Resolvers>> = OnceCell::new();
-static LOOKUPS: AtomicUsize = AtomicUsize::new(0);
+static PERMITS: Semaphore = Semaphore::const_new(MAX_LOOKUPS);
 
 /// One lookup, as the process that asked holds it.
 struct Lookup {
@@ -63,33 +64,12 @@ impl Lookup {
     }
 }
 
-/// A place among the lookups under way.
-struct Place;
-
-impl Place {
-    fn take() -> Result<Self, LookupError> {
-        // Made first: a place too many is given back by its drop.
-        let place = Self;
-        if LOOKUPS.fetch_add(1, Ordering::Relaxed) < MAX_LOOKUPS {
-            Ok(place)
-        } else {
-            Err(LookupError::Busy)
-        }
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        LOOKUPS.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 /// Owed to the process that asked. Dropped before it was delivered, as by a panic, it tells of an
 /// internal fault, so that nobody waits for nothing.
 struct PendingReply {
     lookup: ResourceArc<Lookup>,
     to: LocalPid,
-    _place: Place,
+    _permit: SemaphorePermit<'static>,
 }
 
 impl PendingReply {
@@ -189,7 +169,7 @@ fn dns_flush() -> rustler::Atom {
 #[rustler::nif]
 fn dns_in_flight() -> (usize, usize) {
     let tasks = runtime::handle().map_or(0, |handle| handle.metrics().num_alive_tasks());
-    (LOOKUPS.load(Ordering::Relaxed), tasks)
+    (MAX_LOOKUPS - PERMITS.available_permits(), tasks)
 }
 
 fn start<'a>(
@@ -208,7 +188,7 @@ fn start<'a>(
     let reply = PendingReply {
         lookup: lookup.clone(),
         to: env.pid(),
-        _place: Place::take()?,
+        _permit: PERMITS.try_acquire().map_err(|_| LookupError::Busy)?,
     };
     #[cfg(feature = "panics")]
     assert_ne!(name.as_slice(), b"panic-in-nif.invalid");
