@@ -6,9 +6,9 @@
 //! returned the answer or the lookup was cancelled first; `dns_lookup` itself may return the answer instead
 //! of a reference.
 
+use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use caravan_core::dns::{
     LookupError, LookupOptions, LookupStart, Outcome, PendingLookup, QueryType, Question, Resolvers,
@@ -28,77 +28,119 @@ const MAX_LOOKUPS: usize = 1_024;
 static RESOLVERS: OnceCell<Arc<Resolvers>> = OnceCell::new();
 static PERMITS: Semaphore = Semaphore::const_new(MAX_LOOKUPS);
 
-/// One lookup, as the process that asked holds it.
+/// One lookup, as the reference of its caller holds it.
 struct Lookup {
-    name: Vec<u8>,
-    query_type: QueryType,
-    /// Set by whoever claims the lookup: its reply, its second look, or its cancellation.
-    claimed: AtomicBool,
-    pending: Mutex<Option<PendingLookup>>,
+    reply: Arc<Reply>,
+    pending: PendingLookup,
 }
 
 #[rustler::resource_impl]
 impl Resource for Lookup {
-    /// Its caller has died.
+    /// The caller has died.
     fn down<'a>(&'a self, _env: Env<'a>, _caller: LocalPid, _monitor: Monitor) {
         self.cancel();
     }
 }
 
 impl Lookup {
-    /// True for the first caller alone.
-    fn claim(&self) -> bool {
-        !self.claimed.swap(true, Ordering::AcqRel)
-    }
-
-    fn is_claimed(&self) -> bool {
-        self.claimed.load(Ordering::Acquire)
-    }
-
+    /// True if the lookup will not reply.
     fn cancel(&self) -> bool {
-        let cancelled = self.claim();
-        if cancelled && let Some(pending) = self.pending.lock().take() {
-            pending.cancel();
+        let cancelled = self.reply.claim();
+        if cancelled {
+            self.pending.cancel();
         }
         cancelled
     }
 }
 
-/// Owed to the process that asked. Dropped before it was delivered, as by a panic, it tells of an
-/// internal fault, so that nobody waits for nothing.
+impl Drop for Lookup {
+    /// A caller that dies before `dns_poll` is not monitored yet, but held the only reference.
+    fn drop(&mut self) {
+        self.cancel();
+    }
+}
+
+/// What a lookup owes its caller.
+struct Reply {
+    name: Vec<u8>,
+    query_type: QueryType,
+    caller: LocalPid,
+    state: Mutex<ReplyState>,
+}
+
+enum ReplyState {
+    /// The caller has not called `dns_poll`. An outcome that comes earlier waits here.
+    Unpolled(Option<Outcome>),
+    /// The outcome will be sent under this reference.
+    Owed(ResourceArc<Lookup>),
+    /// The outcome was returned or sent, or the lookup was cancelled.
+    Claimed,
+}
+
+impl Reply {
+    /// True for the first call alone.
+    fn claim(&self) -> bool {
+        // The old state is dropped when the lock is free: it may hold the last reference, and the drop of
+        // that claims again.
+        let state = mem::replace(&mut *self.state.lock(), ReplyState::Claimed);
+        !matches!(state, ReplyState::Claimed)
+    }
+
+    /// Has the outcome sent as a message from now on.
+    fn owe(self: &Arc<Self>, reference: &ResourceArc<Lookup>) {
+        let mut state = self.state.lock();
+        let ReplyState::Unpolled(outcome) = &mut *state else {
+            return;
+        };
+        let outcome = outcome.take();
+        *state = ReplyState::Owed(reference.clone());
+        if let (Some(outcome), Ok(runtime)) = (outcome, runtime::handle()) {
+            let reply = Arc::clone(self);
+            runtime.spawn(async move { reply.deliver(outcome) });
+        }
+    }
+
+    /// Not on a scheduler's thread: rustler forbids to send from there.
+    fn deliver(&self, outcome: Outcome) {
+        let reference = match &mut *self.state.lock() {
+            ReplyState::Unpolled(waiting) => {
+                waiting.get_or_insert(outcome);
+                return;
+            }
+            ReplyState::Owed(reference) => reference.clone(),
+            ReplyState::Claimed => return,
+        };
+        let mut message_env = OwnedEnv::new();
+        // Made before the claim: a caller that finds the lookup claimed waits a few milliseconds for it.
+        let message = message_env.run(|env| {
+            let result = dns_terms::result(env, &self.name, self.query_type, &outcome);
+            message_env.save((reference, result))
+        });
+        if self.claim() {
+            // It fails if the caller has died.
+            let _ = message_env.send_and_clear(&self.caller, |env| message.load(env));
+        }
+    }
+}
+
+/// Given to the lookup. If it is dropped without an outcome, as by a panic, the outcome is an internal
+/// error.
 struct PendingReply {
-    lookup: ResourceArc<Lookup>,
-    to: LocalPid,
+    reply: Arc<Reply>,
     _permit: SemaphorePermit<'static>,
 }
 
 impl PendingReply {
-    /// Not on a scheduler's thread: rustler forbids it.
-    fn send(&self, outcome: Outcome) {
-        let Lookup {
-            name, query_type, ..
-        } = &*self.lookup;
-        if self.lookup.is_claimed() {
-            return;
-        }
-        let mut message_env = OwnedEnv::new();
-        // Made first: who finds the lookup claimed waits a few milliseconds for the message.
-        let message = message_env.run(|env| {
-            let result = dns_terms::result(env, name, *query_type, &outcome);
-            message_env.save((self.lookup.clone(), result))
-        });
-        if self.lookup.claim() {
-            // A dead receiver is no error: nobody waits any more.
-            let _ = message_env.send_and_clear(&self.to, |env| message.load(env));
-        }
+    fn deliver(self, outcome: Outcome) {
+        self.reply.deliver(outcome);
     }
 }
 
 impl Drop for PendingReply {
     fn drop(&mut self) {
-        // A panic of the NIF itself, which returns the fault.
+        // On a scheduler's thread, a NIF has claimed the reply, or is about to.
         if !is_scheduler_thread() {
-            self.send(Err(LookupError::Internal));
+            self.reply.deliver(Err(LookupError::Internal));
         }
     }
 }
@@ -129,25 +171,28 @@ fn dns_lookup<'a>(
 /// once for each reference, best after other processes had their turn: until then nobody watches for it.
 #[rustler::nif]
 fn dns_poll<'a>(env: Env<'a>, lookup: ResourceArc<Lookup>) -> Term<'a> {
-    let poll = || lookup.pending.lock().as_ref().and_then(PendingLookup::poll);
-    let outcome = match catch_unwind(AssertUnwindSafe(poll)) {
-        Ok(None) => {
-            // Not earlier: a monitor costs a lookup a tenth of its time.
-            if env.monitor(&lookup, &env.pid()).is_none() {
-                lookup.cancel();
-            }
-            return lookup.encode(env);
+    let Reply {
+        name,
+        query_type,
+        caller,
+        ..
+    } = &*lookup.reply;
+    match catch_unwind(AssertUnwindSafe(|| lookup.pending.poll())) {
+        Ok(Some(answer)) if lookup.reply.claim() => {
+            return dns_terms::result(env, name, *query_type, &Ok(answer));
         }
-        Ok(Some(answer)) => {
-            lookup.claim();
-            Ok(answer)
-        }
+        Ok(_) => {}
         Err(_panic) => {
             lookup.cancel();
-            Err(LookupError::Internal)
+            return dns_terms::result(env, name, *query_type, &Err(LookupError::Internal));
         }
-    };
-    dns_terms::result(env, &lookup.name, lookup.query_type, &outcome)
+    }
+    lookup.reply.owe(&lookup);
+    // Not earlier: a monitor costs a lookup a tenth of its time.
+    if env.monitor(&lookup, caller).is_none() {
+        lookup.cancel();
+    }
+    lookup.encode(env)
 }
 
 /// True when the lookup will not reply any more; false when its reply was already sent.
@@ -179,27 +224,23 @@ fn start<'a>(
     query_type: QueryType,
     options: LookupOptions,
 ) -> Result<Term<'a>, LookupError> {
-    let lookup = ResourceArc::new(Lookup {
+    let reply = Arc::new(Reply {
         name: name.to_vec(),
         query_type,
-        claimed: AtomicBool::new(false),
-        pending: Mutex::new(None),
+        caller: env.pid(),
+        state: Mutex::new(ReplyState::Unpolled(None)),
     });
-    let reply = PendingReply {
-        lookup: lookup.clone(),
-        to: env.pid(),
+    let pending_reply = PendingReply {
+        reply: Arc::clone(&reply),
         _permit: PERMITS.try_acquire().map_err(|_| LookupError::Busy)?,
     };
     #[cfg(feature = "panics")]
     assert_ne!(name.as_slice(), b"panic-in-nif.invalid");
-    match resolvers()?.start(question, options, move |outcome| reply.send(outcome)) {
-        // Nobody can cancel it before this returns.
-        LookupStart::Pending(pending) => *lookup.pending.lock() = Some(pending),
-        LookupStart::Answered(answer) => {
-            return Ok(dns_terms::result(env, name, query_type, &Ok(answer)));
-        }
-    }
-    Ok(lookup.encode(env))
+    let started = resolvers()?.start(question, options, |outcome| pending_reply.deliver(outcome));
+    Ok(match started {
+        LookupStart::Answered(answer) => dns_terms::result(env, name, query_type, &Ok(answer)),
+        LookupStart::Pending(pending) => ResourceArc::new(Lookup { reply, pending }).encode(env),
+    })
 }
 
 fn resolvers() -> Result<&'static Arc<Resolvers>, LookupError> {

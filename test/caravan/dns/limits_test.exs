@@ -4,6 +4,7 @@ defmodule Caravan.Dns.LimitsTest do
 
   alias Caravan.Dns
   alias Caravan.Dns.Error
+  alias Caravan.Native
   alias Caravan.Test.DnsServer
   alias Caravan.Test.Eventually
   alias Caravan.Test.Host
@@ -68,6 +69,40 @@ defmodule Caravan.Dns.LimitsTest do
 
     for {:ok, ref} <- mine, do: assert(Dns.cancel(ref))
     OsResources.await_no_more(Map.delete(before, :atoms))
+  end
+
+  test "a lookup ends when its process dies before it has polled for the answer", %{
+    server: server
+  } do
+    test = self()
+    DnsServer.put_default(server, :silent)
+
+    options = %{
+      nameservers: [DnsServer.address(server)],
+      timeout: 60_000,
+      attempts: nil,
+      addresses: false,
+      allow: [],
+      dnssec: false,
+      trust_anchors: nil,
+      ca_file: nil,
+      randomize_case: false
+    }
+
+    # The first loads the configuration on the library's thread, the others wait for the second poll.
+    for n <- 1..3 do
+      pid =
+        spawn(fn ->
+          ref = Native.dns_lookup("app#{n}.test", :a, options)
+          send(test, {:started, self()})
+          receive do: (:poll -> Native.dns_poll(ref))
+        end)
+
+      assert_receive {:started, ^pid}
+      assert %{lookups: 1} = OsResources.held()
+      Process.exit(pid, :kill)
+      Host.await(fn -> OsResources.held().lookups == 0 end, "the lookup of the dead to end")
+    end
   end
 
   test "sockets and connections of 32 configurations are kept", %{server: server} do
