@@ -1,27 +1,35 @@
 defmodule Caravan.Cluster do
   @moduledoc """
-  What an application asks of a topology that `Caravan.Cluster.DnsStrategy` runs: to wait for its first
-  nodes, and to leave it.
+  Waits for the first nodes of a topology, leaves the cluster, and joins it again.
 
-  A topology is named by the atom it has under libcluster, by the option `:topology` of a plain child
-  (`:caravan` if there is none), or by the pid of the strategy. An atom that several strategies share
-  means all of them.
+  A topology runs as a `Caravan.Cluster.DnsStrategy`. Its name is
 
-      # In Application.start/2, after the supervisor was started: go on with three nodes, or after 10 s.
+    * under libcluster, its key in `:topologies`,
+    * as a child of a supervisor, its option `:topology`, which defaults to `:caravan`.
+
+  The functions also take the pid of a strategy. If several strategies have the same name, they act on all of
+  them.
+
+      # In Application.start/2, after the supervisor has started: waits for three nodes, for at most 10 s.
       Caravan.Cluster.await(:app, nodes: 3, timeout: 10_000)
 
-      # In Application.prep_stop/1, or wherever SIGTERM is heard of: leave before the work stops.
+      # In Application.prep_stop/1: leaves the cluster before the processes of the application stop.
       Caravan.Cluster.drain(:app)
+
+  Here the topology is `:app`. A child such as
+  `{Caravan.Cluster.DnsStrategy, query: "_app._tcp.example.com", node_sname: "app"}` has no option `:topology`,
+  so its calls are `await(:caravan)` and `drain(:caravan)`.
   """
 
   alias Caravan.Cluster.Distribution.Drain
   alias Caravan.Cluster.Topologies
   alias Caravan.Options
 
-  @typedoc "A topology's name, or a strategy's pid."
+  @typedoc "The name of a topology, or the pid of a strategy."
   @type topology :: atom | pid
 
-  # The strategy answers by the deadline; this is for a VM too busy to run it.
+  # Milliseconds past the deadline, by which the strategy has replied. After them, the call ends with a timeout:
+  # the VM is too busy to run the strategy.
   @grace 1_000
 
   @await_schema [
@@ -41,12 +49,18 @@ defmodule Caravan.Cluster do
   ]
 
   @doc """
-  Waits until the topology has found its first nodes, or the time is over.
+  Waits until nodes of the topology are connected.
+
+  Returns
+
+    * `:ok` when enough nodes are connected,
+    * `{:error, :timeout}` at the end of the time. The strategy still connects nodes that it finds later, so the
+      application can continue,
+    * `{:error, :not_running}` if no strategy of this name runs in this VM, or if it ends during the call.
+
+  ## Options
 
   #{Options.docs(@await_schema)}
-
-  `{:error, :timeout}`: the application can go on; nodes that are found later are connected all the same.
-  `{:error, :not_running}`: no such strategy runs in this VM, or it ended meanwhile.
   """
   @spec await(topology, [{:nodes, non_neg_integer} | {:timeout, non_neg_integer}]) ::
           :ok | {:error, :timeout | :not_running}
@@ -61,31 +75,43 @@ defmodule Caravan.Cluster do
   end
 
   @doc """
-  Leaves the cluster, and stays out until `resume/1`.
+  Leaves the cluster, and stays out of it until `resume/1`.
 
-  Discovery stops. The other nodes are told, so that those with Caravan do not dial this one; then
-  `:global.disconnect/0` leaves them all, which spares them what a lost node costs
-  (`prevent_overlapping_partitions`). Whoever dials this node afterwards fails in the handshake, and both
-  sides log that as a connection that was rejected. Only a node that was unknown here until then gets in, for
-  a moment and once.
+  The strategy stops all lookups. It tells the other nodes that this node leaves, and disconnects them with
+  `:global.disconnect/0`. That function does not report lost connections, so the other nodes stay connected with
+  each other (see `prevent_overlapping_partitions` of `:kernel`).
 
-  Returns when nobody is connected whom this call has to leave: all visible nodes, of this topology or not,
-  and its members that are connected hidden. Remote consoles, which are hidden too, still come in, and stay.
+  The call disconnects all visible nodes, of this topology or not, and members of the topology that are
+  connected as hidden nodes. It does not disconnect
 
-  So do nodes that another topology names whose strategy runs in this VM and is not drained: drain each to
-  leave all. Unless `connect_all` of `:kernel` is `false`, `:global.disconnect/0` takes these along, where
-  others have to be left, and they are dialled again at once.
+    * other hidden nodes, such as remote consoles, which can still connect;
+    * nodes that another topology of this VM names, until that topology is drained too. To leave all nodes, drain
+      each topology. `:global.disconnect/0` disconnects these nodes for a moment, and the other topology
+      connects them again at once. With `connect_all: false` of `:kernel`, they stay connected.
 
-  A crash of the strategy, or a restart of it, changes nothing: only `resume/1`, or the end of the VM, does.
+  Until `resume/1`, connection attempts from known nodes fail in the handshake. Peers with Caravan dial this node
+  once a minute. Both sides log each attempt as rejected. A node that was never seen before can connect once;
+  it is disconnected at once.
 
-  `{:error, :timeout}`: somebody was still connected after #{Drain.deadline()} ms. It is tried again for as long
-  as the topology is drained. `{:error, :failed}`: leaving raised an error, which is logged, or somebody called
-  `resume/1` meanwhile.
+  The topology stays drained if the strategy crashes or is restarted. `resume/1` ends that, and so does the end
+  of the VM.
+
+  Returns
+
+    * `:ok` when the nodes are disconnected,
+    * `{:error, :timeout}` if nodes were still connected after #{Drain.deadline()} ms. The strategy continues to
+      disconnect them,
+    * `{:error, :failed}` if leaving raised an error, which is in the log, or if `resume/1` was called meanwhile,
+    * `{:error, :not_running}` if no strategy of this name runs in this VM, or if it ends during the call.
   """
   @spec drain(topology) :: :ok | {:error, :timeout | :failed | :not_running}
   def drain(topology), do: each(topology, &call(&1, :drain, Drain.deadline() + @grace))
 
-  @doc "Takes part again after `drain/1`; returns at once."
+  @doc """
+  Joins the cluster again after `drain/1`.
+
+  Returns `:ok` at once, also if the topology is not drained, or `{:error, :not_running}` as `drain/1` does.
+  """
   @spec resume(topology) :: :ok | {:error, :not_running}
   def resume(topology), do: each(topology, &call(&1, :resume, Drain.deadline()))
 

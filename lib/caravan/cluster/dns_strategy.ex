@@ -1,4 +1,6 @@
 defmodule Caravan.Cluster.DnsStrategy do
+  # Process. One topology: takes messages in, lets Membership decide, and carries out its actions.
+
   alias Caravan.Cluster.Config
 
   @moduledoc """
@@ -14,60 +16,75 @@ defmodule Caravan.Cluster.DnsStrategy do
           ]
         ]
 
-  or, with no libcluster, as a child of any supervisor:
+  Without libcluster, as a child of a supervisor:
 
       children = [
         {Caravan.Cluster.DnsStrategy, query: "_app._tcp.service.consul", node_sname: "app"}
       ]
 
-  An SRV record `0 0 4001 node1.example.com` is the node `app-4001@node1.example.com`: the name that
-  `Caravan.Epmd` listens on port 4001 for.
+  The SRV record `0 0 4001 node1.example.com` is the node `app-4001@node1.example.com`. With this name,
+  `Caravan.Epmd` makes the node listen on port 4001.
+
+  `Caravan.Cluster` has functions to wait for nodes and to leave the cluster. `Caravan.Telemetry` lists the events.
 
   ## Options
 
   #{Config.docs()}
 
-  ## What it does
+  ## Lookups
 
-    * The first lookups start as soon as the process runs. The next comes when the TTL of the answer is
-      over, within `:min_interval` and `:poll_interval`; soon after a node went down; and while DNS
-      fails, after waits that double, up to six times `:poll_interval`. Each wait has a share of chance,
-      so that a fleet does not ask in step.
-    * The members are what all queries named within the last `:keep` milliseconds: servers that answer with
-      a random part of the records give the whole in the end. A lookup that fails, and an answer that is
-      empty or cut, take no name away.
-    * Members that are not connected are dialled, `:max_connects` at once, each for `:connect_timeout` at
-      most. A node that went down is dialled within half a second, then after waits that double, up to
-      `:poll_interval`; one that was never reached, up to a minute. A record that changes, or that
-      disappears for longer than `:keep` and returns, starts that anew.
-    * What SRV, A and AAAA records say of ports and addresses goes to `Caravan.Epmd.Peers`, where
-      `Caravan.Epmd` finds it without asking the host's resolver. With `ports: :srv`, names need carry no
-      port: all nodes learn it from the records. Where queries differ, the first one counts, but not if it has
-      failed for longer than `:keep`.
-    * Nobody is disconnected, unless `:prune` says so. The end of this process leaves connections as they
-      are; started again, it goes on with what DNS names from then on.
-    * Records that make no valid node name are left out, with a line in the log. A name becomes an atom
-      when it is about to be connected, at most `:max_new_names` within 24 hours, and
-      none at all while the VM's atom table is four fifths full.
-    * One log line for a change (connected, lost, a new reason of failure), none for a lookup without one.
-      `Caravan.Telemetry` lists the events.
+    * The first lookups start with the process.
+    * The next lookup starts when the TTL of the answer is over, within `:min_interval` and `:poll_interval`.
+    * After a nodedown, the next lookup starts soon.
+    * After failed lookups, the waits double, up to six times `:poll_interval`.
+    * Waits have jitter, so that a fleet does not query in step.
 
-  `Caravan.Cluster` has what an application asks of it: `Caravan.Cluster.await/2`, `Caravan.Cluster.drain/1`.
+  ## Members
+
+    * A node is a member if an answer contained it within the last `:keep` milliseconds. So a server that answers
+      with a random part of its records gives the whole cluster in the end.
+    * A lookup that fails removes no member. Neither does an answer that is empty or incomplete.
+    * A record whose node name is not valid is left out. The reason is logged once.
+
+  ## Connections
+
+    * Members that are not connected are dialled, at most `:max_connects` at the same time.
+    * After a nodedown, the node is dialled within half a second. If that fails, the waits double, up to
+      `:poll_interval`. For a node that was never connected, they double up to a minute.
+    * The waits start again when the record of the node changes, or when it returns after longer than `:keep`.
+    * The strategy disconnects no node, except with `:prune`. When its process ends, the connections stay as they
+      are.
+    * A name becomes an atom only when its node is dialled: at most `:max_new_names` within 24 hours, and none while
+      80 % of the VM's atom table are in use.
+
+  ## Ports and addresses
+
+  Ports and addresses from DNS are put into `Caravan.Epmd.Peers`. There `Caravan.Epmd` finds them, so that it need not
+  ask the resolver of the host. With `ports: :srv`, names need no port, because all nodes have it from the records. If
+  queries return different ports, the first query in the options counts, unless it has failed for longer than
+  `:keep`.
+
+  ## Log
+
+  Each change is one line: a node is connected or lost, a connect or a lookup fails for a new reason. A lookup that
+  changes nothing logs nothing.
 
   ## Pruning
 
-  With `prune: [after: 3]`, a connected node is disconnected when no query has named it for `:keep`
-  milliseconds, and it was missing from three complete answers of *every* query in a row. A query that never
-  has an answer (AAAA records where there are none) therefore keeps everybody. At most half of the
-  connected nodes are dropped in one round, so a last one never is. One that could not be disconnected is
-  tried again after twice as many answers, each time.
+  With `prune: [after: 3]`, a connected node is disconnected if
 
-  Think twice. OTP's `global` keeps clusters fully meshed (`prevent_overlapping_partitions`, on since OTP 25): a
-  node that is disconnected reports the loss to all others, and they drop the reporting or the reported
-  node, even a healthy one. So prune only where nodes really vanish without closing their connections,
-  and where DNS is right; a node that leaves on purpose uses `Caravan.Cluster.drain/1`. One that is alive
-  and has the records of the others dials them again, and is then left alone until it has been missing
-  anew.
+    * it is not a member any more, and
+    * it was missing from three consecutive complete answers of *every* query. So with a query that is never
+      answered, for example for AAAA records in an IPv4 network, no node is disconnected.
+
+  At most half of the connected nodes are disconnected at the same time. A node that stays connected is disconnected
+  again after twice as many answers, each time.
+
+  This is rarely worth it. OTP's `global` keeps clusters fully meshed with `prevent_overlapping_partitions`, which is
+  on since OTP 25: a node reports each lost connection to all other nodes, and these disconnect one of the two nodes,
+  even if it is healthy. Use `:prune` only if DNS is right, and if nodes vanish without closing their connections.
+  A node that leaves on purpose calls `Caravan.Cluster.drain/1` instead. A node that is pruned although it is alive
+  dials the other nodes again. It then stays connected until it has been missing from that many answers again.
   """
 
   use GenServer
@@ -85,11 +102,10 @@ defmodule Caravan.Cluster.DnsStrategy do
   alias Caravan.Cluster.Topologies
   alias Caravan.Epmd.Peers
 
-  @enforce_keys [:config, :key, :membership, :discovery, :jobs, :nodes, :waiters] ++
-                  [:departure, :alarms]
+  @enforce_keys ~w(config key membership discovery jobs nodes waiters departure alarms)a
   defstruct @enforce_keys ++ [tick: nil]
 
-  @typedoc "The options in the table above, or libcluster's list of one `Cluster.Strategy.State`."
+  @typedoc "The options above, or libcluster's list of one `Cluster.Strategy.State`."
   @type options :: keyword | [struct]
 
   @doc """
@@ -191,8 +207,8 @@ defmodule Caravan.Cluster.DnsStrategy do
   @impl true
   def handle_cast(_unexpected, state), do: {:noreply, state}
 
-  # Cancels the timer first: a late :tick, whose timer was replaced while it was in the mailbox, then starts
-  # no second one.
+  # Cancels the timer first. This may be a late :tick, whose timer was replaced while it was in the mailbox: two
+  # timers would then run.
   @impl true
   def handle_info(:tick, state),
     do: {:noreply, %{state | tick: cancel(state.tick)} |> pass([]) |> dispatch([:tick])}
@@ -208,7 +224,7 @@ defmodule Caravan.Cluster.DnsStrategy do
   def handle_info({:await_timeout, from}, state),
     do: {:noreply, update(state, :waiters, &Waiters.time_out(&1, from))}
 
-  # What none of them knows is a late message of a job or a lookup that was stopped, or a stray message.
+  # A message that none of them knows comes from a job or a lookup that was stopped, or is a stray one.
   def handle_info(message, state) do
     with :unknown <- handle_lookup(Discovery.handle(state.discovery, message), state),
          :unknown <- handle_job(Jobs.handle(state.jobs, message), state),
@@ -323,13 +339,13 @@ defmodule Caravan.Cluster.DnsStrategy do
   defp publish(state, entries) do
     case Peers.put(state.key, entries) do
       :ok ->
-        {[], clear_alarm(state, :table_full)}
+        {[], clear_alarm(state, :peer_table_full)}
 
       {:error, :full} ->
         text =
-          "the table of addresses is full: those of this topology are not in it (see Caravan.Epmd.Peers)"
+          "the table of addresses is full, so it has no addresses of this topology (see Caravan.Epmd.Peers)"
 
-        {[:peer_table_full], warn_once(state, :table_full, text)}
+        {[:peer_table_full], warn_once(state, :peer_table_full, text)}
     end
   end
 
@@ -342,7 +358,7 @@ defmodule Caravan.Cluster.DnsStrategy do
     state = %{state | jobs: jobs}
 
     case Connections.finished(tag, outcome, duration, state.config, connected?) do
-      # Its nodeup may still be in the mailbox.
+      # The nodeup of this node may still be in the mailbox, so the list is read.
       [{:connect_result, name, :ok}] = events ->
         {:noreply, if(connected?.(name), do: pass(state, events), else: refresh(state, events))}
 
@@ -353,7 +369,6 @@ defmodule Caravan.Cluster.DnsStrategy do
 
   ## Leaving and waiting
 
-  # Dispatches first, because the actions of :drain may need what is stopped here.
   defp stop_discovery(state) do
     state = dispatch(state, [:drain])
     :ok = Peers.delete(state.key)
