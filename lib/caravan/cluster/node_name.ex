@@ -63,7 +63,7 @@ defmodule Caravan.Cluster.NodeName do
         {:error, "the node name would be longer than #{@max_length} characters"}
 
       not valid?(name) ->
-        {:error, "#{inspect(name)} is no valid node name"}
+        {:error, "#{inspect(name)} is not a valid node name"}
 
       true ->
         {:ok, name}

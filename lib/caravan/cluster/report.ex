@@ -11,9 +11,10 @@ defmodule Caravan.Cluster.Report do
 
   require Logger
 
-  # A line that names more nodes than this counts the rest.
+  # The nodes that one line names. Further nodes are counted.
   @named 10
 
+  @doc "Logs a line, if the option `:log_level` allows its level."
   @spec log(Config.t(), Logger.level(), String.t()) :: :ok
   def log(%Config{log_level: lowest} = config, level, text) do
     if lowest != :none and Logger.compare_levels(level, lowest) != :lt,
@@ -37,7 +38,7 @@ defmodule Caravan.Cluster.Report do
     end
   end
 
-  @doc "What the membership has to tell. `connected`, `members`: how many there are now."
+  @doc "Logs and emits a report of `Membership`. `counts` are those after the change."
   @spec report(Config.t(), State.report(), counts :: %{connected: integer, members: integer}) ::
           :ok
   def report(config, {:nodes_up, names}, counts) do
@@ -81,7 +82,7 @@ defmodule Caravan.Cluster.Report do
       log(
         config,
         :warning,
-        "#{spared} more connected nodes are gone from DNS, but no more than half are disconnected in one round"
+        "#{spared} more connected nodes are gone from DNS, but at most half are disconnected at the same time"
       )
     end
 
@@ -95,12 +96,12 @@ defmodule Caravan.Cluster.Report do
     log(
       config,
       :warning,
-      "SRV records give #{list(names)} more than one port; the lowest of the first query counts. " <>
-        "Nodes on one host need names of their own: see the option :node_name"
+      "SRV records give #{list(names)} more than one port. The lowest port of the first query is used. " <>
+        "If they are different nodes on one host, give them different names (option :node_name)"
     )
   end
 
-  @doc "A connect has ended."
+  @doc "Emits the events of a connect that has ended."
   @spec connected(Config.t(), String.t(), Connector.result(), duration :: integer) :: :ok
   def connected(config, name, result, duration) do
     node = %{node: atom(name)}
@@ -115,6 +116,7 @@ defmodule Caravan.Cluster.Report do
     end
   end
 
+  @doc "Emits the event of a disconnect that has ended, and logs a function that failed."
   @spec disconnected(Config.t(), String.t(), Connector.result(), duration :: integer) :: :ok
   def disconnected(config, name, :ok, duration),
     do: libcluster(config, :disconnect_node, :ok, %{duration: duration}, %{node: atom(name)})
@@ -128,10 +130,12 @@ defmodule Caravan.Cluster.Report do
     libcluster(config, :disconnect_node, :error, %{}, metadata)
   end
 
+  @doc "Logs why a node cannot be connected."
   @spec connect_failed(Config.t(), String.t(), String.t()) :: :ok
   def connect_failed(config, name, text),
     do: log(config, :warning, "cannot connect to #{name}: #{text}")
 
+  @doc "Logs and emits what a diagnosis has found."
   @spec diagnosed(Config.t(), String.t(), Diagnosis.finding(), duration :: integer) :: :ok
   def diagnosed(config, name, finding, duration) do
     connect_failed(config, name, Diagnosis.text(finding))
@@ -139,6 +143,7 @@ defmodule Caravan.Cluster.Report do
     emit(config, [:node, :connect, :diagnosis], %{duration: duration}, metadata)
   end
 
+  @doc "Logs and emits the start or the end of a drain. `connected` is the number of connected nodes."
   @spec drained(Config.t(), :drain | :resume, connected :: non_neg_integer) :: :ok
   def drained(config, what, connected) do
     text = %{drain: "drained: leaving the cluster", resume: "resumed: joining the cluster again"}
@@ -146,18 +151,18 @@ defmodule Caravan.Cluster.Report do
     emit(config, [:membership, what], %{connected: connected}, %{})
   end
 
-  @doc "What a reason why a node was not connected means, as far as it says."
+  @doc "Returns a text for the reason why a node was not connected, or disconnected."
   @spec describe(Connector.reason() | :not_listed, String.t()) :: String.t()
   def describe(reason, function \\ "connect")
 
   def describe(:unreachable, _function),
-    do: "not reachable, or it refused us (another cookie, another name)"
+    do: "not reachable, or it refused the connection (another cookie, another name)"
 
   def describe(:not_distributed, _function), do: "this node is not alive"
-  def describe(:timeout, _function), do: "no end in time"
+  def describe(:timeout, _function), do: "no result within :connect_timeout"
 
   def describe(:not_listed, _function),
-    do: "the connect function says it is connected, but list_nodes does not have it"
+    do: "the connect function returned true, but the node is not connected (see :list_nodes)"
 
   def describe({:crashed, reason}, function),
     do: "the #{function} function failed: #{inspect(reason)}"
@@ -166,20 +171,20 @@ defmodule Caravan.Cluster.Report do
     do: "the #{function} function returned #{inspect(other)}"
 
   defp limit_text(:max_nodes, left_out, config) do
-    "DNS names more than #{config.max_nodes} nodes (:max_nodes); #{left_out} are left out"
+    "DNS names more than #{config.max_nodes} nodes (:max_nodes). #{left_out} are left out"
   end
 
   defp limit_text(:max_new_names, left_out, config) do
-    "DNS gave more than #{config.max_new_names} new names within a day (:max_new_names); " <>
-      "#{left_out} are not connected. Names that were connected before still are"
+    "DNS returned more than #{config.max_new_names} new names within a day (:max_new_names). " <>
+      "#{left_out} of them are not connected. Nodes that were connected before are not affected"
   end
 
   defp limit_text(:atom_table, left_out, _config) do
-    "the VM's atom table is nearly full: #{left_out} new names from DNS are not connected. " <>
-      "See :erlang.system_info(:atom_count), and the VM argument +t"
+    "the VM's atom table is nearly full, so #{left_out} new names from DNS are not connected. " <>
+      "See :erlang.system_info(:atom_count) and the VM argument +t"
   end
 
-  # In libcluster's words (lib/strategy/strategy.ex of 3.5).
+  # The reasons that libcluster emits (lib/strategy/strategy.ex of 3.5).
   defp reason(why, unreachable \\ :unreachable)
   defp reason(:unreachable, unreachable), do: unreachable
   defp reason(:not_distributed, _unreachable), do: :not_part_of_network
@@ -191,7 +196,7 @@ defmodule Caravan.Cluster.Report do
     Enum.join(first, ", ") <> more
   end
 
-  # Reports and events are of nodes that were connected or dialled: these have an atom.
+  # Reports that name nodes name those that were connected or dialled. These have an atom.
   defp atom(name) do
     {:ok, node} = NodeAtom.existing(name)
     node

@@ -263,7 +263,7 @@ defmodule Caravan.Cluster.DnsStrategyTest do
           for _ <- 1..3, do: assert_receive({:connect, :"app-4001@node.test"}, 10_000)
         end)
 
-      assert log =~ "cannot connect to app-4001@node.test: no end in time"
+      assert log =~ "cannot connect to app-4001@node.test: no result within :connect_timeout"
     end
 
     test "a connect function that fails is logged once and tried again", context do

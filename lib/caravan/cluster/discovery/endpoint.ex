@@ -63,7 +63,7 @@ defmodule Caravan.Cluster.Discovery.Endpoint do
   end
 
   defp check_addresses(name, %{addresses: []}, true),
-    do: {:error, "#{name} has no address that :allow lets through"}
+    do: {:error, "#{name} has no address that :allow accepts"}
 
   defp check_addresses(_name, _endpoint, _restricted), do: :ok
 

@@ -55,26 +55,27 @@ defmodule Caravan.Cluster.Distribution.Diagnosis do
   def text({:name_type, host}) do
     {this, other} = if host =~ ".", do: {"short", "long"}, else: {"long", "short"}
 
-    "this node runs with #{this} names, and #{host} is the host of a #{other} one: use -name, " <>
-      "or -sname, on all nodes"
+    "this node has a #{this} name, but #{host} is the host of a #{other} one. Start all nodes with " <>
+      "-name, or all with -sname"
   end
 
   def text({:unresolvable, host}),
-    do: "its host #{host} does not resolve; see what `getent ahosts #{host}` says here"
+    do:
+      "its host #{host} does not resolve. Check the output of `getent ahosts #{host}` on this machine"
 
   def text({:no_port, node}),
-    do: "its port is not known; see Caravan.Epmd.dist_port(#{inspect(node)})"
+    do: "its port is not known. See Caravan.Epmd.dist_port(#{inspect(node)})"
 
   def text({:refused, where}),
     do: "nothing listens on #{where}: the node is down, or has another port"
 
   def text({:no_reply, where}),
-    do: "#{where} does not reply: the host is down, or a firewall drops what we send"
+    do: "#{where} does not reply: the host is down, or a firewall drops the packets"
 
   def text({:accepted, where}),
     do:
-      "#{where} accepts, but the handshake fails: another cookie, another name than this, TLS on one " <>
-        "side only, or a node that hangs"
+      "#{where} accepts, but the handshake fails: the node has another cookie or another name, only one " <>
+        "side uses TLS, or the node hangs"
 
   def text({:network, where, reason}), do: "#{where}: #{:inet.format_error(reason)}"
 

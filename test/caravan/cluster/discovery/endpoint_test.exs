@@ -17,7 +17,7 @@ defmodule Caravan.Cluster.Discovery.EndpointTest do
     allow = config(allow: ["10.0.0.0/8"])
     assert {names, [reason]} = Endpoint.from_records(records, :srv, allow)
     assert Map.keys(names) == ["app-1@a.test"]
-    assert reason == "app-2@b.test has no address that :allow lets through"
+    assert reason == "app-2@b.test has no address that :allow accepts"
 
     # Whose addresses they are, does not count where the host is given.
     fixed = config(allow: ["10.0.0.0/8"], node_name: "{name}-{port}@127.0.0.1")
@@ -85,6 +85,6 @@ defmodule Caravan.Cluster.Discovery.EndpointTest do
              Endpoint.from_records([srv(1, "a@b"), srv(2, "n.test")], :srv, config())
 
     assert Map.keys(names) == ["app-2@n.test"]
-    assert reason =~ "is no valid node name"
+    assert reason =~ "is not a valid node name"
   end
 end
