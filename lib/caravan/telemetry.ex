@@ -1,28 +1,43 @@
 defmodule Caravan.Telemetry do
   @moduledoc """
-  The events that Caravan emits through `:telemetry`, where that is there; without it, nothing happens.
+  The events that Caravan emits through `:telemetry`. Without that application, it emits none.
 
-  Durations are in native time units. `:topology` is in the metadata of each.
+  Durations are in native time units. The metadata of each event has `:topology`.
 
   | event | measurements | metadata |
   |---|---|---|
   | `[:caravan, :dns, :lookup, :start]` | `:system_time` | `:query`, `:type` |
-  | `[:caravan, :dns, :lookup, :stop]` | `:duration`, `:records` | `:query`, `:type`, `:result`: `:ok` or `{:error, reason}`, as in `Caravan.Dns.Error`, `:cancelled` where `Caravan.Cluster.drain/1` ended the lookup |
-  | `[:caravan, :dns, :lookup, :exception]` | `:duration` | `:query`, `:type`, `:kind`, `:reason`, `:stacktrace`: a `:dns_client` that raised, or a resolver that never replied |
-  | `[:caravan, :node, :connect, :stop]` | `:duration` | `:node`, `:result`: `:ok` or `{:error, reason}` |
-  | `[:caravan, :node, :connect, :diagnosis]` | `:duration` | `:node`, `:finding`: `:name_type` (short and long names), `:unresolvable`, `:no_port`, `:refused`, `:no_reply`, `:accepted` (then the handshake failed) or `:network` |
-  | `[:caravan, :node, :up]`, `[:caravan, :node, :down]` | `:connected`: how many are now | `:node` |
-  | `[:caravan, :node, :prune]` | `:spared`: how many more would have been | `:node` |
-  | `[:caravan, :membership, :change]` | `:members`, `:added`, `:removed` | `:added`, `:removed`: lists of names, as strings |
-  | `[:caravan, :membership, :limit]` | `:left_out` | `:limit`: `:max_nodes`, `:max_new_names`, `:atom_table` |
-  | `[:caravan, :membership, :drain]`, `[:caravan, :membership, :resume]` | `:connected`: how many were | |
+  | `[:caravan, :dns, :lookup, :stop]` | `:duration`, `:records` | `:query`, `:type`, `:result` |
+  | `[:caravan, :dns, :lookup, :exception]` | `:duration` | `:query`, `:type`, `:kind`, `:reason`, `:stacktrace` |
+  | `[:caravan, :node, :connect, :stop]` | `:duration` | `:node`, `:result` |
+  | `[:caravan, :node, :connect, :diagnosis]` | `:duration` | `:node`, `:finding` |
+  | `[:caravan, :node, :up]`, `[:caravan, :node, :down]` | `:connected` | `:node` |
+  | `[:caravan, :node, :prune]` | `:spared` | `:node` |
+  | `[:caravan, :membership, :change]` | `:members`, `:added`, `:removed` | `:added`, `:removed` |
+  | `[:caravan, :membership, :limit]` | `:left_out` | `:limit` |
+  | `[:caravan, :membership, :drain]`, `[:caravan, :membership, :resume]` | `:connected` | |
 
-  And those of libcluster, for the dashboards that read them: `[:libcluster, :connect_node, :ok | :error]`
-  and `[:libcluster, :disconnect_node, :ok | :error]`, with `:duration` where it succeeded, `:node`,
-  `:topology`, and `:reason` where it failed.
+    * `:result` is `:ok` or `{:error, reason}`. The reasons of a lookup are those of `Caravan.Dns.Error`,
+      `:cancelled` if `Caravan.Cluster.drain/1` cancelled it, and `:client_returned` if the `:dns_client` returned
+      a wrong term.
+    * A lookup ends in `:exception` if the `:dns_client` raises or hangs, or if the resolver does not reply.
+    * `:finding` is `:name_type` (a short and a long name), `:unresolvable`, `:no_port`, `:refused`, `:no_reply`,
+      `:accepted` (the TCP connection; the handshake failed) or `:network`.
+    * `:connected` is the number of connected nodes of the topology: after the change, or before a drain or a resume.
+    * `:spared` is the number of nodes that were not disconnected, because at most half of them are at the same time.
+    * The measurements `:added` and `:removed` are numbers. The metadata are the lists of names, as strings.
+    * `:limit` is `:max_nodes`, `:max_new_names` or `:atom_table`, and `:left_out` the number of names beyond it.
+
+  Caravan also emits the events of libcluster: `[:libcluster, :connect_node, :ok | :error]` and
+  `[:libcluster, :disconnect_node, :ok | :error]`. Their metadata are `:node`, `:topology`, and after an error
+  `:reason`. With `:ok`, they measure `:duration`.
   """
 
-  @doc "Loads `:telemetry`, if it is there. Called once, when a strategy starts."
+  @doc """
+  Loads `:telemetry`, and returns whether it is there.
+
+  A strategy calls this when it starts.
+  """
   @spec load() :: boolean
   def load, do: Code.ensure_loaded?(:telemetry)
 
@@ -30,7 +45,7 @@ defmodule Caravan.Telemetry do
   @spec execute([atom, ...], map, map) :: :ok
   def execute(event, measurements, metadata) do
     if function_exported?(:telemetry, :execute, 3),
-      # apply/3, because the compiler need not know the module.
+      # With apply/3, the compiler does not warn where :telemetry is not installed.
       do: apply(:telemetry, :execute, [event, measurements, metadata]),
       else: :ok
   end

@@ -1,7 +1,9 @@
 defmodule Caravan.Cluster.Job do
-  # Effect. One call in a process of its own, with a deadline. The owner gets two kinds of messages and hands
-  # every message it does not know to outcome/2. The process is not linked: an owner that ends leaves
-  # a connect that is under way alone.
+  # Effect. One function call in a separate process, with a deadline.
+  #
+  # The caller of start/2 gets one of two messages: the :DOWN of the process, or the message of the timer. ref/1
+  # says which job a message belongs to, and outcome/2 returns its outcome. The process is not linked, so a
+  # connect continues if the strategy ends.
   @moduledoc false
 
   @enforce_keys [:ref, :pid, :timer]
@@ -11,14 +13,14 @@ defmodule Caravan.Cluster.Job do
 
   @type outcome :: {:ok, term} | {:error, :timeout} | {:error, {:crashed, term}}
 
-  @doc "Runs `fun`; its outcome is there after `timeout` milliseconds at the latest."
+  @doc "Starts `fun`. The message with its outcome comes within `timeout` milliseconds."
   @spec start((() -> term), timeout :: pos_integer) :: t
   def start(fun, timeout) do
     {pid, ref} = spawn_monitor(__MODULE__, :perform, [fun])
     %__MODULE__{ref: ref, pid: pid, timer: Process.send_after(self(), {__MODULE__, ref}, timeout)}
   end
 
-  @doc "Runs `fun` and waits for its outcome, `timeout` milliseconds at the longest."
+  @doc "Runs `fun`, and returns its outcome within `timeout` milliseconds."
   @spec run((() -> term), timeout :: pos_integer) :: outcome
   def run(fun, timeout) do
     %__MODULE__{ref: ref} = job = start(fun, timeout)
@@ -29,13 +31,13 @@ defmodule Caravan.Cluster.Job do
     end
   end
 
-  @doc "The job's reference if `message` is one of a job, else `nil`."
+  @doc "Returns the reference of the job that `message` may belong to, or `nil`."
   @spec ref(message :: term) :: reference | nil
   def ref({:DOWN, ref, :process, _pid, _reason}), do: ref
   def ref({__MODULE__, ref}), do: ref
   def ref(_message), do: nil
 
-  @doc "What became of the job, from the message that carries its reference."
+  @doc "Returns the outcome of the job, from the message with its reference."
   @spec outcome(t, message :: term) :: outcome
   def outcome(%__MODULE__{} = job, {:DOWN, _ref, :process, _pid, reason}) do
     _ = Process.cancel_timer(job.timer)
@@ -51,7 +53,7 @@ defmodule Caravan.Cluster.Job do
     {:error, :timeout}
   end
 
-  @doc "Ends the job; it has no outcome any more, though its timer's message may still come."
+  @doc "Ends the job. It has no outcome, but the message of its timer may still come."
   @spec stop(t) :: :ok
   def stop(%__MODULE__{} = job) do
     Process.demonitor(job.ref, [:flush])
@@ -64,7 +66,7 @@ defmodule Caravan.Cluster.Job do
   @spec perform((() -> term)) :: no_return
   def perform(fun), do: exit({__MODULE__, run(fun)})
 
-  # Caught, because the emulator logs an exception that ends a process, and the owner logs it anyway.
+  # Catches everything: the emulator logs an exception that ends a process, and the owner logs it as well.
   defp run(fun) do
     {:ok, fun.()}
   catch

@@ -1,18 +1,18 @@
 defmodule Caravan.Cluster.NodeName do
-  # Pure. From a DNS record to the name of a node, as a string: what DNS says becomes an atom only after it
-  # was checked here.
+  # Pure. Makes the name of a node from a DNS record, by a template. It stays a string: only names that are valid
+  # can become atoms later.
   @moduledoc false
 
   alias Caravan.Dns
   alias Caravan.Dns.Service
 
-  @typedoc "Literal text and placeholders, in order."
+  @typedoc "Literal texts and placeholders, in order."
   @type template :: [String.t() | placeholder]
   @type placeholder :: :name | :port | :host | :host_label | :ip
 
   @type dns_record :: Service.t() | :inet.ip_address()
 
-  # What an atom holds (ERTS, MAX_ATOM_CHARACTERS), and with it a node name.
+  # The characters of an atom, and so of a node name (MAX_ATOM_CHARACTERS in ERTS).
   @max_length 255
 
   @placeholders %{
@@ -21,15 +21,17 @@ defmodule Caravan.Cluster.NodeName do
     aaaa: [name: "{name}", ip: "{ip}"]
   }
 
+  @doc "Returns the template that is used if the options have none."
   @spec default_template(Dns.type(), ports :: :name | :srv) :: String.t()
   def default_template(:srv, :name), do: "{name}-{port}@{host}"
   def default_template(:srv, :srv), do: "{name}@{host}"
   def default_template(type, _ports) when type in [:a, :aaaa], do: "{name}@{ip}"
 
-  @doc "Whether the host of the names comes from the records, and with it its addresses."
+  @doc "Whether the host of the names comes from the record. Then the addresses of the record are those of the node."
   @spec host_from_record?(template) :: boolean
   def host_from_record?(template), do: Enum.any?(template, &(&1 in [:host, :host_label, :ip]))
 
+  @doc "Returns a template, or what was expected of `text`."
   @spec parse_template(String.t(), Dns.type()) ::
           {:ok, template} | {:error, expected :: String.t()}
   def parse_template(text, type) do
@@ -50,10 +52,11 @@ defmodule Caravan.Cluster.NodeName do
            "only the placeholders #{known |> Map.keys() |> Enum.join(", ")}"}
   end
 
+  @doc "Whether this can be the part of a node name before the `@`."
   @spec basename?(String.t()) :: boolean
   def basename?(name), do: name =~ ~r/\A[0-9A-Za-z_\-]+\z/ and byte_size(name) < @max_length
 
-  @doc "The name that the template makes of a record, or why there is none."
+  @doc "Returns the name of the node of a record, or why it has none."
   @spec build(template, String.t() | nil, dns_record) :: {:ok, String.t()} | {:error, String.t()}
   def build(template, basename, record) do
     name = Enum.map_join(template, &fill(&1, basename, record))
@@ -70,8 +73,8 @@ defmodule Caravan.Cluster.NodeName do
     end
   end
 
-  # kernel/src/net_kernel.erl, create_name: the left part. The right part: host names, and addresses
-  # of both families.
+  # The part before the @ is what net_kernel accepts (create_name in kernel/src/net_kernel.erl). The part behind it
+  # takes host names, and addresses of both families.
   defp valid?(name), do: name =~ ~r/\A[0-9A-Za-z_\-]+@[0-9A-Za-z_.:\-]+\z/
 
   defp fill(text, _basename, _record) when is_binary(text), do: text

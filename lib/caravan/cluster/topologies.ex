@@ -1,29 +1,29 @@
 defmodule Caravan.Cluster.Topologies do
-  # Effect. The names of the strategies that run in this VM, so that a topology finds its processes. Several of
-  # one topology may stand side by side: they count up. Nodes of one cluster that start the same
-  # strategies have the same names for them.
+  # Effect. The registered names of the strategies of this VM: by them, the name of a topology leads to its
+  # processes. If several strategies have one topology, their names are numbered. Nodes that start the same
+  # strategies register the same names, so a strategy can call those of its peers.
   @moduledoc false
 
   @prefix "Caravan.Cluster.DnsStrategy"
 
-  @doc "Registers the calling process; its name."
+  @doc "Registers the calling process. Returns its name."
   @spec register(topology :: atom) :: atom
   def register(topology), do: register(topology, 1)
 
-  @doc "The processes of a topology, in the order of their names."
+  @doc "Returns the processes of a topology, in the order of their names."
   @spec whereis(topology :: atom) :: [pid]
   def whereis(topology) do
     prefix = text(topology)
 
     Process.registered()
-    |> Enum.map(&{suffix(Atom.to_string(&1), prefix), &1})
+    |> Enum.map(&{number(Atom.to_string(&1), prefix), &1})
     |> Enum.filter(fn {number, _name} -> number end)
     |> Enum.sort()
     |> Enum.map(fn {_number, name} -> Process.whereis(name) end)
     |> Enum.filter(&is_pid/1)
   end
 
-  @doc "The names of all strategies."
+  @doc "Returns the names of all strategies of this VM."
   @spec all() :: [atom]
   def all do
     for name <- Process.registered(),
@@ -31,7 +31,7 @@ defmodule Caravan.Cluster.Topologies do
         do: name
   end
 
-  # Bounded by the strategies that there are: one atom for each.
+  # Creates one atom for each strategy that runs.
   defp register(topology, number) do
     name = name(topology, number)
     Process.register(self(), name)
@@ -45,10 +45,11 @@ defmodule Caravan.Cluster.Topologies do
 
   defp text(topology), do: "#{@prefix}:#{topology}"
 
-  # A topology may itself end in a number sign and digits; nobody has two of such.
-  defp suffix(name, name), do: 1
+  # Returns nil for the names of other topologies. The topology :"app#2" has the name of the second strategy of
+  # :app. No check prevents that.
+  defp number(name, name), do: 1
 
-  defp suffix(name, prefix) do
+  defp number(name, prefix) do
     prefix = prefix <> "#"
 
     with true <- String.starts_with?(name, prefix),

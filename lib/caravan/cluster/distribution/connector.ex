@@ -1,6 +1,7 @@
 defmodule Caravan.Cluster.Distribution.Connector do
-  # Effect. The connect, disconnect and list_nodes functions of a topology, as libcluster defines them, and what
-  # their outcomes mean. They are the user's own: they may raise, hang, or return rubbish.
+  # Effect. The functions connect, disconnect and list_nodes of a topology, as libcluster defines them, and what
+  # their results mean. The user may have written them. So they run as jobs: they may raise, hang, or return
+  # any term.
   @moduledoc false
 
   alias Caravan.Cluster.Config
@@ -11,19 +12,20 @@ defmodule Caravan.Cluster.Distribution.Connector do
   @type reason ::
           :unreachable | :not_distributed | :timeout | {:crashed, term} | {:returned, term}
 
-  @doc "To be run as a job. The name becomes an atom here."
+  @doc "Returns the call that connects a node. The name becomes an atom here, before the job runs."
   @spec connect(Config.t(), String.t()) :: (() -> term)
   def connect(%Config{connect: mfa}, name), do: call(mfa, name)
 
+  @doc "Returns the call that disconnects a node."
   @spec disconnect(Config.t(), String.t()) :: (() -> term)
   def disconnect(%Config{disconnect: mfa}, name), do: call(mfa, name)
 
-  @doc "Returns the call of the `list_nodes` function, to be run as a job."
+  @doc "Returns the call that lists the connected nodes."
   @spec list(Config.t()) :: (() -> term)
   def list(%Config{list_nodes: {module, function, arguments}}),
     do: fn -> apply(module, function, arguments) end
 
-  @doc "The connected nodes, from the outcome of that job."
+  @doc "Returns the connected nodes, from the outcome of the call of `list/1`."
   @spec listed(Job.outcome()) :: {:ok, [node]} | {:error, term}
   def listed({:ok, nodes}) do
     if is_list(nodes) and not List.improper?(nodes) and Enum.all?(nodes, &is_atom/1),
@@ -33,7 +35,7 @@ defmodule Caravan.Cluster.Distribution.Connector do
 
   def listed({:error, reason}), do: {:error, reason}
 
-  @doc "What the outcome of such a job says."
+  @doc "Returns the result of a connect or a disconnect, from the outcome of its call."
   @spec result(Job.outcome()) :: result
   def result({:ok, true}), do: :ok
   def result({:ok, false}), do: {:error, :unreachable}

@@ -1,6 +1,6 @@
 defmodule Caravan.Cluster.Distribution.Diagnosis do
-  # Effect. Why a node cannot be connected, as far as that can be known from outside: net_kernel only says that
-  # it cannot. Takes the way of a connect again, up to the handshake; slow, so to be run as a job.
+  # Effect. Finds out why a node cannot be connected: net_kernel returns only that it cannot. Repeats the steps
+  # of a connect, up to the handshake.
   @moduledoc false
 
   alias Caravan.Cluster.Config
@@ -12,28 +12,30 @@ defmodule Caravan.Cluster.Distribution.Diagnosis do
           | {:refused | :no_reply | :accepted, where :: String.t()}
           | {:network, where :: String.t(), :inet.posix()}
 
-  # Shorter than any deadline of distribution: whoever has not accepted by then is not there.
-  @reply 2_000
+  # Milliseconds to wait for a TCP connection. The default of distribution, net_setuptime, is 7,000.
+  @connect_timeout 2_000
 
+  # Milliseconds that `find/1` may take in total: the resolver of the host may be slow.
   @deadline 10_000
 
-  # Those that end in net_kernel, and so in Caravan.Epmd. Of others nothing is known.
+  # The :connect functions that ask Caravan.Epmd for the address and the port.
   @net_kernel [
     {:net_kernel, :connect_node, []},
     {:net_kernel, :hidden_connect_node, []},
     {Node, :connect, []}
   ]
 
-  @doc "Milliseconds that it takes at most: the resolver of the host may be slow."
+  @doc "Returns after how many milliseconds the job of `find/1` is to be ended."
   @spec deadline() :: pos_integer
   def deadline, do: @deadline
 
-  @doc "Whether connects of this topology can be looked into."
+  @doc "Whether `find/1` knows what the `:connect` function of this topology does."
   @spec possible?(Config.t()) :: boolean
   def possible?(%Config{connect: connect}) do
     connect in @net_kernel and Node.alive?() and :net_kernel.epmd_module() == Caravan.Epmd
   end
 
+  @doc "Finds out why a node cannot be connected. To be run as a job."
   @spec find(String.t()) :: finding
   def find(node) do
     [name, host] = node |> String.split("@", parts: 2) |> Enum.map(&String.to_charlist/1)
@@ -50,7 +52,7 @@ defmodule Caravan.Cluster.Distribution.Diagnosis do
     end
   end
 
-  @doc "For the log."
+  @doc "Returns the text for the log."
   @spec text(finding) :: String.t()
   def text({:name_type, host}) do
     {this, other} = if host =~ ".", do: {"short", "long"}, else: {"long", "short"}
@@ -79,7 +81,7 @@ defmodule Caravan.Cluster.Distribution.Diagnosis do
 
   def text({:network, where, reason}), do: "#{where}: #{:inet.format_error(reason)}"
 
-  # As net_kernel checks, before it asks for a port (splitnode in kernel/src/inet_tcp_dist.erl).
+  # The check that net_kernel does before it asks for a port (splitnode in kernel/src/inet_tcp_dist.erl).
   defp name_type(host, long) do
     dotted = ?. in host
     refused = {:name_type, List.to_string(host)}
@@ -95,7 +97,7 @@ defmodule Caravan.Cluster.Distribution.Diagnosis do
   defp dial(ip, port, family) do
     where = where(ip, port)
 
-    case :gen_tcp.connect(ip, port, [family, active: false], @reply) do
+    case :gen_tcp.connect(ip, port, [family, active: false], @connect_timeout) do
       {:ok, socket} ->
         :ok = :gen_tcp.close(socket)
         {:accepted, where}

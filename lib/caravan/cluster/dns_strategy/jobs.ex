@@ -1,6 +1,5 @@
 defmodule Caravan.Cluster.DnsStrategy.Jobs do
-  # Owner-state. The jobs of one owner, each with a tag that says what it is for. State of its owner, not a process:
-  # the owner hands its messages to handle/2.
+  # Owner-state. Jobs that run, each with a tag that says what it is for.
   @moduledoc false
 
   alias Caravan.Cluster.Job
@@ -10,13 +9,16 @@ defmodule Caravan.Cluster.DnsStrategy.Jobs do
   @type tag :: term
   @opaque t :: %__MODULE__{running: %{reference => {tag, Job.t(), started :: integer}}}
 
+  @doc "Starts a job."
   @spec start(t, tag, (() -> term), timeout :: pos_integer) :: t
   def start(%__MODULE__{} = jobs, tag, fun, timeout) do
     job = Job.start(fun, timeout)
     put_in(jobs.running[job.ref], {tag, job, System.monotonic_time()})
   end
 
-  @doc "The outcome of one job, if `message` tells of one, and how long it took, in native units."
+  @doc """
+  Returns the outcome of the job that `message` belongs to, with its duration in native units, or `:unknown`.
+  """
   @spec handle(t, message :: term) :: {tag, Job.outcome(), duration :: integer, t} | :unknown
   def handle(%__MODULE__{} = jobs, message) do
     case Map.pop(jobs.running, Job.ref(message)) do
@@ -29,11 +31,12 @@ defmodule Caravan.Cluster.DnsStrategy.Jobs do
     end
   end
 
+  @doc "Returns the number of jobs with such a tag."
   @spec count(t, (tag -> boolean)) :: non_neg_integer
   def count(%__MODULE__{} = jobs, which),
     do: Enum.count(jobs.running, fn {_ref, {tag, _job, _started}} -> which.(tag) end)
 
-  @doc "Ends the jobs that `which` holds for; they have no outcome."
+  @doc "Ends the jobs with such a tag. They have no outcome."
   @spec stop(t, (tag -> boolean)) :: t
   def stop(%__MODULE__{} = jobs, which) do
     stopped = for {ref, {tag, job, _started}} <- jobs.running, which.(tag), do: {ref, job}
