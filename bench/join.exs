@@ -1,10 +1,11 @@
-# How long a new node takes to be connected to N others that DNS names, from the start of the strategy to
-# the last of them, against connecting the same names by Node.connect/1 in parallel. Then the same with as
-# many dead addresses ahead of them, which accept no connection and do not refuse it either.
+# Measures how long a new node takes to connect to N other nodes through DNS: from the start of the strategy to
+# the last connection. Compares this with Node.connect/1 to the same names in parallel. Then measures the same
+# with N dead addresses before the live ones. A dead address neither accepts nor refuses a connection.
 #
 #   mix run bench/join.exs
 #
-# Medians. The N nodes do not connect to each other (`-connect_all false`), so that only the newcomer is timed.
+# The results are medians. The N nodes do not connect to each other (`-connect_all false`), so only the new node
+# is measured.
 
 Code.require_file("nodes.ex", __DIR__)
 
@@ -12,8 +13,7 @@ alias Bench.Nodes
 alias Caravan.Test.Knot
 
 defmodule Bench.Dead do
-  # Addresses whose queue of connections to accept is full: Linux drops what comes to them, as a firewall
-  # would.
+  # Ports of listeners whose accept queue is full. Linux drops further connection attempts, as a firewall does.
   def occupy(numbers) do
     for number <- numbers do
       port = Nodes.port(number)
@@ -55,7 +55,7 @@ end
 
 compare = fn count, dead ->
   numbers = Enum.to_list(1..count)
-  # Ahead of the others by priority.
+  # The dead addresses have the better priority.
   Knot.put_records(knot, Nodes.zone(Nodes.records(dead) ++ Nodes.records(numbers, 9)))
 
   times = for _ <- 1..rounds, do: {measure.(numbers, :discover), measure.(numbers, :connect)}
@@ -74,7 +74,7 @@ compare = fn count, dead ->
   )
 end
 
-# The first connects of a VM load code.
+# Warms up: the first connects of a VM load code.
 all = Enum.to_list(1..50)
 Knot.put_records(knot, Nodes.zone(Nodes.records(all)))
 for how <- [:connect, :discover], do: measure.(all, how)

@@ -1,9 +1,9 @@
-# How long 60 nodes take to find each other, all at the same moment, through one SRV name: until each is
-# connected to the 59 others (1,770 links). Against the same 60 connecting to given names.
+# Measures how long 60 nodes that start at the same time take to find each other through one SRV name: until each
+# node is connected to the 59 others (1,770 links). Compares this with Node.connect/1 to given names.
 #
 #   mix run bench/mesh.exs
 #
-# Medians. Both leave OTP's `global` on, which connects whom the nodes do not connect themselves.
+# The results are medians. OTP's `global` is on in both cases. It makes some of the connections itself.
 
 Code.require_file("nodes.ex", __DIR__)
 

@@ -1,13 +1,13 @@
-# What bench/join.exs and bench/mesh.exs share: VMs on Caravan.Epmd, and what runs inside them.
+# Used by bench/join.exs and bench/mesh.exs: starts VMs with Caravan.Epmd, and has the code that runs in them.
 
 for file <- ["daemon", "knot"],
     do: Code.require_file("../test/support/servers/#{file}.ex", __DIR__)
 
 defmodule Bench.Nodes do
-  # Below the ports that Linux gives to outgoing connections.
+  # Lower than the ports that Linux uses for outgoing connections.
   @first_port 20_000
 
-  @doc "Starts a VM for each number, on a port and under a name of its own."
+  @doc "Starts a VM for each number. The number determines its port and name."
   def start(numbers, args \\ []) do
     numbers
     |> Task.async_stream(&start_one(&1, args), max_concurrency: 2, timeout: 60_000)
@@ -19,11 +19,11 @@ defmodule Bench.Nodes do
   def port(number), do: @first_port + number
   def name(number), do: :"app-#{port(number)}@127.0.0.1"
 
-  @doc "The names as a template makes them of SRV records."
+  @doc "Returns an SRV record for each number."
   def records(numbers, priority \\ 0),
     do: for(n <- numbers, do: "_app._tcp 60 SRV #{priority} 0 #{port(n)} host")
 
-  @doc "A zone with these nodes, on one host."
+  @doc "Returns the records of a zone whose nodes are on one host."
   def zone(records), do: ["host 60 A 127.0.0.1" | records]
 
   def options(knot, timeouts \\ []) do
@@ -46,7 +46,7 @@ defmodule Bench.Nodes do
     |> Task.await_many(:infinity)
   end
 
-  @doc "Brings all back to where nobody is connected."
+  @doc "Ends the strategies, and disconnects all nodes from each other."
   def reset(nodes) do
     call_all(nodes, :stop, [])
     leave(nodes)
@@ -59,7 +59,7 @@ defmodule Bench.Nodes do
     end
   end
 
-  @doc "The middle value."
+  @doc "Returns the middle value."
   def median(values), do: values |> Enum.sort() |> Enum.at(div(length(values), 2))
 
   defp start_one(number, args) do
@@ -75,11 +75,11 @@ defmodule Bench.Nodes do
         wait_boot: 60_000
       })
 
-    # This file is not on the code path of the VM: what compiling it gave was kept for it.
+    # This file is not on the code path of the VM, so its compiled code is sent.
     {module, binary, file} = :persistent_term.get(Bench.Node)
     {:module, _} = :peer.call(peer, :code, :load_binary, [module, file, binary])
     {:ok, _} = :peer.call(peer, :application, :ensure_all_started, [:logger])
-    # As a release does at boot.
+    # Loads all modules, as a release does at boot.
     for app <- [:kernel, :stdlib, :elixir, :logger, :caravan] do
       {:ok, modules} = :application.get_key(app, :modules)
       :ok = :peer.call(peer, :code, :ensure_modules_loaded, [modules], 60_000)
@@ -91,16 +91,16 @@ end
 
 {:module, module, binary, _} =
   defmodule Bench.Node do
-    @doc "Connects to others by the strategy; the time at which so many are there, in microseconds."
+    @doc "Connects through the strategy. Returns when that started, and when `count` nodes were connected, in µs."
     def discover(options, count), do: run(fn -> {:ok, _} = start(options) end, count)
 
-    @doc "The same to given names, with no discovery at all."
+    @doc "Connects to given names, without discovery. Returns the same."
     def connect(names, count) do
       connect = fn -> for name <- names, do: spawn(fn -> Node.connect(name) end) end
       run(connect, count)
     end
 
-    @doc "Waits until so many are connected to this one."
+    @doc "Waits until `count` nodes are connected to this one. Returns the time in µs."
     def await(count) do
       if length(Node.list()) < count do
         Process.sleep(1)
@@ -110,13 +110,13 @@ end
       end
     end
 
-    @doc "Ends the strategy, so that nobody is dialled any more."
+    @doc "Ends the strategy, so that it dials no more nodes."
     def stop do
       if pid = Process.whereis(:bench_strategy), do: Process.exit(pid, :kill)
       :ok
     end
 
-    @doc "Leaves all nodes; how many there were."
+    @doc "Disconnects all nodes. Returns how many they were."
     def leave do
       nodes = Node.list()
       _ = :global.disconnect()
