@@ -1,5 +1,5 @@
 defmodule Caravan.ClusterTest do
-  @moduledoc "Waiting and draining, without distribution; test/caravan/cluster/nodes_test.exs has it with."
+  @moduledoc "Waits and drains without distribution. test/caravan/cluster/nodes_test.exs does so with distribution."
   # Not async: tests of the resolver count the lookups of this VM.
   use ExUnit.Case
 
@@ -41,27 +41,27 @@ defmodule Caravan.ClusterTest do
       DnsServer.put(context.server, @query, :srv, for(port <- ports, do: {0, 0, port, "n.test"}))
 
   describe "await" do
-    test "returns when the first lookup was answered", context do
+    test "returns after the first answer", context do
       records(context, [1])
       strategy = start(context, poll_interval: 3_600_000, min_interval: 3_600_000)
       assert Cluster.await(context.topology) == :ok
-      # And at once from then on, though nothing happens any more.
+      # From then on it returns at once, without any event.
       assert Cluster.await(context.topology, nodes: 1) == :ok
       assert Eventually.true?(fn -> :sys.get_state(strategy).jobs == %Jobs{} end)
       assert Cluster.await(context.topology, timeout: 0) == :ok
     end
 
-    test "there is no such name: that is an answer", context do
+    test "returns after the answer that there is no such name", context do
       DnsServer.put(context.server, @query, :srv, :nxdomain)
       start(context)
       assert Cluster.await(context.topology) == :ok
     end
 
-    test "waits for every query", context do
+    test "waits for an answer to every query", context do
       records(context, [1])
       DnsServer.put(context.server, "other.test", :srv, :servfail)
       strategy = start(context, query: [@query, "other.test"])
-      # The one was heard.
+      # One of the queries was answered.
       assert_receive {:connect, :"app-1@n.test"}, 5_000
       assert Cluster.await(strategy, timeout: 50) == {:error, :timeout}
 
@@ -71,7 +71,7 @@ defmodule Caravan.ClusterTest do
       assert "app-2@n.test" in Membership.members(:sys.get_state(strategy).membership)
     end
 
-    test "waits for so many nodes", context do
+    test "waits for the given number of nodes", context do
       records(context, [1, 2])
       FakeNetwork.behave(context.network, :"app-2@n.test", :unreachable)
       start(context)
@@ -82,14 +82,14 @@ defmodule Caravan.ClusterTest do
       assert Task.await(waiting, 11_000) == :ok
     end
 
-    test "ends at its deadline while DNS is silent", context do
+    test "ends at its deadline while DNS does not answer", context do
       DnsServer.put(context.server, @query, :srv, :silent)
       strategy = start(context)
       assert Cluster.await(context.topology, timeout: 50) == {:error, :timeout}
       assert :sys.get_state(strategy).waiters == []
     end
 
-    test "says that nobody is there to wait for" do
+    test "returns an error if no strategy runs, as drain and resume do" do
       assert Cluster.await(:no_such_topology) == {:error, :not_running}
       assert Cluster.drain(:no_such_topology) == {:error, :not_running}
       assert Cluster.resume(:no_such_topology) == {:error, :not_running}
@@ -98,7 +98,7 @@ defmodule Caravan.ClusterTest do
       assert Cluster.await(pid) == {:error, :not_running}
     end
 
-    test "says so when the strategy ends meanwhile", context do
+    test "returns an error if the strategy ends meanwhile", context do
       DnsServer.put(context.server, @query, :srv, :silent)
       strategy = start(context)
       waiting = Task.async(fn -> Cluster.await(strategy, nodes: 5, timeout: 10_000) end)
@@ -107,7 +107,7 @@ defmodule Caravan.ClusterTest do
       assert Task.await(waiting) == {:error, :not_running}
     end
 
-    test "refuses wrong options" do
+    test "raises for wrong options" do
       assert_raise ArgumentError, ~r/await\/2: expected :nodes/, fn ->
         Cluster.await(:app, nodes: -1)
       end
@@ -119,7 +119,7 @@ defmodule Caravan.ClusterTest do
   end
 
   describe "drain" do
-    test "stops discovery, over a crash too, until resume", context do
+    test "stops discovery until resume, even if the strategy crashes", context do
       records(context, [1])
       start(context)
       assert_receive {:connect, :"app-1@n.test"}, 5_000
@@ -146,20 +146,19 @@ defmodule Caravan.ClusterTest do
       assert_receive {:connect, :"app-2@n.test"}, 5_000
     end
 
-    test "gives up what is under way", context do
+    test "ends connects that are in progress", context do
       records(context, [1])
       FakeNetwork.behave(context.network, :"app-1@n.test", :hangs)
       strategy = start(context)
       assert_receive {:connect, :"app-1@n.test"}, 5_000
       assert Cluster.drain(strategy) == :ok
       running = fn -> :sys.get_state(strategy).jobs.running end
-      # But for a look at who is left.
       assert Eventually.true?(fn -> running.() == %{} end, 2_000)
       Cluster.resume(strategy)
       assert_receive {:connect, :"app-1@n.test"}, 5_000
     end
 
-    test "means all strategies of a topology", context do
+    test "drains all strategies of a topology", context do
       DnsServer.put(context.server, "b.test", :srv, [{0, 0, 2, "n.test"}])
       records(context, [1])
       start(context)

@@ -1,5 +1,5 @@
 defmodule Caravan.Cluster.AtomTableTest do
-  @moduledoc "A node whose atom table fills up."
+  @moduledoc "Runs the strategy on a node whose atom table is nearly full."
   use ExUnit.Case, async: true
 
   import Caravan.Test.Cluster
@@ -14,7 +14,7 @@ defmodule Caravan.Cluster.AtomTableTest do
 
   @atoms 65_536
 
-  # On the node.
+  # Runs on the node.
   @fill """
   for n <- :erlang.system_info(:atom_count)..trunc(share * :erlang.system_info(:atom_limit)),
       do: String.to_atom("fill \#{n}")
@@ -24,7 +24,7 @@ defmodule Caravan.Cluster.AtomTableTest do
 
   @limited [:caravan, :membership, :limit]
 
-  test "takes in no new names from four fifths on, and still connects the known" do
+  test "from 80 % on, new names are not connected, and known names still are" do
     knot = start_supervised!({Knot, zone: zone(), records: []})
     node = start_alone(args: ["+t", "#{@atoms}"])
     peer = start_alone()
@@ -32,29 +32,29 @@ defmodule Caravan.Cluster.AtomTableTest do
     true = PeerNode.call(node, :code, :add_path, [telemetry])
     :ok = PeerNode.call(node, Caravan.Test.Witness, :attach, [[@limited]])
 
-    # Whether the name was about to be connected.
+    # Returns whether the name was dialled.
     atom? = fn port ->
       PeerNode.call(node, NodeAtom, :existing, ["app-#{port}@127.0.0.1"]) != :error
     end
 
-    # Nobody is there.
+    # No node listens on these ports.
     [known, new] = for _ <- 1..2, do: Host.free_port()
     record = &"_app._tcp 1 SRV 0 0 #{&1} host"
 
     :ok = PeerNode.eval(node, @fill, share: 0.77)
     Knot.put_records(knot, [record.(known)])
     start_strategy(node, knot)
-    Host.await(fn -> atom?.(known) end, "a name below four fifths")
+    Host.await(fn -> atom?.(known) end, "a name below 80 %")
 
     :ok = PeerNode.eval(node, @fill, share: 0.81)
     Knot.put_records(knot, [record.(known), record.(new), record.(PeerNode.port(peer))])
-    limits = fn -> for {@limited, said} <- report(node).events, do: said.limit end
+    limits = fn -> for {@limited, metadata} <- report(node).events, do: metadata.limit end
     Host.await(fn -> limits.() != [] end, "the limit")
     assert Enum.uniq(limits.()) == [:atom_table]
     refute atom?.(new)
     refute atom?.(PeerNode.port(peer))
 
-    # The other side dials, as it has room: the name is an atom then.
+    # The peer has free atoms, so it dials the node. Then its name is an atom on the node.
     start_strategy(peer, knot)
     Knot.put_records(knot, for(each <- [node, peer], do: record.(PeerNode.port(each))))
     await_mesh([node, peer])

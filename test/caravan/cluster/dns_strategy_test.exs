@@ -1,5 +1,5 @@
 defmodule Caravan.Cluster.DnsStrategyTest do
-  # Not async: it reads the log.
+  # Not async: it captures the log.
   use ExUnit.Case
 
   import ExUnit.CaptureLog
@@ -34,7 +34,7 @@ defmodule Caravan.Cluster.DnsStrategyTest do
   defp start(context, options \\ []),
     do: start_supervised!({DnsStrategy, options(context, options)})
 
-  # Two more queries: between them a whole round has run.
+  # Waits for two more queries: what follows from the answer before them is then done.
   defp await_round() do
     flush_queries()
     assert_receive {:dns_query, _}, 5_000
@@ -52,14 +52,14 @@ defmodule Caravan.Cluster.DnsStrategyTest do
   defp srv(port, host \\ "node.test"), do: {0, 0, port, host}
 
   describe "discovery" do
-    test "connects what DNS names, at once after start", context do
+    test "the strategy connects the nodes in DNS as soon as it starts", context do
       DnsServer.put(context.server, @query, :srv, [srv(4001), srv(4002, "other.test")])
       start(context, poll_interval: 3_600_000)
       assert_receive {:connect, :"app-4001@node.test"}, 5_000
       assert_receive {:connect, :"app-4002@other.test"}, 5_000
     end
 
-    test "asks again at every interval and connects what is new", context do
+    test "the strategy looks up again after each interval and connects new nodes", context do
       DnsServer.put(context.server, @query, :srv, {:sequence, [[srv(1)], [srv(1), srv(2)]]})
       start(context)
       assert_receive {:connect, :"app-1@node.test"}, 5_000
@@ -68,7 +68,7 @@ defmodule Caravan.Cluster.DnsStrategyTest do
       refute_received {:connect, _}
     end
 
-    test "never connects this node itself", context do
+    test "the strategy never connects its own node", context do
       own = node() |> Atom.to_string() |> String.split("@") |> hd()
       DnsServer.put(context.server, @query, :srv, [srv(1, "nohost"), srv(4001)])
       start(context, node_sname: own, node_name: "{name}@{host}")
@@ -77,7 +77,7 @@ defmodule Caravan.Cluster.DnsStrategyTest do
       refute_received {:connect, :nonode@nohost}
     end
 
-    test "unites several queries, of A and AAAA records too", context do
+    test "the nodes of several queries are connected, for A and AAAA records too", context do
       DnsServer.put(context.server, "a.test", :a, [{127, 0, 0, 1}])
       DnsServer.put(context.server, "b.test", :aaaa, [{0, 0, 0, 0, 0, 0, 0, 1}])
       start(context, query: ["a.test", "b.test"], type: [:a, :aaaa])
@@ -85,7 +85,7 @@ defmodule Caravan.Cluster.DnsStrategyTest do
       assert_receive {:connect, :"app@::1"}, 5_000
     end
 
-    test "asks a dns_client of the user's own", context do
+    test "a custom dns_client is called in place of the resolver", context do
       defmodule Client do
         @behaviour Caravan.DnsClient
         @impl true
@@ -97,7 +97,7 @@ defmodule Caravan.Cluster.DnsStrategyTest do
     end
   end
 
-  describe "a cluster that is whole stays whole" do
+  describe "a connected node stays connected" do
     for reply <- [:nxdomain, :empty, :servfail, :refused, :silent, :garbage, :wrong_id, :cut] do
       test "when DNS answers #{reply}", context do
         replies = {:sequence, [[srv(4001)], unquote(reply)]}
@@ -110,15 +110,15 @@ defmodule Caravan.Cluster.DnsStrategyTest do
       end
     end
 
-    test "and polling goes on after a failure", context do
+    test "and lookups continue after a failure", context do
       replies = {:sequence, [:servfail, :servfail, [srv(4001)]]}
       DnsServer.put(context.server, @query, :srv, replies)
-      # One query a lookup: SERVFAIL is asked again otherwise.
+      # Sends one query for each lookup: otherwise SERVFAIL is tried again.
       start(context, lookup_attempts: 1)
       assert_receive {:connect, :"app-4001@node.test"}, 5_000
     end
 
-    test "while DNS is away, a node that dropped is connected again", context do
+    test "and is connected again after a nodedown while DNS fails", context do
       replies = {:sequence, [[srv(4001)], :servfail]}
       DnsServer.put(context.server, @query, :srv, replies)
       start(context)
@@ -128,7 +128,7 @@ defmodule Caravan.Cluster.DnsStrategyTest do
       assert_receive {:connect, :"app-4001@node.test"}, 5_000
     end
 
-    test "when the dns_client raises, hangs, or returns rubbish", context do
+    test "when the dns_client raises, hangs, or returns a wrong term", context do
       defmodule FaultyClient do
         @behaviour Caravan.DnsClient
         @impl true
@@ -160,7 +160,7 @@ defmodule Caravan.Cluster.DnsStrategyTest do
   end
 
   describe "hostile answers" do
-    test "records that make no node name are logged and left out", context do
+    test "records without a valid node name are ignored, and logged once", context do
       records = [
         srv(1, "a@b.test"),
         srv(2, "sp ace.test"),
@@ -181,7 +181,7 @@ defmodule Caravan.Cluster.DnsStrategyTest do
       refute_received {:connect, _}
     end
 
-    test "records that come and go are told of once", context do
+    test "invalid records that come and go are logged once", context do
       replies =
         for _ <- 1..10, records <- [[srv(1), srv(2, "sp ace.test")], [srv(1)]], do: records
 
@@ -196,7 +196,7 @@ defmodule Caravan.Cluster.DnsStrategyTest do
       assert [_, _] = String.split(log, "are left out")
     end
 
-    test "bytes of all values in a target harm nobody", context do
+    test "a target with bytes of any value does not stop the strategy", context do
       raw = {:raw, fn query, _transport -> hostile_answer(query) end}
       DnsServer.put(context.server, @query, :srv, raw)
       strategy = start(context)
@@ -205,7 +205,7 @@ defmodule Caravan.Cluster.DnsStrategyTest do
       refute_received {:connect, _}
     end
 
-    test "more names than the limit make no more atoms than that", context do
+    test "no more than :max_nodes names become atoms", context do
       records = for n <- 1..1_500, do: srv(n, "crowd.test")
       DnsServer.put(context.server, @query, :srv, records)
 
@@ -224,7 +224,7 @@ defmodule Caravan.Cluster.DnsStrategyTest do
   end
 
   describe "connecting" do
-    test "dead addresses that come first delay nobody", context do
+    test "dead addresses that come first do not delay other nodes", context do
       records = for n <- 1..10, do: srv(n, "a-dead.test")
       for n <- 1..10, do: FakeNetwork.behave(context.network, :"app-#{n}@a-dead.test", :hangs)
       DnsServer.put(context.server, @query, :srv, records ++ [srv(4001)])
@@ -233,7 +233,7 @@ defmodule Caravan.Cluster.DnsStrategyTest do
       Host.await(fn -> FakeNetwork.list(context.network) == [:"app-4001@node.test"] end, "a join")
     end
 
-    test "a node that went down is tried again at once, not at the next interval", context do
+    test "a node is dialled soon after its nodedown, and not at the next interval", context do
       DnsServer.put(context.server, @query, :srv, [srv(4001)])
       strategy = start(context, poll_interval: 3_600_000)
       assert_receive {:connect, :"app-4001@node.test"}, 5_000
@@ -244,7 +244,7 @@ defmodule Caravan.Cluster.DnsStrategyTest do
       assert_receive {:connect, :"app-4001@node.test"}, 5_000
     end
 
-    test "a node being connected is not connected twice", context do
+    test "a node is not dialled again while a connect is in progress", context do
       FakeNetwork.behave(context.network, :"app-4001@node.test", :hangs)
       DnsServer.put(context.server, @query, :srv, [srv(4001)])
       start(context, connect_timeout: 60_000)
@@ -253,7 +253,7 @@ defmodule Caravan.Cluster.DnsStrategyTest do
       refute_received {:connect, _}
     end
 
-    test "a connect without end is given up at its deadline, and tried again", context do
+    test "a connect that hangs ends at its deadline, and is repeated", context do
       FakeNetwork.behave(context.network, :"app-4001@node.test", :hangs)
       DnsServer.put(context.server, @query, :srv, [srv(4001)])
 
@@ -266,7 +266,8 @@ defmodule Caravan.Cluster.DnsStrategyTest do
       assert log =~ "cannot connect to app-4001@node.test: no result within :connect_timeout"
     end
 
-    test "a connect function that fails is logged once and tried again", context do
+    test "the failure of a connect function is logged once, and the connect is repeated",
+         context do
       FakeNetwork.behave(context.network, :"app-1@node.test", :raises)
       FakeNetwork.behave(context.network, :"app-2@node.test", {:returns, :rubbish})
       FakeNetwork.behave(context.network, :"app-3@node.test", :unreachable)
@@ -296,7 +297,7 @@ defmodule Caravan.Cluster.DnsStrategyTest do
     end
 
     for {title, function} <- [raises: {Enum, :fetch!, [[], 0]}, exits: {Kernel, :exit, [:no]}] do
-      test "a list_nodes function that #{title} is logged once, and polling goes on", context do
+      test "a list_nodes function that #{title} is logged once, and lookups continue", context do
         DnsServer.put(context.server, @query, :srv, [srv(4001)])
 
         log =
@@ -312,12 +313,12 @@ defmodule Caravan.Cluster.DnsStrategyTest do
   end
 
   describe "a list_nodes function that hangs" do
-    test "stalls nobody", context do
+    test "delays neither connects nor calls", context do
       DnsServer.put(context.server, @query, :srv, for(n <- 1..50, do: srv(n)))
 
       strategy = start(context, list_nodes: {Process, :sleep, [:infinity]}, log_level: :none)
 
-      # Each of these is an event that wants a list.
+      # Each connect result is an event that waits for a list.
       for n <- 1..50 do
         node = :"app-#{n}@node.test"
         assert_receive {:connect, ^node}, 10_000
@@ -339,9 +340,9 @@ defmodule Caravan.Cluster.DnsStrategyTest do
     end
   end
 
-  describe "names without end" do
+  describe "an endless number of names" do
     @tag timeout: 180_000
-    test "make no more atoms than the budget, in a thousand polls of a thousand", context do
+    test "creates no more atoms than :max_new_names, in 1,000 lookups of 1,000 names", context do
       defmodule Inventor do
         @behaviour Caravan.DnsClient
         @impl true
@@ -356,7 +357,7 @@ defmodule Caravan.Cluster.DnsStrategyTest do
       :persistent_term.put(Inventor, {:atomics.new(1, []), self()})
       before = :erlang.system_info(:atom_count)
 
-      # Ten queries, so that the thousand is there the sooner.
+      # With ten queries, the 1,000 lookups take less time.
       options = [
         query: for(n <- 1..10, do: "q#{n}.test"),
         dns_client: Inventor,
@@ -372,14 +373,14 @@ defmodule Caravan.Cluster.DnsStrategyTest do
           assert length(FakeNetwork.list(context.network)) <= 200
         end)
 
-      # The test itself, its log lines and its neighbours make some as well.
+      # The test, its log lines and other tests create some atoms as well.
       assert :erlang.system_info(:atom_count) - before < 200 + 200
       assert [_, _] = String.split(log, "more than 200 new names within a day (:max_new_names)")
     end
   end
 
   describe "ports and addresses" do
-    test "of SRV records stand in the table of Caravan.Epmd, for as long as the name is known",
+    test "of SRV records are in the table of Caravan.Epmd while the node is a member",
          context do
       DnsServer.put(context.server, @query, :srv, [srv(25_001, "n1.test"), srv(25_002, "n2.test")])
 
@@ -394,13 +395,13 @@ defmodule Caravan.Cluster.DnsStrategyTest do
                  do: entry
                )
 
-      # It runs inside net_kernel.
+      # net_kernel calls this function.
       assert {:port, 25_002, _} = Caravan.Epmd.port_please(~c"app", ~c"n2.test")
       Caravan.Epmd.Peers.delete(:"Caravan.Cluster.DnsStrategy:ports")
     end
 
-    test "go into the table when it has room again", context do
-      # Other tests may have left something; the list has a name once that stands there more often.
+    test "are put into the table when it has room again", context do
+      # Other tests may have left entries. The list has a name once, even if several owners have put it.
       free = 16_384 - length(Caravan.Epmd.Peers.list())
       put = &Caravan.Epmd.Peers.put(:big, for(n <- 1..&1, do: {"x#{n}@h", nil, []}))
       assert Enum.find(free..1//-1, &(put.(&1) == :ok))
@@ -421,7 +422,7 @@ defmodule Caravan.Cluster.DnsStrategyTest do
       Caravan.Epmd.Peers.delete(:"Caravan.Cluster.DnsStrategy:room")
     end
 
-    test "a name with two ports is told of once, and has the lowest", context do
+    test "of a node with two ports are the lower one, and logged once", context do
       DnsServer.put(context.server, @query, :srv, [srv(25_002, "n.test"), srv(25_001, "n.test")])
 
       log =
@@ -438,10 +439,12 @@ defmodule Caravan.Cluster.DnsStrategyTest do
   end
 
   describe "pruning" do
-    test "drops whom DNS has not named for a while, never more than half, and says so", context do
+    test "disconnects at most half of the nodes that are missing from DNS, and logs them",
+         context do
       nodes = for n <- 1..4, do: srv(n)
       DnsServer.put(context.server, @query, :srv, {:sequence, [nodes, [srv(1)]]})
-      # DNS names nobody new, so that nothing is dialled after the drop.
+
+      # DNS has no new node, so that no node is dialled afterwards.
       log =
         capture_log(fn ->
           start(context, prune: [after: 3], keep: 100)
@@ -498,7 +501,7 @@ defmodule Caravan.Cluster.DnsStrategyTest do
       on_exit(fn -> :telemetry.detach(test) end)
     end
 
-    test "of a lookup, a connect, a change and a loss", context do
+    test "are emitted for a lookup, a connect, a change and a nodedown", context do
       DnsServer.put(context.server, @query, :srv, {:sequence, [:servfail, [srv(1), srv(2)]]})
       FakeNetwork.behave(context.network, :"app-2@node.test", :unreachable)
       strategy = start(context, topology: :events, lookup_attempts: 1)
@@ -545,7 +548,7 @@ defmodule Caravan.Cluster.DnsStrategyTest do
                      5_000
     end
 
-    test "of a dns_client that raises", context do
+    test "are emitted for a dns_client that raises", context do
       defmodule RaisingClient do
         @behaviour Caravan.DnsClient
         @impl true
@@ -561,7 +564,7 @@ defmodule Caravan.Cluster.DnsStrategyTest do
       assert reason =~ "no"
     end
 
-    test "of a drop, and of a limit", context do
+    test "are emitted for a prune, and for a limit", context do
       nodes = for n <- 1..2, do: srv(n)
       DnsServer.put(context.server, @query, :srv, {:sequence, [nodes, [srv(1), srv(3)]]})
       start(context, prune: [after: 1], keep: 0, max_new_names: 1, node_sname: "limited")
@@ -579,9 +582,9 @@ defmodule Caravan.Cluster.DnsStrategyTest do
                      5_000
     end
 
-    test "of a drop that failed", context do
+    test "are emitted for a disconnect that fails", context do
       DnsServer.put(context.server, @query, :srv, {:sequence, [[srv(1), srv(2)], [srv(1)]]})
-      # It answers false.
+      # This function returns false.
       start(context, prune: [after: 1], keep: 0, disconnect: {:erlang, :is_pid, []})
 
       assert_receive {:event, [:libcluster, :disconnect_node, :error], empty,
@@ -591,7 +594,7 @@ defmodule Caravan.Cluster.DnsStrategyTest do
       assert empty == %{}
     end
 
-    test "of leaving and of coming back", context do
+    test "are emitted for a drain and a resume", context do
       DnsServer.put(context.server, @query, :srv, [srv(1)])
       strategy = start(context, topology: :events)
       assert_receive {:event, [:caravan, :node, :up], _, _}, 5_000
@@ -610,7 +613,7 @@ defmodule Caravan.Cluster.DnsStrategyTest do
   end
 
   describe "log_level" do
-    test "keeps lines of lower levels out", context do
+    test "suppresses lines of lower levels", context do
       DnsServer.put(context.server, @query, :srv, {:sequence, [:servfail, [srv(1)]]})
 
       log =
@@ -625,7 +628,7 @@ defmodule Caravan.Cluster.DnsStrategyTest do
       refute log =~ "answers again"
     end
 
-    test "none logs nothing", context do
+    test ":none suppresses all lines", context do
       DnsServer.put(context.server, @query, :srv, :servfail)
 
       log =
@@ -638,8 +641,8 @@ defmodule Caravan.Cluster.DnsStrategyTest do
     end
   end
 
-  describe "as a process" do
-    test "restarted after a crash, it goes on and disconnects nobody", context do
+  describe "the process" do
+    test "continues after a crash, and disconnects no node", context do
       DnsServer.put(context.server, @query, :srv, [srv(1)])
       strategy = start(context)
       assert_receive {:connect, _}, 5_000
@@ -650,7 +653,7 @@ defmodule Caravan.Cluster.DnsStrategyTest do
       refute_received {:disconnect, _}
     end
 
-    test "it is a libcluster strategy", context do
+    test "runs as a libcluster strategy", context do
       {config, functions} =
         Keyword.split(options(context), [:query, :node_sname, :nameservers, :poll_interval])
 
@@ -663,7 +666,7 @@ defmodule Caravan.Cluster.DnsStrategyTest do
 
       DnsServer.put(context.server, @query, :srv, [srv(4001)])
 
-      # As Cluster.Supervisor does it.
+      # Cluster.Supervisor starts its children so.
       child = %{id: :consul, start: {DnsStrategy, :start_link, [[state]]}}
 
       log =
@@ -678,11 +681,11 @@ defmodule Caravan.Cluster.DnsStrategyTest do
       assert %{id: {DnsStrategy, :consul}} = DnsStrategy.child_spec([state])
     end
 
-    test "several run side by side", context do
+    test "runs several times under one supervisor", context do
       DnsServer.put(context.server, "a.test", :srv, [srv(1)])
       DnsServer.put(context.server, "b.test", :srv, [srv(2)])
 
-      # Without a topology, the query tells them apart.
+      # Without a topology, the query makes the ids differ.
       children =
         for query <- ["a.test", "b.test"],
             options = context |> options(query: query) |> Keyword.delete(:topology),
@@ -697,13 +700,14 @@ defmodule Caravan.Cluster.DnsStrategyTest do
       assert_receive {:connect, :"app-2@node.test"}, 5_000
     end
 
-    test "pauses make no more ticks than there are polls", context do
+    test "has one tick for each lookup, even after pauses", context do
       DnsServer.put(context.server, @query, :srv, [srv(4001)])
-      # Not FakeNetwork's list, which is waited for: what a nodedown says is planned with at once.
+
+      # The default list. With that of FakeNetwork, the strategy would wait for it after a nodedown.
       strategy = start(context, list_nodes: {:erlang, :nodes, [:connected]})
       assert_receive {:connect, _}, 5_000
 
-      # A tick lies in the mailbox, behind an event that plans anew.
+      # A tick is in the mailbox behind a nodedown, which sets the timer again.
       for _ <- 1..20 do
         :sys.suspend(strategy)
         send(strategy, {:nodedown, :a@b, []})
@@ -722,11 +726,11 @@ defmodule Caravan.Cluster.DnsStrategyTest do
       :erlang.trace(strategy, false, [:receive])
       delivered = :erlang.trace_delivered(strategy)
       assert_receive {:trace_delivered, ^strategy, ^delivered}, 5_000
-      # One for each poll; a pause of this machine adds some.
+      # There is one for each lookup. A pause of this machine adds some.
       assert ticks() in 5..40
     end
 
-    test "it survives messages that nobody expected", context do
+    test "ignores unexpected messages", context do
       DnsServer.put(context.server, @query, :srv, [srv(4001)])
       strategy = start(context)
       assert_receive {:connect, _}, 5_000
@@ -737,8 +741,9 @@ defmodule Caravan.Cluster.DnsStrategyTest do
             {:DOWN, make_ref(), :process, self(), :x},
             {:nodeup, :a@b, []},
             {:nodeup, "rubbish", []},
-            {:await_timeout, :nobody},
+            {:await_timeout, :unknown},
             :guard,
+            {Caravan.Cluster.DnsStrategy.Departure, make_ref()},
             {:nodedown, :a@b, []}
           ] do
         send(strategy, message)
@@ -750,13 +755,13 @@ defmodule Caravan.Cluster.DnsStrategyTest do
       assert Process.alive?(strategy)
     end
 
-    test "wrong options are refused before it starts" do
+    test "does not start with wrong options" do
       assert_raise ArgumentError, ~r/expected :query/, fn ->
         DnsStrategy.start_link(query: "", node_sname: "app")
       end
     end
 
-    test "on a node that is not alive it says what to add", context do
+    test "logs what to add if its node is not alive", context do
       log =
         capture_log(fn ->
           start(context)
@@ -769,7 +774,7 @@ defmodule Caravan.Cluster.DnsStrategyTest do
       assert log =~ "-start_epmd false"
     end
 
-    test "a failing DNS is one line, and so is its recovery", context do
+    test "logs one line when DNS fails, and one when it has recovered", context do
       replies = {:sequence, [:servfail, :servfail, :servfail, :servfail, [srv(4001)]]}
       DnsServer.put(context.server, @query, :srv, replies)
 
@@ -794,7 +799,7 @@ defmodule Caravan.Cluster.DnsStrategyTest do
     end
   end
 
-  # One SRV record whose target is a label of 63 bytes, NUL and 0xFF among them.
+  # Returns one SRV record. Its target is a label of 63 bytes that has NUL and 0xFF in it.
   defp hostile_answer(<<id::16, _flags::16, 1::16, _::48, rest::binary>>) do
     {question, _edns} = split_question(rest)
     label = <<0, 255, ?@, ?., 10>> <> :binary.copy(<<7>>, 58)

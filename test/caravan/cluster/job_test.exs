@@ -11,17 +11,17 @@ defmodule Caravan.Cluster.JobTest do
     end
   end
 
-  test "gives what the function returns" do
+  test "the outcome is what the function returns" do
     assert outcome(Job.start(fn -> :done end, 5_000)) == {:ok, :done}
   end
 
-  test "tells an exception, a throw and an exit" do
+  test "an exception, a throw and an exit are errors" do
     assert {:error, {:crashed, %RuntimeError{}}} = outcome(Job.start(fn -> raise "no" end, 5_000))
     assert outcome(Job.start(fn -> throw(:no) end, 5_000)) == {:error, {:crashed, {:throw, :no}}}
     assert outcome(Job.start(fn -> exit(:no) end, 5_000)) == {:error, {:crashed, :no}}
   end
 
-  test "ends the process at its deadline" do
+  test "at the deadline, the process is killed" do
     owner = self()
 
     hanging = fn ->
@@ -36,7 +36,7 @@ defmodule Caravan.Cluster.JobTest do
     assert_receive {:DOWN, ^monitor, :process, ^pid, :killed}
   end
 
-  test "leaves nothing behind once its outcome is known" do
+  test "after the outcome, there is no timer and no message" do
     job = Job.start(fn -> :done end, 60_000)
     assert outcome(job) == {:ok, :done}
     assert Process.read_timer(job.timer) == false

@@ -11,7 +11,7 @@ defmodule Caravan.Cluster.NodeNameTest do
 
   defp service(port, target), do: %Service{priority: 0, weight: 0, port: port, target: target}
 
-  test "SRV records fill port, host and the host's first label" do
+  test "an SRV record has values for {port}, {host} and {host_label}" do
     record = service(4001, "node1.example.com")
     default = NodeName.default_template(:srv, :name)
 
@@ -22,14 +22,14 @@ defmodule Caravan.Cluster.NodeNameTest do
     assert build("{name}@{host_label}", :srv, service(1, "node1")) == {:ok, "app@node1"}
   end
 
-  test "addresses of both families fill ip" do
+  test "an address of either family is the value of {ip}" do
     assert build(NodeName.default_template(:a, :name), :a, {10, 0, 0, 7}) == {:ok, "app@10.0.0.7"}
 
     assert build(NodeName.default_template(:aaaa, :name), :aaaa, {0xFDAA, 0, 1, 0, 0, 0, 0, 2}) ==
              {:ok, "app@fdaa:0:1::2"}
   end
 
-  test "what is no node name is refused" do
+  test "a name that is not a valid node name is an error" do
     targets = [
       "",
       "a@b",
@@ -49,7 +49,7 @@ defmodule Caravan.Cluster.NodeNameTest do
     end
   end
 
-  test "the longest name that an atom holds passes" do
+  test "a name may be as long as an atom" do
     target = String.duplicate("a", 255 - byte_size("app-4001@"))
     template = "{name}-{port}@{host}"
     assert {:ok, name} = build(template, :srv, service(4001, target))
@@ -57,7 +57,7 @@ defmodule Caravan.Cluster.NodeNameTest do
     assert {:error, _} = build(template, :srv, service(4001, target <> "a"))
   end
 
-  test "a refused name makes no atom" do
+  test "a name that is refused creates no atom" do
     {:error, _} = build("{name}@{host}", :srv, service(1, "refused by node-name-test"))
 
     assert_raise ArgumentError, fn ->

@@ -1,5 +1,5 @@
 defmodule Caravan.Cluster.NodesTest do
-  @moduledoc "The strategy on real nodes, driven by the records of a real DNS server."
+  @moduledoc "Runs the strategy on real nodes with a real DNS server."
   use ExUnit.Case, async: true
 
   import Caravan.Test.Cluster
@@ -20,37 +20,38 @@ defmodule Caravan.Cluster.NodesTest do
   defp drain(node), do: PeerNode.call(node, Caravan.Cluster, :drain, [:caravan])
   defp resume(node), do: PeerNode.call(node, Caravan.Cluster, :resume, [:caravan])
 
-  # What the strategy on `node` knows of another one.
+  # Returns what the strategy on `node` knows about another node.
   defp known(node, other) do
     [strategy] = PeerNode.call(node, Caravan.Cluster.Topologies, :whereis, [:caravan])
     state = PeerNode.call(node, :sys, :get_state, [strategy])
     state.membership.peers[Atom.to_string(other.name)]
   end
 
-  # Who was seen to go down by `node`, once for each time.
+  # Returns the nodes of all nodedowns on `node`.
   defp downs(node), do: Enum.map(report(node).downs, &elem(&1, 0))
 
-  test "nodes find each other, stay together whatever DNS does, and take in a newcomer",
+  test "nodes find each other, stay connected whatever DNS returns, and connect a new node",
        context do
     [a, b, c] = nodes = for _ <- 1..3, do: start_node(context.knot)
     put_records(context.knot, nodes)
     await_mesh(nodes)
 
-    # A part of the records, then none: nobody is dropped, which the newcomer's arrival dates.
+    # A part of the records, then none. When the new node has joined, these answers have been read.
     put_records(context.knot, [a])
     put_records(context.knot, [])
     newcomer = start_node(context.knot)
     put_records(context.knot, [newcomer])
     await_mesh([a, b, c, newcomer])
 
-    # No DNS server at all.
+    # DNS does not answer.
     stop_supervised!(Knot)
     PeerNode.stop!(c)
     await_mesh([a, b, newcomer])
     for node <- [a, b, newcomer], do: assert(downs(node) == [c.name])
   end
 
-  test "twenty join at the same moment: all 190 links stand, each of them once", context do
+  test "twenty nodes that join at the same time have 190 connections, each of them once",
+       context do
     nodes = for _ <- 1..20, do: start_alone()
     put_records(context.knot, nodes)
     started = System.monotonic_time(:millisecond)
@@ -72,7 +73,7 @@ defmodule Caravan.Cluster.NodesTest do
     end
   end
 
-  test "a node that was killed and started again under its name is back", context do
+  test "a node that was killed and restarted under the same name is connected again", context do
     [a, b, c] = nodes = for _ <- 1..3, do: start_node(context.knot)
     put_records(context.knot, nodes)
     await_mesh(nodes)
@@ -85,14 +86,14 @@ defmodule Caravan.Cluster.NodesTest do
     assert downs(c) == [b.name]
   end
 
-  # With OTP's defaults, `global` may have a and b part for a moment when c, which lost both, comes back:
-  # seen in one of eight runs, and healed in a tenth of a second. So there the mesh is what counts. Without
-  # `global` and what messages connect, it is Caravan that has c back, and that parts nobody.
+  # With OTP's defaults, `global` may disconnect a and b for a moment when c returns, which has lost both. That was
+  # seen in one of eight runs, and lasted 100 ms. So with the defaults, only the mesh is checked. With the other
+  # settings, neither `global` nor messages connect nodes. Then a and b must stay connected.
   for {title, settings} <- [
         "with OTP's defaults": [],
         "by Caravan alone": ~w(prevent_overlapping_partitions false dist_auto_connect never)
       ] do
-    test "a node that hung is back when it goes on, #{title}", context do
+    test "a node that was stopped and continued is connected again, #{title}", context do
       args = ~w(-kernel net_ticktime 6) ++ unquote(settings)
       [a, b, c] = nodes = for _ <- 1..3, do: start_node(context.knot, args: args)
       put_records(context.knot, nodes)
@@ -101,7 +102,7 @@ defmodule Caravan.Cluster.NodesTest do
       signal(c, "STOP")
       await_mesh([a, b])
       signal(c, "CONT")
-      # Not a mesh of the connections of before.
+      # Otherwise the mesh could be that of the old connections.
       Host.await(fn -> [a.name, b.name] -- downs(c) == [] end, "c to have lost both")
       await_mesh(nodes)
 
@@ -112,7 +113,7 @@ defmodule Caravan.Cluster.NodesTest do
     end
   end
 
-  test "two that lost their connection find each other with no lookup", context do
+  test "two nodes that lost their connection connect again without a lookup", context do
     strategy = [poll_interval: 3_600_000, min_interval: 3_600_000]
     [a, b] = nodes = for _ <- 1..2, do: start_alone()
     put_records(context.knot, nodes)
@@ -120,7 +121,7 @@ defmodule Caravan.Cluster.NodesTest do
     await_mesh(nodes)
     stop_dns(nodes)
 
-    # One of a few tries: the machine is busy.
+    # On a busy machine, one of five tries has to be fast.
     assert Enum.any?(1..5, fn _try ->
              took = reconnect(a, b)
              IO.puts("\nnodedown to nodeup: #{took} ms")
@@ -128,7 +129,7 @@ defmodule Caravan.Cluster.NodesTest do
            end)
   end
 
-  # Who was connected by the other may not have asked yet.
+  # Waits for the first answer of each node: a node that was connected by the other one may have none yet.
   defp stop_dns(nodes) do
     for node <- nodes,
         do: :ok = PeerNode.call(node, Caravan.Cluster, :await, [:caravan, [timeout: 20_000]])
@@ -136,7 +137,7 @@ defmodule Caravan.Cluster.NodesTest do
     stop_supervised!(Knot)
   end
 
-  # Milliseconds from nodedown to nodeup, as `b` sees them.
+  # Returns the milliseconds from nodedown to nodeup on `b`.
   defp reconnect(a, b) do
     Host.await(fn -> steady?(a, b) and steady?(b, a) end, "a connection that lasts")
     ups = length(report(b).ups)
@@ -149,7 +150,7 @@ defmodule Caravan.Cluster.NodesTest do
     up - down
   end
 
-  # One that goes down sooner after it came is dialled later each time.
+  # A node that goes down within 5 s after its nodeup is dialled later each time.
   defp steady?(node, other) do
     now = PeerNode.call(node, :erlang, :monotonic_time, [:millisecond])
 
@@ -159,7 +160,7 @@ defmodule Caravan.Cluster.NodesTest do
     )
   end
 
-  test "so do two whose connection is a hidden one", context do
+  test "two nodes with a hidden connection do so as well", context do
     hidden = {:net_kernel, :hidden_connect_node, []}
     strategy = [poll_interval: 3_600_000, min_interval: 3_600_000, connect: hidden]
     [a, b] = nodes = for _ <- 1..2, do: start_alone()
@@ -173,7 +174,7 @@ defmodule Caravan.Cluster.NodesTest do
 
   defp hidden(node), do: PeerNode.call(node, :erlang, :nodes, [:hidden])
 
-  test "a node that went and came while the strategy was busy was down for it, too", context do
+  test "a strategy that was busy has seen a nodedown and a nodeup during that time", context do
     [a, b] = nodes = for _ <- 1..2, do: start_node(context.knot)
     put_records(context.knot, nodes)
     await_mesh(nodes)
@@ -190,10 +191,10 @@ defmodule Caravan.Cluster.NodesTest do
     true = PeerNode.call(a, :erlang, :disconnect_node, [b.name])
     Host.await(fn -> length(report(a).ups) == 2 end, "b to be back")
     :ok = PeerNode.call(a, :sys, :resume, [strategy])
-    Host.await(fn -> known(a, b).connected_since not in [nil, before] end, "b to be up anew")
+    Host.await(fn -> known(a, b).connected_since not in [nil, before] end, "b to be up again")
   end
 
-  test "all nodes replaced one by one, while each sends: nobody else is ever lost", context do
+  test "while all nodes are replaced one by one, no other node is lost", context do
     old = for _ <- 1..5, do: start_node(context.knot)
     put_records(context.knot, old)
     await_mesh(old)
@@ -223,7 +224,7 @@ defmodule Caravan.Cluster.NodesTest do
       assert downs(node) -- replaced == []
     end
 
-    # Each hears of each other.
+    # Each node has messages of all others.
     for node <- nodes do
       Host.await(fn -> names -- Map.keys(report(node).received) == [] end, "messages of all")
     end
@@ -238,29 +239,29 @@ defmodule Caravan.Cluster.NodesTest do
   end
 
   describe "a drained node" do
-    test "leaves, stays out whatever dials it or is sent by it, and comes back", context do
+    test "leaves, stays out whatever dials it or is sent by it, and returns", context do
       [a, b, c] = nodes = for _ <- 1..3, do: start_node(context.knot)
       put_records(context.knot, nodes)
       await_mesh(nodes)
 
-      # By DNS too, and not by their connections alone.
+      # Waits until a and b know c by DNS, and not only by its connections.
       for node <- [a, b], do: Host.await(fn -> known(node, c) end, "c to be known")
 
       assert drain(c) == :ok
       assert peers(c) == []
       await_mesh([a, b])
 
-      # The others were told, and leave it in peace.
+      # a and b know that c leaves.
       for node <- [a, b], do: assert(known(node, c).draining)
 
-      # The others dial it, it sends to them, and a node comes that it has never heard of.
+      # a dials c, c sends to b, and a node starts that c does not know.
       refute PeerNode.call(a, :net_kernel, :connect_node, [c.name])
       PeerNode.call(c, :erlang, :send, [{Caravan.Test.Witness, b.name}, {:hello, c.name}])
       newcomer = start_node(context.knot)
       put_records(context.knot, [a, b, c, newcomer])
       await_mesh([a, b, newcomer])
 
-      # It may get in, once.
+      # The new node may be connected once.
       Host.await(
         fn -> not PeerNode.call(newcomer, :net_kernel, :connect_node, [c.name]) end,
         "the newcomer to be refused"
@@ -268,7 +269,7 @@ defmodule Caravan.Cluster.NodesTest do
 
       Host.await(fn -> peers(c) == [] end, "c to be alone")
 
-      # Its strategy crashes.
+      # The strategy of c crashes.
       [strategy] = PeerNode.call(c, Caravan.Cluster.Topologies, :whereis, [:caravan])
       PeerNode.call(c, :erlang, :exit, [strategy, :kill])
 
@@ -283,7 +284,7 @@ defmodule Caravan.Cluster.NodesTest do
       refute PeerNode.call(b, :net_kernel, :connect_node, [c.name])
       assert peers(c) == []
 
-      # A console comes in.
+      # A remote console can connect.
       console = PeerNode.start!(name: PeerNode.name("console"), args: ["-hidden"])
       assert PeerNode.call(console, :net_kernel, :connect_node, [c.name])
       assert peers(c) == []
@@ -292,13 +293,13 @@ defmodule Caravan.Cluster.NodesTest do
       assert resume(c) == :ok
       await_mesh([a, b, c, newcomer])
 
-      # Nobody else was lost meanwhile; the newcomer may have seen c for a moment.
+      # No other node was lost. The new node may have seen c for a moment.
       for node <- [a, b], do: assert(downs(node) == [c.name])
       assert downs(newcomer) -- [c.name] == []
     end
   end
 
-  test "waiting for nodes", context do
+  test "await/2 waits for nodes", context do
     [a, b] = for _ <- 1..2, do: start_node(context.knot)
     await = fn options -> PeerNode.call(a, Caravan.Cluster, :await, [:caravan, options]) end
     assert await.([]) == :ok
@@ -307,7 +308,8 @@ defmodule Caravan.Cluster.NodesTest do
     assert await.(nodes: 1, timeout: 20_000) == :ok
   end
 
-  test "ports from SRV records: names without any, on ports of which no name tells", context do
+  test "with ports from SRV records, names need no port and nodes can listen on any port",
+       context do
     strategy = [ports: :srv, node_name: "{host_label}@127.0.0.1"]
 
     start = fn name, port ->
@@ -320,7 +322,7 @@ defmodule Caravan.Cluster.NodesTest do
     Knot.put_records(context.knot, records)
     await_mesh(nodes)
 
-    # One comes back on another port.
+    # The first node returns on another port.
     [first | others] = nodes
     PeerNode.stop!(first)
     {again, record} = start.("n1", Host.free_port())
@@ -331,25 +333,25 @@ defmodule Caravan.Cluster.NodesTest do
     assert Enum.sort(for {name, _port} <- names, do: name) == [~c"n1", ~c"n2", ~c"n3"]
   end
 
-  test "why a node cannot be connected is told apart", context do
+  test "a diagnosis finds out why a node cannot be connected", context do
     node = start_node(context.knot)
     find = &PeerNode.call(node, Caravan.Cluster.Distribution.Diagnosis, :find, [&1])
 
     closed = Host.free_port()
     assert find.("app-#{closed}@127.0.0.1") == {:refused, "127.0.0.1:#{closed}"}
 
-    # Of another cookie, as an example of what fails after the connection stands.
+    # A node with another cookie: the TCP connection succeeds, the handshake fails.
     other = PeerNode.start!(name: PeerNode.name("other"), args: ["-setcookie", "other"])
     refute PeerNode.call(node, :net_kernel, :connect_node, [other.name])
     where = "127.0.0.1:#{PeerNode.port(other)}"
     assert find.(Atom.to_string(other.name)) == {:accepted, where}
 
-    # No resolver is asked for such a name.
+    # The resolver is not queried for such a name.
     host = String.duplicate("a", 64) <> ".test"
     assert find.("app-4001@#{host}") == {:unresolvable, host}
     assert find.("app-70000@127.0.0.1") == {:no_port, "app-70000@127.0.0.1"}
 
-    # OTP lets no short name meet a long one, whoever listens.
+    # OTP does not connect short names and long names.
     refute PeerNode.call(node, :net_kernel, :connect_node, [:"app-#{closed}@localhost"])
     assert find.("app-#{closed}@localhost") == {:name_type, "localhost"}
     short = PeerNode.start!(name: "app-#{Host.free_port()}")
@@ -362,7 +364,7 @@ defmodule Caravan.Cluster.NodesTest do
     assert host == "127.0.0.1"
   end
 
-  test "and logged, once", context do
+  test "the reason why a node cannot be connected is logged once", context do
     closed = Host.free_port()
     other = PeerNode.start!(name: PeerNode.name("app"), args: ["-setcookie", "other"])
 
@@ -376,7 +378,7 @@ defmodule Caravan.Cluster.NodesTest do
     on_exit(fn -> File.rm(file) end)
     handler = %{config: %{file: String.to_charlist(file)}, formatter: {:logger_formatter, %{}}}
     :ok = PeerNode.call(node, :logger, :add_handler, [:file, :logger_std_h, handler])
-    # OTP's, and that of Logger before Elixir 1.15.
+    # The default handler of OTP, and that of Logger before Elixir 1.15.
     for handler <- [:default, Logger],
         do: PeerNode.call(node, :logger, :remove_handler, [handler])
 
@@ -408,7 +410,7 @@ defmodule Caravan.Cluster.NodesTest do
              [{:"app-#{closed}@127.0.0.1", :refused}, {other.name, :accepted}] |> Enum.sort()
   end
 
-  test "records of dead addresses, ahead of the others, keep nobody from joining", context do
+  test "records of dead addresses before the others do not keep a node from joining", context do
     [a, b] = nodes = for _ <- 1..2, do: start_node(context.knot)
     dead = for port <- 1..9, do: "_app._tcp 1 SRV 0 0 #{port} host"
     live = for node <- nodes, do: "_app._tcp 1 SRV 1 0 #{PeerNode.port(node)} host"
@@ -425,7 +427,7 @@ defmodule Caravan.Cluster.NodesTest do
     :ok = PeerNode.call(node, :logger, :set_primary_config, [:level, :none])
     start_strategy(node, context.knot)
 
-    # By its name: its pid is another one for us as soon as the node has a name.
+    # Uses the registered name, because the pid changes for this VM when the node gets its name.
     strategy = :"Caravan.Cluster.DnsStrategy:caravan"
     known = fn -> Map.keys(PeerNode.call(node, :sys, :get_state, [strategy]).membership.peers) end
 
@@ -434,7 +436,7 @@ defmodule Caravan.Cluster.NodesTest do
     Host.await(fn -> known.() == [] end, "the node to know itself")
   end
 
-  test "its documentation holds: the module is a child of any supervisor", context do
+  test "the strategy is a child of any supervisor, as its documentation says", context do
     child =
       {DnsStrategy,
        query: "_app._tcp.caravan.test",

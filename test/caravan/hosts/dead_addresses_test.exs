@@ -1,5 +1,5 @@
 defmodule Caravan.Hosts.DeadAddressesTest do
-  @moduledoc "Ten nodes that start at the same moment, without and with ten addresses that drop all packets."
+  @moduledoc "Starts ten nodes at the same time, without and with ten addresses that drop all packets."
   use ExUnit.Case, async: true
 
   alias Caravan.Test.Host
@@ -15,30 +15,30 @@ defmodule Caravan.Hosts.DeadAddressesTest do
   @live Enum.to_list(1..10)
   @dead Enum.to_list(101..110)
 
-  # What one dead address costs that somebody waits for, cannot hide in here.
+  # Milliseconds by which measurements differ. That is less than a connect to one dead address takes.
   @noise 80
 
-  # How long a connect to a dead address keeps the next in line from its turn.
+  # Milliseconds by which a connect to a dead address delays the next one.
   @patience 100
 
   setup_all do
-    # Else `global` connects whom Caravan does not.
+    # Otherwise `global` makes some of the connections.
     args = fn _n -> ~w(-connect_all false) end
     {:ok, hosts: Hosts.start!(length(@live), more: [dead: @dead], args: args)}
   end
 
-  test "ten dead addresses delay nobody", %{hosts: hosts} do
+  test "ten dead addresses do not delay live nodes", %{hosts: hosts} do
     :ok = Netns.set(hosts.net, [{:silent, for(n <- @dead, do: {10, 77, 0, n})}])
     refute reachable?(hosts.nodes[1], 101)
 
-    # With fewer connects at once than dead addresses, these have all of them two or three times.
+    # With four connects at a time, the ten dead addresses take all of them two or three times.
     kinds = [
       without: {@live, []},
       with: {@dead ++ @live, []},
       scarce: {@dead ++ @live, [max_connects: 4]}
     ]
 
-    # The best of a few, taken in turns: the machine is busy with other tests.
+    # Takes the best of five rounds, because other tests run at the same time.
     times =
       for _round <- 1..5, {what, {records, options}} <- kinds do
         {what, join(hosts, records, options)}
@@ -58,7 +58,7 @@ defmodule Caravan.Hosts.DeadAddressesTest do
     assert scarce <= 1.2 * without + @noise + 3 * @patience
   end
 
-  # Milliseconds from the start to the last link of the mesh.
+  # Returns the milliseconds from the start to the last connection of the mesh.
   defp join(hosts, numbers, options) do
     :ok = Hosts.put_records(hosts, for(n <- numbers, do: "app 1 A #{Hosts.ip(:inet, n)}"))
 
@@ -76,7 +76,7 @@ defmodule Caravan.Hosts.DeadAddressesTest do
     Host.await(fn -> Hosts.mesh?(hosts.nodes) end, "the mesh of ten", 30_000)
     others = length(@live) - 1
 
-    # A moment after the node itself sees the others, it tells of them.
+    # The witness of a node gets its nodeups a moment later.
     complete_at = fn {_n, node} -> PeerNode.call(node, Witness, :complete_at, [others]) end
     Host.await(fn -> Enum.all?(hosts.nodes, complete_at) end, "the news of all")
     times = for node <- hosts.nodes, do: complete_at.(node) - start
@@ -88,7 +88,7 @@ defmodule Caravan.Hosts.DeadAddressesTest do
   defp part(nodes) do
     :ok = Hosts.stop_discovery(nodes)
 
-    # A connect may still be under way: of who is there after that, the news must not have gone before.
+    # A connect may still be in progress, so this repeats until the node has no peers.
     alone? = fn {_n, node} ->
       for other <- Hosts.peers(node), do: PeerNode.call(node, :erlang, :disconnect_node, [other])
       :ok = PeerNode.call(node, Witness, :clear, [])

@@ -1,5 +1,5 @@
 defmodule Caravan.Hosts.Ipv6Test do
-  @moduledoc "Nodes, and a DNS server, on hosts that have IPv6 addresses alone."
+  @moduledoc "Runs nodes and a DNS server on hosts that have only IPv6 addresses."
   use ExUnit.Case, async: true
 
   alias Caravan.Epmd.Peers
@@ -19,13 +19,13 @@ defmodule Caravan.Hosts.Ipv6Test do
     Host.await(fn -> Hosts.mesh?(hosts.nodes) end, "the mesh")
   end
 
-  test "AAAA records join nodes that are named by their addresses" do
+  test "AAAA records connect nodes that are named by their addresses" do
     hosts = Hosts.start!(length(@all), family: :inet6)
     :ok = Hosts.put_records(hosts, for(n <- @all, do: "app AAAA #{Hosts.ip(:inet6, n)}"))
     discover(hosts, query: "app.caravan.test", type: :aaaa)
   end
 
-  test "SRV records join nodes whose hosts and ports DNS alone knows" do
+  test "SRV records connect nodes whose hosts and ports are known only to DNS" do
     hosts =
       Hosts.start!(length(@all),
         family: :inet6,
@@ -33,7 +33,7 @@ defmodule Caravan.Hosts.Ipv6Test do
         args: &~w(-caravan listen_port #{25_000 + &1})
       )
 
-    # To the hosts' own resolver they are unknown.
+    # The resolvers of the hosts do not know these names.
     [a, b, _c] = Map.values(hosts.nodes)
     refute PeerNode.call(a, :net_kernel, :connect_node, [b.name])
 

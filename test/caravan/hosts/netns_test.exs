@@ -1,5 +1,5 @@
 defmodule Caravan.Hosts.NetnsTest do
-  @moduledoc "The hosts of the other tests here are what they say, and leave nothing behind."
+  @moduledoc "Checks the network namespaces that the other tests here use as hosts."
   use ExUnit.Case, async: true
 
   alias Caravan.Test.Host
@@ -12,12 +12,13 @@ defmodule Caravan.Hosts.NetnsTest do
   @hosts %{a: ["10.77.0.1/24", "fd77::1/64"], b: ["10.77.0.2/24", "fd77::2/64"]}
   @addresses [{10, 77, 0, 2}, {0xFD77, 0, 0, 0, 0, 0, 0, 2}]
 
-  test "links pass packets, or not" do
+  test "packets pass a link until it is cut" do
     net = start_supervised!({Netns, hosts: @hosts})
     a = PeerNode.start!(epmd: false, wrapper: Netns.wrapper(net, :a))
     b = PeerNode.start!(epmd: false, wrapper: Netns.wrapper(net, :b))
 
-    # Of a process that stays. Who is not accepted fills the backlog, and the kernel drops whoever comes next.
+    # The process that listens must stay, and accept. Otherwise the backlog fills up, and the kernel drops further
+    # connections.
     listen = """
     spawn(fn ->
       {:ok, listener} = :gen_tcp.listen(4001, [:inet6, ipv6_v6only: false])
@@ -51,7 +52,7 @@ defmodule Caravan.Hosts.NetnsTest do
     :ok = Netns.set(net, [{:lose, 99}])
     assert :timeout in results.()
 
-    # Nothing of this machine can be seen from there.
+    # The host has no interface of this machine.
     assert {:ok, interfaces} = PeerNode.call(a, :inet, :getifaddrs, [])
     assert Enum.sort(Enum.map(interfaces, &elem(&1, 0))) == [~c"eth0", ~c"lo"]
   end

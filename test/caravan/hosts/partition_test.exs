@@ -1,5 +1,5 @@
 defmodule Caravan.Hosts.PartitionTest do
-  @moduledoc "Nodes on hosts of their own, which lose each other and their DNS server."
+  @moduledoc "Runs nodes on separate hosts, which lose each other and their DNS server."
   use ExUnit.Case, async: true
 
   alias Caravan.Test.Host
@@ -16,13 +16,13 @@ defmodule Caravan.Hosts.PartitionTest do
   @poll 2_000
 
   setup_all do
-    # A link that is cut is noticed within 3 to 5 seconds, not 60.
+    # With this net_ticktime, a cut link is noticed within 3 to 5 seconds. The default takes 60.
     hosts = Hosts.start!(length(@all), args: fn _n -> ~w(-kernel net_ticktime 4) end)
     :ok = Hosts.put_records(hosts, for(n <- @all, do: "app 1 A #{Hosts.ip(:inet, n)}"))
     {:ok, net: hosts.net, nodes: hosts.nodes, dns: Hosts.dns(hosts)}
   end
 
-  # Each test begins with all nodes connected, and nobody dropped yet.
+  # Each test begins with all nodes connected, and with no nodedown.
   setup %{net: net, nodes: nodes} = context do
     :ok = Netns.set(net, [])
     discover(context, @poll)
@@ -47,7 +47,7 @@ defmodule Caravan.Hosts.PartitionTest do
   defp downs(nodes),
     do: for({n, node} <- nodes, down <- PeerNode.call(node, Witness, :downs, []), do: {n, down})
 
-  # The network is whole again; the time is counted from then.
+  # Repairs the network, and counts the time from then on.
   defp assert_heals(net, nodes, what) do
     start = System.monotonic_time(:millisecond)
     :ok = Netns.set(net, [])
@@ -56,20 +56,21 @@ defmodule Caravan.Hosts.PartitionTest do
     IO.puts("\n#{what}: healed in #{took} ms (three polls: #{3 * @poll})")
   end
 
-  test "the DNS server cut off for ten polls drops nobody", %{net: net, nodes: nodes} = context do
+  test "no node is disconnected while the DNS server is cut off for ten polls",
+       %{net: net, nodes: nodes} = context do
     discover(context, 500)
     Netns.set(net, [{:cut, [:dns], @all}])
-    # Not a wait for something to happen: nothing may.
+    # Waits for the whole time, because nothing may happen in it.
     Process.sleep(10 * 500)
     assert downs(nodes) == []
     assert Hosts.mesh?(nodes)
 
-    # Who goes down meanwhile is back without DNS.
+    # A nodedown in that time is followed by a nodeup, without DNS.
     PeerNode.call(nodes[1], :erlang, :disconnect_node, [nodes[2].name])
     await(fn -> Hosts.mesh?(nodes) end, 3 * @poll, "the mesh, without DNS")
   end
 
-  test "one host that was cut off is back", %{net: net, nodes: nodes} do
+  test "one host that was cut off is connected again", %{net: net, nodes: nodes} do
     Netns.set(net, [{:cut, [1], [:dns | @all]}])
     {alone, others} = Map.split(nodes, [1])
 
@@ -82,7 +83,7 @@ defmodule Caravan.Hosts.PartitionTest do
     assert_heals(net, nodes, "one of six hosts cut off")
   end
 
-  test "two halves that were cut apart are one again", %{net: net, nodes: nodes} do
+  test "two halves that were cut apart are connected again", %{net: net, nodes: nodes} do
     {left, right} = Enum.split(@all, 3)
     Netns.set(net, [{:cut, [:dns | left], right}])
     {left, right} = Map.split(nodes, left)
@@ -90,7 +91,10 @@ defmodule Caravan.Hosts.PartitionTest do
     assert_heals(net, nodes, "three of six hosts cut off")
   end
 
-  test "all that were cut off from all are together again", %{net: net, nodes: nodes} do
+  test "hosts that were all cut off from each other are connected again", %{
+    net: net,
+    nodes: nodes
+  } do
     all = [:dns | @all]
     Netns.set(net, [{:cut, all, all}])
 
@@ -103,7 +107,7 @@ defmodule Caravan.Hosts.PartitionTest do
     assert_heals(net, nodes, "all hosts cut off")
   end
 
-  test "a tenth of all packets lost keeps nobody away", %{net: net, nodes: nodes} do
+  test "nodes connect although a tenth of all packets is lost", %{net: net, nodes: nodes} do
     Netns.set(net, [{:lose, 10}])
 
     for {_host, node} <- nodes,

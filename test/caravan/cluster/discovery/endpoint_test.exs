@@ -19,12 +19,12 @@ defmodule Caravan.Cluster.Discovery.EndpointTest do
     assert Map.keys(names) == ["app-1@a.test"]
     assert reason == "app-2@b.test has no address that :allow accepts"
 
-    # Whose addresses they are, does not count where the host is given.
+    # With a fixed host in the template, addresses of the target do not matter.
     fixed = config(allow: ["10.0.0.0/8"], node_name: "{name}-{port}@127.0.0.1")
     assert {%{"app-2@127.0.0.1" => _}, []} = Endpoint.from_records(records, :srv, fixed)
   end
 
-  test "the port is in the name, unless it comes from the record" do
+  test "an endpoint has a port only with ports: :srv" do
     records = [srv(25_017, "n1.test")]
 
     assert {%{"app-25017@n1.test" => %Endpoint{ports: [], addresses: []}}, []} =
@@ -34,19 +34,19 @@ defmodule Caravan.Cluster.Discovery.EndpointTest do
              Endpoint.from_records(records, :srv, config(ports: :srv))
   end
 
-  test "records of one name with several ports give all of them, in an order that stays" do
+  test "several records of one name give all their ports, in ascending order" do
     for records <- [[srv(2, "n.test"), srv(1, "n.test")], [srv(1, "n.test"), srv(2, "n.test")]] do
       assert {%{"app@n.test" => %Endpoint{ports: [1, 2], addresses: []}}, []} =
                Endpoint.from_records(records, :srv, config(ports: :srv))
     end
   end
 
-  test "port 0 is none" do
+  test "port 0 is ignored" do
     assert {%{"app@n.test" => %Endpoint{ports: [], addresses: []}}, []} =
              Endpoint.from_records([srv(0, "n.test")], :srv, config(ports: :srv))
   end
 
-  test "addresses go with the host that they are of" do
+  test "an endpoint has addresses only if the host of its name comes from the record" do
     records = [srv(1, "n.test", [{10, 0, 0, 2}, {10, 0, 0, 1}])]
 
     assert {%{"app-1@n.test" => %Endpoint{ports: [], addresses: addresses}}, []} =
@@ -80,7 +80,7 @@ defmodule Caravan.Cluster.Discovery.EndpointTest do
     refute Endpoint.same?(endpoint, %{endpoint | ports: [1, 2]})
   end
 
-  test "what makes no name is told of" do
+  test "the reason why a record is left out is returned" do
     assert {names, [reason]} =
              Endpoint.from_records([srv(1, "a@b"), srv(2, "n.test")], :srv, config())
 

@@ -21,7 +21,7 @@ defmodule Caravan.Cluster.Distribution.ConnectorTest do
     Job.outcome(job, message)
   end
 
-  test "tells what became of a connect", %{network: network} do
+  test "the result of a connect depends on what the function returns", %{network: network} do
     FakeNetwork.behave(network, :down@h, :unreachable)
     FakeNetwork.behave(network, :alone@h, {:returns, :ignored})
     FakeNetwork.behave(network, :odd@h, {:returns, :rubbish})
@@ -36,14 +36,14 @@ defmodule Caravan.Cluster.Distribution.ConnectorTest do
     assert result(network, "dead@h", 50) == {:error, :timeout}
   end
 
-  test "disconnects by the function of the topology", %{network: network} do
+  test "the disconnect function of the topology is called", %{network: network} do
     :ok = result(network, "up@h")
     config = Config.new!([query: "app.test", node_sname: "app"] ++ FakeNetwork.options(network))
     assert config |> Connector.disconnect("up@h") |> run(5_000) |> Connector.result() == :ok
     assert FakeNetwork.list(network) == []
   end
 
-  test "a list of nodes is one of atoms" do
+  test "a list of nodes that are not atoms is an error" do
     listed = &Connector.listed({:ok, &1})
     assert listed.([:a@h]) == {:ok, [:a@h]}
 

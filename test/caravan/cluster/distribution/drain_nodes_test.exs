@@ -1,5 +1,5 @@
 defmodule Caravan.Cluster.Distribution.DrainNodesTest do
-  @moduledoc "Leaving and coming back on real nodes, with whatever else runs in the VM that leaves."
+  @moduledoc "Drains and resumes real nodes, some with several topologies."
   use ExUnit.Case, async: true
 
   import Caravan.Test.Cluster
@@ -28,7 +28,8 @@ defmodule Caravan.Cluster.Distribution.DrainNodesTest do
   defp whereis(node, topology), do: PeerNode.call(node, Topologies, :whereis, [topology])
   defp disconnect(node, other), do: PeerNode.call(node, :erlang, :disconnect_node, [other.name])
   defp connect(node, other), do: PeerNode.call(node, :net_kernel, :connect_node, [other.name])
-  # By a node that has seen the other one go.
+
+  # Waits until `node` has seen the nodedown of `other`.
   defp assert_refused(node, other, connect \\ :connect_node) do
     connected = fn -> PeerNode.call(node, :erlang, :nodes, [:connected]) end
     Host.await(fn -> other.name not in connected.() end, "#{node.name} to lose #{other.name}")
@@ -39,13 +40,13 @@ defmodule Caravan.Cluster.Distribution.DrainNodesTest do
   defp table(node), do: PeerNode.call(node, Caravan.Epmd.Peers, :list, [])
   defp downs(node), do: Enum.map(report(node).downs, &elem(&1, 0))
 
-  # The one that `node` has for `other`, and whether it is its own.
+  # Returns whether `node` uses its own cookie for `other`.
   defp true_cookie?(node, other) do
     PeerNode.call(node, :erlang, :get_cookie, [other.name]) ==
       PeerNode.call(node, :erlang, :get_cookie, [])
   end
 
-  # Waits until the strategy knows of all these names by DNS, and not by their connections alone.
+  # Waits until the strategy knows these nodes by DNS, and not only by their connections.
   defp await_known(node, topology, others) do
     names = Enum.sort(for other <- others, do: Atom.to_string(other.name))
 
@@ -60,7 +61,7 @@ defmodule Caravan.Cluster.Distribution.DrainNodesTest do
     end
   end
 
-  # Two nodes, each with two topologies that name both.
+  # Starts two nodes, each with two topologies that name both.
   defp start_with_both(knot) do
     [a, b] = nodes = for _ <- 1..2, do: start_alone()
     put_services(knot, for(node <- nodes, do: {node, [:app, :two]}))
@@ -75,7 +76,7 @@ defmodule Caravan.Cluster.Distribution.DrainNodesTest do
     nodes
   end
 
-  # Each node with the services that name it.
+  # Puts an SRV record for each node into each of its services.
   defp put_services(knot, nodes) do
     Knot.put_records(
       knot,
@@ -86,11 +87,11 @@ defmodule Caravan.Cluster.Distribution.DrainNodesTest do
   end
 
   describe "two topologies" do
-    test "that name the same nodes: who leaves both has left, who resumes both is back",
+    test "that name the same nodes: a node leaves when both are drained, and returns when one resumes",
          context do
       [a, b] = nodes = start_with_both(context.knot)
 
-      # The other one names a, and keeps it: even when the connection is lost.
+      # The other topology names a, so it stays connected, and is connected again after a loss.
       assert drain(b, :one) == :ok
       assert peers(b) == [a.name]
       assert true_cookie?(b, a)
@@ -101,7 +102,7 @@ defmodule Caravan.Cluster.Distribution.DrainNodesTest do
       assert peers(b) == []
       assert_refused(a, b)
 
-      # One that takes part again is enough.
+      # One topology that resumes is enough.
       assert resume(b, :one) == :ok
       await_mesh(nodes)
       assert resume(b, :two) == :ok
@@ -110,7 +111,7 @@ defmodule Caravan.Cluster.Distribution.DrainNodesTest do
       await_mesh(nodes)
     end
 
-    test "of one atom", context do
+    test "of one name are drained together", context do
       [a, b] = nodes = for _ <- 1..2, do: start_alone()
       put_services(context.knot, for(node <- nodes, do: {node, [:app, :two]}))
 
@@ -129,13 +130,13 @@ defmodule Caravan.Cluster.Distribution.DrainNodesTest do
       assert true_cookie?(b, a)
     end
 
-    test "with nodes of their own: only those of the drained one are left, others keep each other",
+    test "with different nodes: only those of the drained one are disconnected, and no others",
          context do
       [a, b, c] = nodes = for _ <- 1..3, do: start_alone()
       put_services(context.knot, [{a, [:app]}, {b, [:two]}, {c, [:app, :two]}])
       for node <- [a, c], do: start_strategy(node, context.knot, topology: :one)
       for node <- [b, c], do: start_strategy(node, context.knot, @two)
-      # By `global`, a and b as well.
+      # `global` connects a and b as well.
       await_mesh(nodes)
       await_known(c, :one, [a])
       await_known(c, :two, [b])
@@ -143,28 +144,28 @@ defmodule Caravan.Cluster.Distribution.DrainNodesTest do
       assert drain(c, :one) == :ok
       refute a.name in peers(c)
 
-      # Without :global.disconnect/0, b would be told of a loss, and drop one of them.
+      # Without :global.disconnect/0, c would report a loss to b, and b would disconnect a or c.
       Host.await(fn -> peers(c) == [b.name] end, "c to be with b alone")
       Host.await(fn -> peers(b) == Enum.sort([a.name, c.name]) end, "b to have both")
       assert_refused(a, c)
       assert downs(a) == [c.name]
       refute a.name in downs(b)
 
-      # What is still drained stays shut when the other one takes part again.
+      # The nodes of :one stay in quarantine when :two resumes.
       assert drain(c, :two) == :ok
       assert peers(c) == []
       assert resume(c, :two) == :ok
       Host.await(fn -> peers(c) == [b.name] end, "c to be with b again")
       assert_refused(a, c)
 
-      # The other one comes to name a.
+      # Now :two names a as well.
       put_services(context.knot, [{a, [:app, :two]}, {b, [:two]}, {c, [:app, :two]}])
       await_mesh(nodes)
       assert resume(c, :one) == :ok
       assert true_cookie?(c, a)
     end
 
-    test "with nodes of their own, in no mesh: the other one's are not lost for a moment",
+    test "with different nodes that are not meshed: those of the other one stay connected",
          context do
       args = ["-connect_all", "false"]
       [a, b, c] = for _ <- 1..3, do: start_alone(args: args)
@@ -181,12 +182,13 @@ defmodule Caravan.Cluster.Distribution.DrainNodesTest do
       assert downs(b) == []
     end
 
-    test "of which one has ended, and what somebody put into the table of addresses", context do
+    test "of which one has ended: its nodes are disconnected, whatever other code has published",
+         context do
       [a, b] = nodes = start_with_both(context.knot)
       entry = {Atom.to_string(a.name), nil, []}
       :ok = PeerNode.call(b, Caravan.Epmd.Peers, :put, [:mine, [entry]])
 
-      # With its supervisor, for good.
+      # Kills the supervisor too, so that the strategy is not restarted.
       [two] = whereis(b, :two)
       {:links, [supervisor]} = PeerNode.call(b, Process, :info, [two, :links])
       true = PeerNode.call(b, Process, :exit, [supervisor, :kill])
@@ -200,7 +202,7 @@ defmodule Caravan.Cluster.Distribution.DrainNodesTest do
     end
   end
 
-  test "many drain calls at once, and a strategy that crashes meanwhile: all cookies are back",
+  test "after many drains at once, with a strategy that crashes, all cookies are restored",
        context do
     [a, b | others] = nodes = for _ <- 1..4, do: start_node(context.knot)
     put_records(context.knot, nodes)
@@ -222,7 +224,7 @@ defmodule Caravan.Cluster.Distribution.DrainNodesTest do
       Host.await(fn -> whereis(b, :caravan) != [] end, "a strategy")
       unless crash, do: assert(Enum.uniq(results) == [:ok])
 
-      # Whichever calls the crash took, this one sees to the end.
+      # The crash may have ended the calls before. This one ends normally.
       assert drain(b) == :ok
       assert peers(b) == []
       assert resume(b) == :ok
@@ -231,7 +233,8 @@ defmodule Caravan.Cluster.Distribution.DrainNodesTest do
     end
   end
 
-  test "members that are connected hidden are left, and stay out; a console stays", context do
+  test "members with hidden connections are disconnected and stay out, a console stays",
+       context do
     strategy = [connect: {:net_kernel, :hidden_connect_node, []}]
     [a, b] = nodes = for _ <- 1..2, do: start_node(context.knot, strategy: strategy)
     console = PeerNode.start!(name: PeerNode.name("console"), args: ["-hidden"])
@@ -248,7 +251,7 @@ defmodule Caravan.Cluster.Distribution.DrainNodesTest do
     await.(Enum.sort([a.name, console.name]))
   end
 
-  test "with ports from SRV records, who resumes knows them at once", context do
+  test "with ports from SRV records, a node that resumes knows the ports at once", context do
     strategy = [ports: :srv, node_name: "{host_label}@127.0.0.1"]
 
     {nodes, records} =
@@ -272,17 +275,17 @@ defmodule Caravan.Cluster.Distribution.DrainNodesTest do
 
     assert drain(b) == :ok
     assert table(b) == []
-    # No lookup comes to help.
+    # No answer helps.
     stop_supervised!(Knot)
     assert resume(b) == :ok
     assert table(b) == before
     await_mesh(nodes)
   end
 
-  test "a node whose distribution was started again while it was drained stays out", context do
+  test "a drained node whose distribution is restarted stays out", context do
     a = start_node(context.knot)
 
-    # OTP stops only what was started by hand.
+    # OTP can stop distribution only if it was started at run time.
     name = String.to_atom(PeerNode.name("app"))
     b = %{start_alone(name: nil) | name: name}
 
@@ -299,7 +302,7 @@ defmodule Caravan.Cluster.Distribution.DrainNodesTest do
     assert drain(b) == :ok
     refute true_cookie?(b, a)
 
-    # The cookies of single nodes are gone with it.
+    # With the distribution, the cookies of single nodes are gone.
     :ok = PeerNode.call(b, :net_kernel, :stop, [])
     assert drain(b) == :ok
     start.()

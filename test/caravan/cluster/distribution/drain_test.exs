@@ -1,5 +1,5 @@
 defmodule Caravan.Cluster.Distribution.DrainTest do
-  @moduledoc "What a drain does to the strategy, without distribution."
+  @moduledoc "Drains strategies without distribution."
   # Not async: tests of the resolver count the lookups of this VM.
   use ExUnit.Case
 
@@ -37,12 +37,12 @@ defmodule Caravan.Cluster.Distribution.DrainTest do
     start_supervised!({DnsStrategy, options})
   end
 
-  test "who resumes while somebody leaves takes their turn, and both are told", context do
+  test "a resume during a drain ends it, and the callers of the drain get an error", context do
     DnsServer.put(context.server, @query, :srv, [{0, 0, 1, "n.test"}])
     strategy = start(context, [])
     assert_receive {:connect, :"app-1@n.test"}, 20_000
 
-    # In this order into its mailbox, so that the leave has no time to end.
+    # All calls are in the mailbox in this order, so that the leave job has no time to end.
     :sys.suspend(strategy)
     drains = for _ <- 1..2, do: Task.async(fn -> Cluster.drain(strategy) end)
     assert Eventually.true?(fn -> calls(strategy) == [:drain, :drain] end)
@@ -53,7 +53,7 @@ defmodule Caravan.Cluster.Distribution.DrainTest do
     assert Task.await(resume, 20_000) == :ok
     assert Task.await_many(drains, 20_000) == [{:error, :failed}, {:error, :failed}]
 
-    # And none of it is left.
+    # The next drain and resume work as usual.
     assert Cluster.drain(strategy) == :ok
     assert Cluster.resume(strategy) == :ok
   end
@@ -63,7 +63,7 @@ defmodule Caravan.Cluster.Distribution.DrainTest do
     for {:"$gen_call", _from, request} <- messages, do: request
   end
 
-  test "the table of addresses is as before when it resumes", context do
+  test "after a resume, the table of addresses is as before", context do
     DnsServer.put(context.server, @query, :srv, [{0, 0, 25_001, "drain-table.test"}])
     strategy = start(context, ports: :srv)
     assert_receive {:connect, :"app@drain-table.test"}, 20_000
@@ -71,13 +71,13 @@ defmodule Caravan.Cluster.Distribution.DrainTest do
     assert ours.() == [25_001]
     assert Cluster.drain(strategy) == :ok
     assert ours.() == []
-    # No lookup comes to help.
+    # No answer helps.
     DnsServer.put(context.server, @query, :srv, :silent)
     assert Cluster.resume(strategy) == :ok
     assert ours.() == [25_001]
   end
 
-  test "a lookup that it ends is measured to its end", context do
+  test "a lookup that a drain cancels has a stop event", context do
     DnsServer.put(context.server, @query, :srv, :silent)
     test = self()
     handler = fn event, _, metadata, _ -> send(test, {List.last(event), metadata}) end
@@ -94,7 +94,7 @@ defmodule Caravan.Cluster.Distribution.DrainTest do
     refute_received {_event, %{topology: ^topology}}
   end
 
-  test "what one strategy drains, another does not", context do
+  test "a drain of one strategy does not drain another", context do
     DnsServer.put(context.server, @query, :srv, [{0, 0, 1, "n.test"}])
     one = start(context, topology: :drain_one)
     two = start(context, topology: :drain_two)
@@ -110,7 +110,7 @@ defmodule Caravan.Cluster.Distribution.DrainTest do
     assert Cluster.resume(two) == :ok
   end
 
-  test "whoever drains at the same moment counts" do
+  test "drains and resumes at the same time all take effect" do
     keys = for n <- 1..50, do: :"drain_test_#{n}"
     at_once = fn fun -> keys |> Enum.map(&Task.async(fn -> fun.(&1) end)) |> Task.await_many() end
     at_once.(&Drain.start/1)

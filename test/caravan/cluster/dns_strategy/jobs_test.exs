@@ -11,14 +11,14 @@ defmodule Caravan.Cluster.DnsStrategy.JobsTest do
     end
   end
 
-  test "tells which job ended how, and how long it took" do
+  test "an outcome comes with the tag and the duration of its job" do
     jobs = Jobs.start(%Jobs{}, :a, fn -> 1 end, 5_000)
     assert {:a, {:ok, 1}, duration, jobs} = next(jobs)
     assert duration > 0
     assert Jobs.count(jobs, fn _tag -> true end) == 0
   end
 
-  test "one that hangs keeps nobody waiting, and ends at its deadline" do
+  test "a job that hangs does not delay others, and ends at its deadline" do
     jobs =
       %Jobs{}
       |> Jobs.start(:hangs, fn -> Process.sleep(:infinity) end, 500)
@@ -29,7 +29,7 @@ defmodule Caravan.Cluster.DnsStrategy.JobsTest do
     assert {:hangs, {:error, :timeout}, _, _jobs} = next(jobs)
   end
 
-  test "those that are stopped have no outcome" do
+  test "a job that is stopped has no outcome" do
     owner = self()
 
     hang = fn ->
@@ -47,7 +47,7 @@ defmodule Caravan.Cluster.DnsStrategy.JobsTest do
     refute_received {:DOWN, _, _, ^pid, _}
   end
 
-  test "messages of nobody are left to others" do
+  test "messages of others are unknown" do
     assert Jobs.handle(%Jobs{}, :hello) == :unknown
     assert Jobs.handle(%Jobs{}, {:DOWN, make_ref(), :process, self(), :normal}) == :unknown
   end
