@@ -6,6 +6,7 @@ defmodule Caravan.ClusterTest do
   alias Caravan.Cluster
   alias Caravan.Cluster.DnsStrategy
   alias Caravan.Cluster.DnsStrategy.Jobs
+  alias Caravan.Cluster.DnsStrategy.Waiters
   alias Caravan.Cluster.Membership
   alias Caravan.Test.DnsServer
   alias Caravan.Test.Eventually
@@ -86,7 +87,7 @@ defmodule Caravan.ClusterTest do
       DnsServer.put(context.server, @query, :srv, :silent)
       strategy = start(context)
       assert Cluster.await(context.topology, timeout: 50) == {:error, :timeout}
-      assert :sys.get_state(strategy).waiters == []
+      assert Waiters.count(:sys.get_state(strategy).waiters) == 0
     end
 
     test "returns an error if no strategy runs, as drain and resume do" do
@@ -102,9 +103,23 @@ defmodule Caravan.ClusterTest do
       DnsServer.put(context.server, @query, :srv, :silent)
       strategy = start(context)
       waiting = Task.async(fn -> Cluster.await(strategy, nodes: 5, timeout: 10_000) end)
-      assert Eventually.true?(fn -> :sys.get_state(strategy).waiters != [] end)
+      assert Eventually.true?(fn -> Waiters.count(:sys.get_state(strategy).waiters) > 0 end)
       stop_supervised!({DnsStrategy, context.topology})
       assert Task.await(waiting) == {:error, :not_running}
+    end
+
+    test "forgets a caller that has died", context do
+      DnsServer.put(context.server, @query, :srv, :silent)
+      strategy = start(context)
+
+      callers =
+        for _ <- 1..100,
+            do: spawn(fn -> Cluster.await(strategy, nodes: 5, timeout: 3_600_000) end)
+
+      waiting = fn -> Waiters.count(:sys.get_state(strategy).waiters) end
+      assert Eventually.true?(fn -> waiting.() == 100 end)
+      Enum.each(callers, &Process.exit(&1, :kill))
+      assert Eventually.true?(fn -> waiting.() == 0 end, 2_000)
     end
 
     test "raises for wrong options" do

@@ -221,15 +221,13 @@ defmodule Caravan.Cluster.DnsStrategy do
   def handle_info({:nodedown, node, _info}, state) when is_atom(node),
     do: {:noreply, listed(state, NodeList.nodedown(state.nodes, node))}
 
-  def handle_info({:await_timeout, from}, state),
-    do: {:noreply, update(state, :waiters, &Waiters.time_out(&1, from))}
-
   # A message that none of them knows comes from a job or a lookup that was stopped, or is a stray one.
   def handle_info(message, state) do
     with :unknown <- handle_lookup(Discovery.handle(state.discovery, message), state),
          :unknown <- handle_job(Jobs.handle(state.jobs, message), state),
          :unknown <- handle_list(NodeList.handle(state.nodes, message), state),
          :unknown <- handle_departure(Departure.handle(state.departure, message), state),
+         :unknown <- handle_waiter(Waiters.handle(state.waiters, message), state),
          do: {:noreply, state}
   end
 
@@ -394,7 +392,8 @@ defmodule Caravan.Cluster.DnsStrategy do
   defp peer_names(%{membership: membership}),
     do: Enum.uniq(Membership.members(membership) ++ Membership.connected(membership))
 
-  defp reply_to_waiters(%{waiters: []} = state), do: state
+  defp handle_waiter(:unknown, _state), do: :unknown
+  defp handle_waiter(waiters, state), do: {:noreply, %{state | waiters: waiters}}
 
   defp reply_to_waiters(%{membership: membership} = state) do
     %{connected: connected} = Membership.counts(membership)

@@ -1,39 +1,59 @@
 defmodule Caravan.Cluster.DnsStrategy.Waiters do
-  # Owner-state. The callers of await/2, each with a deadline.
+  # Owner-state. The callers of await/2. Each waits until its deadline, or until it dies.
   @moduledoc false
 
-  @typedoc "How many nodes each caller waits for. With 0, it waits until every query was answered."
-  @type t :: [{GenServer.from(), nodes :: non_neg_integer, timer :: reference}]
+  @typedoc """
+  By monitor: how many nodes the caller waits for, and the timer of its deadline. With 0 nodes, the caller
+  waits until every query was answered.
+  """
+  @opaque t :: %{reference => {GenServer.from(), nodes :: non_neg_integer, timer :: reference}}
 
   @spec new() :: t
-  def new, do: []
+  def new, do: %{}
 
-  @doc "Adds a caller. At its deadline, the owner gets `{:await_timeout, from}`, for `time_out/2`."
+  @spec count(t) :: non_neg_integer
+  def count(waiters), do: map_size(waiters)
+
+  @doc "Adds a caller. `timeout` is in milliseconds."
   @spec add(t, GenServer.from(), non_neg_integer, timeout :: non_neg_integer) :: t
-  def add(waiters, from, nodes, timeout),
-    do: [{from, nodes, Process.send_after(self(), {:await_timeout, from}, timeout)} | waiters]
+  def add(waiters, {pid, _tag} = from, nodes, timeout) do
+    ref = Process.monitor(pid)
+    timer = Process.send_after(self(), {__MODULE__, ref}, timeout)
+    Map.put(waiters, ref, {from, nodes, timer})
+  end
 
   @doc "Replies to the callers that have what they wait for."
   @spec reply(t, connected :: non_neg_integer, responded? :: boolean) :: t
   def reply(waiters, connected, responded?) do
-    {ready, waiting} =
-      Enum.split_with(waiters, fn {_from, nodes, _timer} ->
-        if nodes == 0, do: responded?, else: connected >= nodes
-      end)
-
-    for {from, _nodes, timer} <- ready do
-      _ = Process.cancel_timer(timer)
-      GenServer.reply(from, :ok)
+    for {ref, {from, nodes, _timer}} <- waiters,
+        if(nodes == 0, do: responded?, else: connected >= nodes),
+        reduce: waiters do
+      waiters ->
+        GenServer.reply(from, :ok)
+        delete(waiters, ref)
     end
-
-    waiting
   end
 
-  @doc "Replies `{:error, :timeout}` to a caller whose deadline is over."
-  @spec time_out(t, GenServer.from()) :: t
-  def time_out(waiters, from) do
-    {late, waiting} = Enum.split_with(waiters, &(elem(&1, 0) == from))
-    Enum.each(late, fn {from, _nodes, _timer} -> GenServer.reply(from, {:error, :timeout}) end)
-    waiting
+  @doc """
+  Deletes the caller that `message` belongs to: at its deadline, after the reply `{:error, :timeout}`, or
+  because it has died. Returns `:unknown` for other messages.
+  """
+  @spec handle(t, message :: term) :: t | :unknown
+  def handle(waiters, {__MODULE__, ref}) when is_map_key(waiters, ref) do
+    {from, _nodes, _timer} = waiters[ref]
+    GenServer.reply(from, {:error, :timeout})
+    delete(waiters, ref)
+  end
+
+  def handle(waiters, {:DOWN, ref, :process, _pid, _reason}) when is_map_key(waiters, ref),
+    do: delete(waiters, ref)
+
+  def handle(_waiters, _message), do: :unknown
+
+  defp delete(waiters, ref) do
+    {{_from, _nodes, timer}, waiters} = Map.pop!(waiters, ref)
+    _ = Process.cancel_timer(timer)
+    Process.demonitor(ref, [:flush])
+    waiters
   end
 end

@@ -10,7 +10,7 @@ defmodule Caravan.Cluster.DnsStrategy.WaitersTest do
     waiters = Waiters.add(Waiters.new(), from, 2, 60_000)
     assert Waiters.reply(waiters, 1, true) == waiters
     refute_received {^two, _reply}
-    assert Waiters.reply(waiters, 2, false) == []
+    assert Waiters.reply(waiters, 2, false) == Waiters.new()
     assert_received {^two, :ok}
   end
 
@@ -18,18 +18,35 @@ defmodule Caravan.Cluster.DnsStrategy.WaitersTest do
     {_, tag} = from = from()
     waiters = Waiters.add(Waiters.new(), from, 0, 60_000)
     assert Waiters.reply(waiters, 5, false) == waiters
-    assert Waiters.reply(waiters, 0, true) == []
+    assert Waiters.reply(waiters, 0, true) == Waiters.new()
     assert_received {^tag, :ok}
   end
 
-  test "at the deadline of a caller the owner gets a message, and the caller an error" do
+  test "at its deadline a caller gets an error" do
     {_, tag} = from = from()
     waiters = Waiters.new() |> Waiters.add(from, 1, 10) |> Waiters.add(from(), 2, 60_000)
-    assert_receive {:await_timeout, ^from}, 5_000
-    assert [{_other, 2, _timer}] = waiters = Waiters.time_out(waiters, from)
+    assert_receive {Waiters, _ref} = message, 5_000
+    waiters = Waiters.handle(waiters, message)
     assert_received {^tag, {:error, :timeout}}
-    # It had its reply meanwhile.
-    assert Waiters.time_out(waiters, from) == waiters
+    assert Waiters.count(waiters) == 1
+    # A deadline that passes when the caller has its reply already changes nothing.
+    assert Waiters.handle(waiters, message) == :unknown
     refute_received {^tag, _reply}
+  end
+
+  test "a caller that dies is deleted" do
+    caller = spawn(fn -> receive do: (:stop -> :ok) end)
+    waiters = Waiters.add(Waiters.new(), {caller, make_ref()}, 1, 60_000)
+    Process.exit(caller, :kill)
+    assert_receive {:DOWN, _ref, :process, ^caller, :killed} = message, 5_000
+    assert Waiters.handle(waiters, message) == Waiters.new()
+    assert Waiters.handle(Waiters.new(), message) == :unknown
+  end
+
+  test "a caller that has its reply is not monitored any more" do
+    {_, tag} = from = from()
+    Waiters.new() |> Waiters.add(from, 0, 0) |> Waiters.reply(0, true)
+    assert_received {^tag, :ok}
+    assert Process.info(self(), :monitors) == {:monitors, []}
   end
 end
