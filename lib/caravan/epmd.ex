@@ -43,6 +43,7 @@ defmodule Caravan.Epmd do
   alias Caravan.Epmd.Boot
   alias Caravan.Epmd.Names
   alias Caravan.Epmd.PortRule
+  alias Caravan.Epmd.Quarantine
   alias Caravan.Epmd.Settings
   alias Caravan.Native
 
@@ -116,6 +117,7 @@ defmodule Caravan.Epmd do
   def register_node(name, port, _driver) do
     {:ok, text} = PortRule.name_text(name)
     :ok = Names.put_own(text, port)
+    :ok = Quarantine.restore()
     {:ok, @creation}
   end
 

@@ -1,16 +1,12 @@
 defmodule Caravan.Cluster.Distribution.Cookies do
-  # Effect. The cookies that keep peers out while strategies of this VM are drained.
-  #
-  # A peer in quarantine has a secret cookie here (erlang:set_cookie/2 is per node), so every handshake with
-  # it fails, whichever side dials.
-  #
-  # The saved state is a persistent term, so that a strategy that crashes stays drained. There is one for the
-  # VM, because a peer has one cookie here, and one process at a time changes it.
+  # Effect. Puts peers into quarantine by cookie (erlang:set_cookie/2 is per node), and releases them. One
+  # process at a time changes the state, which Caravan.Epmd.Quarantine explains.
   @moduledoc false
 
   import Bitwise, only: [<<<: 2]
 
   alias Caravan.Cluster.Job
+  alias Caravan.Epmd.Quarantine
 
   @typedoc "The name under which a strategy is registered."
   @type key :: atom
@@ -20,11 +16,11 @@ defmodule Caravan.Cluster.Distribution.Cookies do
 
   @doc "Returns the strategies that are drained."
   @spec drained() :: [key]
-  def drained, do: load().keys
+  def drained, do: Quarantine.load().keys
 
   @doc "Whether a node is in quarantine."
   @spec quarantined?(node) :: boolean
-  def quarantined?(node), do: is_map_key(load().cookies, node)
+  def quarantined?(node), do: is_map_key(Quarantine.load().cookies, node)
 
   @doc "Marks a strategy as drained."
   @spec add_key(key) :: :ok
@@ -53,8 +49,9 @@ defmodule Caravan.Cluster.Distribution.Cookies do
   @doc "Puts nodes into quarantine, on behalf of a strategy that is drained; else it does nothing."
   @spec quarantine(key, [node]) :: :ok
   def quarantine(key, nodes) do
-    # Compares the cookies themselves: distribution that was started again has forgotten them.
-    secret = load().secret
+    # Compares the cookies themselves, because a restart of distribution forgets them. Only on Caravan.Epmd
+    # does it get them back.
+    secret = Quarantine.load().secret
 
     if Enum.any?(nodes, &(:erlang.get_cookie(&1) != secret)),
       do: change(&quarantine(&1, key, nodes)),
@@ -73,7 +70,7 @@ defmodule Caravan.Cluster.Distribution.Cookies do
       for node <- nodes, key in saved.keys, cookie = other_cookie(node, saved), do: {node, cookie}
 
     # Saves the cookies before it changes them, so that a crash loses none.
-    saved = save(%{saved | cookies: Map.merge(saved.cookies, Map.new(new))})
+    saved = Quarantine.save(%{saved | cookies: Map.merge(saved.cookies, Map.new(new))})
     Enum.each(new, fn {node, _cookie} -> :erlang.set_cookie(node, saved.secret) end)
     saved
   end
@@ -102,14 +99,7 @@ defmodule Caravan.Cluster.Distribution.Cookies do
     seed |> :erlang.term_to_binary() |> :erlang.md5() |> Base.encode16() |> String.to_atom()
   end
 
-  ## The saved state
-
-  defp load, do: :persistent_term.get(__MODULE__, %{secret: nil, keys: [], cookies: %{}})
-
-  defp save(saved) do
-    :persistent_term.put(__MODULE__, saved)
-    saved
-  end
+  ## Changes
 
   # A separate process, because the caller may be killed at any time, and a change must be whole.
   defp change(fun) do
@@ -117,7 +107,7 @@ defmodule Caravan.Cluster.Distribution.Cookies do
       Job.run(
         fn ->
           lock()
-          save(fun.(load()))
+          Quarantine.save(fun.(Quarantine.load()))
         end,
         @change_timeout
       )

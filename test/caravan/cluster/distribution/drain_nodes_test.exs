@@ -26,6 +26,12 @@ defmodule Caravan.Cluster.Distribution.DrainNodesTest do
     do: PeerNode.call(node, Caravan.Cluster, :resume, [topology])
 
   defp whereis(node, topology), do: PeerNode.call(node, Topologies, :whereis, [topology])
+
+  defp call_strategy(node, function) do
+    [strategy] = whereis(node, :caravan)
+    :ok = PeerNode.call(node, :sys, function, [strategy])
+  end
+
   defp disconnect(node, other), do: PeerNode.call(node, :erlang, :disconnect_node, [other.name])
   defp connect(node, other), do: PeerNode.call(node, :net_kernel, :connect_node, [other.name])
 
@@ -309,6 +315,37 @@ defmodule Caravan.Cluster.Distribution.DrainNodesTest do
     assert drain(b) == :ok
     refute true_cookie?(b, a)
     assert_refused(a, b)
+    assert resume(b) == :ok
+    await_mesh([a, b])
+  end
+
+  test "a drained node whose distribution starts again refuses connections from the first moment",
+       context do
+    a = start_node(context.knot)
+    name = String.to_atom(PeerNode.name("app"))
+    b = %{start_alone(name: nil) | name: name}
+
+    start = fn ->
+      {:ok, _} = PeerNode.call(b, :net_kernel, :start, [[name, :longnames]])
+      true = PeerNode.call(b, :erlang, :set_cookie, [:caravan_test])
+    end
+
+    start.()
+    start_strategy(b, context.knot)
+    put_records(context.knot, [a, b])
+    await_mesh([a, b])
+    await_known(b, :caravan, [a])
+    assert drain(a) == :ok
+    assert drain(b) == :ok
+    :ok = PeerNode.call(b, :net_kernel, :stop, [])
+    assert resume(a) == :ok
+    # From now on only this test connects the nodes.
+    for node <- [a, b], do: call_strategy(node, :suspend)
+
+    start.()
+    refute connect(a, b)
+    refute connect(b, a)
+    for node <- [a, b], do: call_strategy(node, :resume)
     assert resume(b) == :ok
     await_mesh([a, b])
   end
