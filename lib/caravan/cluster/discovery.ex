@@ -22,7 +22,7 @@ defmodule Caravan.Cluster.Discovery do
           }
 
   @typedoc """
-  An answer comes with the reasons why records were left out of it, one for each. An error is a kind, by
+  An answer comes with one reason for each record that was left out of it. An error is a kind, by
   which errors are compared, and a text.
   """
   @type outcome ::

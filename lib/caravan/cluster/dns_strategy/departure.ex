@@ -24,8 +24,8 @@ defmodule Caravan.Cluster.DnsStrategy.Departure do
             check: {reference, timer :: reference} | nil
           }
 
-  # Milliseconds from the end of a leave job to the check for nodes that connected meanwhile. A job that did
-  # not succeed is repeated then.
+  # Milliseconds from the end of a leave job to a check, which starts another job if a node is connected that has to
+  # be disconnected.
   @check_after 500
 
   @spec new(Drain.key()) :: t
@@ -35,20 +35,28 @@ defmodule Caravan.Cluster.DnsStrategy.Departure do
   @spec drained?(t) :: boolean
   def drained?(%__MODULE__{key: key}), do: Drain.drained?(key)
 
-  @doc "Drains the strategy. The caller gets a reply when the leave job ends: the one that runs, or a new one."
+  @doc """
+  Drains the strategy: marks it as drained, and starts a leave job, unless one runs already. The caller gets its reply
+  when the job ends.
+  """
   @spec drain(t, GenServer.from(), names :: [String.t()]) :: t
   def drain(%__MODULE__{} = departure, from, names) do
     unless drained?(departure), do: :ok = Drain.start(departure.key)
     leave(%{departure | callers: [from | departure.callers], names: names})
   end
 
-  @doc "Starts a leave job if the strategy is drained and a node is connected. To be called after a nodeup."
+  @doc """
+  Starts a leave job if the strategy is drained and a node is connected. To be called after a nodeup.
+
+  No node is exempt here: which nodes are may have changed since the last job, and the next job asks again.
+  """
   @spec check(t) :: t
   def check(%__MODULE__{} = departure), do: check(departure, [])
 
   @doc """
-  Returns the result of the leave job that `message` belongs to, after the callers got their reply; or
-  `:unknown`. With `{:error, {:failed, reason}}`, the reply is `{:error, :failed}`.
+  Returns the result of the leave job that `message` belongs to, or `:unknown`.
+
+  The callers have got their reply then: the result, but `{:error, :failed}` for `{:error, {:failed, reason}}`.
   """
   @spec handle(t, message :: term) ::
           {:ok | {:error, :timeout | {:failed, term}}, t} | :unknown

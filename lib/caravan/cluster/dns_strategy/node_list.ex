@@ -1,12 +1,12 @@
 defmodule Caravan.Cluster.DnsStrategy.NodeList do
   # Owner-state. The connected nodes, as the strategy learns of them.
   #
-  # With the default :list_nodes, the messages nodeup and nodedown are the truth: net_kernel sends one for every
-  # change of nodes(connected), in order. The list itself is a safety net. It may be ahead of messages that
-  # are still in the mailbox, but the last message about a node is right.
+  # With the default :list_nodes, the messages nodeup and nodedown decide: one comes for every change of
+  # nodes(connected), in order. The list itself is a safety net. It may be ahead of messages that are still in the
+  # mailbox. That does no harm, because the last message about a node is right.
   #
-  # A custom :list_nodes function defines itself which nodes are connected. So each message makes this module
-  # call the function, and events that may depend on its list wait for it.
+  # A custom :list_nodes function decides by itself which nodes are connected. So it is called after each message, and
+  # events that depend on its list wait for it.
   @moduledoc false
 
   alias Caravan.Cluster.Config
@@ -19,8 +19,8 @@ defmodule Caravan.Cluster.DnsStrategy.NodeList do
 
   @typedoc """
     * `:listed_at`: when the default list was read last, in milliseconds;
-    * `:job`: the call of a custom function, with `:events`: what is returned behind its list;
-    * `:held`: the events behind the next list, or `nil` if no other call is needed.
+    * `:job`: the call of a custom function that runs, and `:events`: what `handle/2` returns with its list;
+    * `:held`: the events of the next call, or `nil` if none is needed.
   """
   @opaque t :: %__MODULE__{
             config: Config.t(),
@@ -39,11 +39,10 @@ defmodule Caravan.Cluster.DnsStrategy.NodeList do
   def new(%Config{} = config), do: %__MODULE__{config: config}
 
   @doc """
-  Lists the nodes. Returns `{:connected_nodes, names}`, and `events` behind it.
+  Lists the nodes. Returns the event `{:connected_nodes, names}`, followed by `events`.
 
-  A custom function runs in a job: then nothing is returned, and `handle/2` returns the events behind the list
-  of that job. If a job runs already, the events wait for the next one, because this job may not have seen
-  what they report.
+  A custom function is called in a job. Then this function returns no event, and `handle/2` returns them when the job
+  ends. If a job runs already, the events wait for the next one, because its list may be older than they are.
   """
   @spec refresh(t, [event]) :: {[event], t}
   def refresh(%__MODULE__{} = list, events) do
@@ -55,8 +54,8 @@ defmodule Caravan.Cluster.DnsStrategy.NodeList do
   end
 
   @doc """
-  Returns `events`, behind a list only if one is needed: always with a custom function, and if the default list
-  was not read for `:min_interval`.
+  Returns `events`, and lists the nodes first only if necessary: always with a custom function, and with the default
+  list if it was not read for `:min_interval`.
   """
   @spec pass(t, [event]) :: {[event], t}
   def pass(%__MODULE__{} = list, events) do
@@ -75,8 +74,8 @@ defmodule Caravan.Cluster.DnsStrategy.NodeList do
   def nodedown(%__MODULE__{} = list, node), do: change(list, {:nodedown, NodeAtom.to_name(node)})
 
   @doc """
-  Returns the events behind the list of the job that `message` belongs to, or `:unknown`. They are returned
-  behind a list that failed, too.
+  Returns the events of the job that `message` belongs to, or `:unknown`. If the custom function failed, they come
+  without `{:connected_nodes, names}`.
   """
   @spec handle(t, message :: term) :: {:ok | {:error, String.t()}, [event], t} | :unknown
   def handle(%__MODULE__{job: %Job{ref: ref} = job} = list, message) do
