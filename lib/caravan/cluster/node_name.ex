@@ -27,7 +27,7 @@ defmodule Caravan.Cluster.NodeName do
   def default_template(:srv, :srv), do: "{name}@{host}"
   def default_template(type, _ports) when type in [:a, :aaaa], do: "{name}@{ip}"
 
-  @doc "Whether the host of the names comes from the record. Then the addresses of the record are those of the node."
+  @doc "Whether the host of the names comes from the record, and so the addresses of the node."
   @spec host_from_record?(template) :: boolean
   def host_from_record?(template), do: Enum.any?(template, &(&1 in [:host, :host_label, :ip]))
 
