@@ -1,6 +1,7 @@
 defmodule Caravan.Test.OsResources do
   @moduledoc """
-  What this VM holds of things that run out: file descriptors, atoms, lookups under way, memory.
+  Counts the limited resources that this VM holds: file descriptors, atoms, lookups in flight, memory. Needs Linux:
+  it reads `/proc`.
   """
 
   import ExUnit.Assertions, only: [flunk: 1]
@@ -10,7 +11,7 @@ defmodule Caravan.Test.OsResources do
   alias Caravan.Test.Eventually
 
   @typedoc """
-  Counts: file descriptors, sockets among them, atoms, lookups in flight, tasks of tokio.
+  The numbers of file descriptors, of sockets among them, of atoms, of lookups in flight, and of tasks of tokio.
   """
   @type t :: %{
           descriptors: non_neg_integer,
@@ -21,25 +22,25 @@ defmodule Caravan.Test.OsResources do
         }
 
   @doc """
-  Loads the code of the counting, whose own atoms would be counted, and waits for the end of lookups of
-  earlier tests, which is a moment after that of their processes.
+  Prepares for counting. It loads the code that counts, whose atoms would be counted otherwise. Then it waits for
+  the lookups of earlier tests, which end a moment after their processes.
   """
   @spec warm_up() :: :ok
   def warm_up do
-    # The first lookup starts the runtime, which has descriptors of its own.
+    # The first lookup starts the runtime, which opens descriptors.
     _ = Dns.lookup("localhost", :a, nameservers: ["127.0.0.1:1"], timeout: 1)
     true = Eventually.true?(fn -> now().lookups == 0 end)
     :ok
   end
 
-  @doc "The counts once the sockets that Caravan keeps for later are closed."
+  @doc "Closes the sockets that Caravan keeps for later lookups, then returns the counts."
   @spec now() :: t
   def now do
     Dns.flush()
     held()
   end
 
-  @doc "The counts as they are."
+  @doc "Returns the counts, with the sockets that Caravan keeps."
   @spec held() :: t
   def held do
     links =
@@ -59,8 +60,8 @@ defmodule Caravan.Test.OsResources do
   end
 
   @doc """
-  Waits until no lookup is under way and no other count of `before` is higher than it was; fails the test
-  when that takes over `timeout` ms. Without `:atoms` in `before`, those may be more.
+  Waits until no lookup is in flight and no other count is higher than in `before`. Fails the test if that takes
+  over `timeout` ms. Counts that are not in `before` may be higher.
   """
   @spec await_no_more(map, pos_integer) :: :ok
   def await_no_more(before, timeout \\ 10_000) do
@@ -73,12 +74,11 @@ defmodule Caravan.Test.OsResources do
 
     if Eventually.true?(fn -> more.() == [] end, timeout),
       do: :ok,
-      else: flunk("left behind (what, before, now): #{inspect(more.())}")
+      else: flunk("left behind (resource, before, now): #{inspect(more.())}")
   end
 
   @doc """
-  The memory of this process that is in RAM, in bytes (proc(5): VmRSS), with all garbage of the VM's own
-  collected.
+  Collects the garbage of all processes, then returns how many bytes of this VM are in RAM (VmRSS in proc(5)).
   """
   @spec rss() :: pos_integer
   def rss do
