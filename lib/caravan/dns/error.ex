@@ -14,7 +14,7 @@ defmodule Caravan.Dns.Error do
     },
     timeout: {
       "no valid answer in time",
-      "see that the nameserver is reachable over UDP and TCP, or raise :timeout"
+      "see that the nameserver is reachable over UDP and TCP, or raise :timeout (in a strategy, :lookup_timeout)"
     },
     servfail: {
       "the server failed",
