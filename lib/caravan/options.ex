@@ -146,11 +146,13 @@ defmodule Caravan.Options do
   defp cast(:boolean, value, _doc) when is_boolean(value), do: {:ok, value}
   defp cast(:boolean, _value, _doc), do: {:error, "true or false"}
 
+  # length/1 is a guard that fails for improper lists.
   defp cast(:mfa, {module, function, arguments} = mfa, _doc)
-       when is_atom(module) and is_atom(function) and is_list(arguments),
+       when is_atom(module) and is_atom(function) and length(arguments) >= 0,
        do: {:ok, mfa}
 
-  defp cast(:mfa, _value, _doc), do: {:error, "{module, function, arguments}"}
+  defp cast(:mfa, _value, _doc),
+    do: {:error, "{module, function, arguments} with a proper list of arguments"}
 
   defp cast(nil, nil, _doc), do: {:ok, nil}
   defp cast(nil, _value, _doc), do: {:error, "nil"}

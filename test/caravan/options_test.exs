@@ -72,9 +72,9 @@ defmodule Caravan.OptionsTest do
             {[interval: 5],
              "expected :interval to be an integer from 50 to 3_600_000 (milliseconds) or nil, got: 5"},
             {[notify: {IO, :puts}],
-             "expected :notify to be {module, function, arguments}, got: {IO, :puts}"},
+             "expected :notify to be {module, function, arguments} with a proper list of arguments, got: {IO, :puts}"},
             {[notify: {IO, :puts, 1}],
-             "expected :notify to be {module, function, arguments}, got: {IO, :puts, 1}"}
+             "expected :notify to be {module, function, arguments} with a proper list of arguments, got: {IO, :puts, 1}"}
           ] do
         assert error(options) == "Owner: " <> message
       end

@@ -20,6 +20,10 @@ defmodule Caravan.Cluster.Config do
   # Default of :min_interval in milliseconds, unless half of :poll_interval is less.
   @min_interval 1_000
 
+  # Characters of a topology. The registered name of its strategy is longer, and an atom has at most 255 (ERTS,
+  # MAX_ATOM_CHARACTERS).
+  @max_topology 200
+
   @schema [
     query: [
       type: {:custom, __MODULE__, :check_query, []},
@@ -143,8 +147,8 @@ defmodule Caravan.Cluster.Config do
       type_doc: "atom",
       default: :caravan,
       doc:
-        "The name of the topology in log lines, events and calls of `Caravan.Cluster`. Under libcluster, " <>
-          "the name comes from libcluster's configuration."
+        "The name of the topology in log lines, events and calls of `Caravan.Cluster`, of at most " <>
+          "#{@max_topology} characters. Under libcluster, the name comes from libcluster's configuration."
     ],
     log_level: [
       type: {:in, @levels},
@@ -357,7 +361,7 @@ defmodule Caravan.Cluster.Config do
   def check_type(type) do
     types = List.wrap(type)
 
-    if types != [] and types -- @types == [],
+    if types != [] and not List.improper?(types) and types -- @types == [],
       do: {:ok, types},
       else: {:error, ":srv, :a or :aaaa, or a list of them"}
   end
@@ -399,6 +403,10 @@ defmodule Caravan.Cluster.Config do
 
   @doc false
   @spec check_topology(term) :: Options.checked()
-  def check_topology(topology) when is_atom(topology) and topology != nil, do: {:ok, topology}
-  def check_topology(_other), do: {:error, "an atom such as :app"}
+  def check_topology(topology) do
+    if is_atom(topology) and topology != nil and
+         String.length(Atom.to_string(topology)) <= @max_topology,
+       do: {:ok, topology},
+       else: {:error, "an atom of at most #{@max_topology} characters, such as :app"}
+  end
 end
