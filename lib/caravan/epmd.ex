@@ -167,13 +167,12 @@ defmodule Caravan.Epmd do
 
   ## Where a node is
 
-  # net_kernel waits for this function. So the host's resolver is asked only for nodes of which
-  # Caravan.Epmd.Peers has no address and whose host is not an address.
+  # net_kernel waits for this function. So the host's resolver is asked only if Caravan.Epmd.Peers has no
+  # address of this family and the host is not an address.
   defp address(ips, host, family) do
     with {:error, _} <- first_of_family(ips, family),
-         {:error, _} <- parse_literal(host, family) do
-      if ips == [], do: :inet.getaddr(host, family), else: {:error, :nxdomain}
-    end
+         {:error, _} <- parse_literal(host, family),
+         do: :inet.getaddr(host, family)
   end
 
   defp first_of_family(ips, family) do

@@ -13,8 +13,8 @@ defmodule Caravan.Epmd.Peers do
   ## What a connect uses
 
     * Port: the port in the table. Without one, the port that follows from the name.
-    * Address: the first address in the table that is of the address family of distribution. If the table
-      has no address of the node, the host of its name, which is resolved unless it is an address.
+    * Address: the node's first address in the table that is of the address family of distribution. Without
+      one, the host of its name, which is resolved unless it is an address.
 
   ## Limits
 

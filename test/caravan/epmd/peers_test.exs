@@ -167,9 +167,13 @@ defmodule Caravan.Epmd.PeersTest do
     end
 
     test "asks no resolver about a node whose address is in the table", %{node: node} do
+      :ok = put(node, :one, [{"app@localhost", 4001, [@v6, @v4]}])
+      assert address(node, "app", "localhost") == {:ok, @v4, 4001, 6}
+    end
+
+    test "uses the host if the table has no address of the family", %{node: node} do
       :ok = put(node, :one, [{"app@localhost", 4001, [@v6]}, {"app@127.0.0.9", 4001, [@v6]}])
-      assert address(node, "app", "localhost") == {:error, :nxdomain}
-      # A host that is an address needs no resolver.
+      assert address(node, "app", "localhost") == {:ok, {127, 0, 0, 1}, 4001, 6}
       assert address(node, "app", "127.0.0.9") == {:ok, {127, 0, 0, 9}, 4001, 6}
     end
 
