@@ -20,7 +20,7 @@ mod udp;
 
 #[cfg(any(test, fuzzing))]
 pub use answer::read_any;
-pub use answer::{Answer, MAX_RECORDS, Records, Service, Transport};
+pub use answer::{Answer, MAX_RECORDS, Provenance, Records, Service, Transport};
 pub use config::{
     BadNameserver, BadNetwork, DnssecConfig, LookupOptions, MAX_NAMESERVERS, MAX_NETWORKS,
     NameServerConfig, Protocol, ResolverConfig, network,

@@ -150,12 +150,12 @@ fn success<'a>(env: Env<'a>, name: &[u8], query_type: QueryType, answer: &Answer
         name: binary(env, name),
         r#type: query_type.into(),
         records: records(env, &answer.records),
-        ttl: answer.ttl,
+        ttl: answer.provenance.ttl,
         nameserver: answer.nameserver.as_deref().map(|text| text.encode(env)),
         transport: transport(answer.transport),
         time,
-        dropped: answer.dropped,
-        secure: answer.secure,
+        dropped: answer.provenance.dropped,
+        secure: answer.provenance.secure,
     };
     (atoms::ok(), term).encode(env)
 }

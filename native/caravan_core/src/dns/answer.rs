@@ -60,23 +60,53 @@ pub enum Transport {
     Hosts,
 }
 
+/// What an answer, or a part of one, rests on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Provenance {
+    /// Seconds: the smallest TTL of all records, CNAMEs on the way included.
+    pub ttl: u32,
+    /// Whether DNSSEC proved all records.
+    pub secure: bool,
+    /// Addresses that [`super::LookupOptions::allow`] dropped.
+    pub dropped: usize,
+}
+
+impl Default for Provenance {
+    /// That of no records: merged with another, it changes nothing.
+    fn default() -> Self {
+        Self {
+            ttl: u32::MAX,
+            secure: true,
+            dropped: 0,
+        }
+    }
+}
+
+impl Provenance {
+    /// That of both parts together.
+    #[must_use]
+    pub fn merge(self, other: Self) -> Self {
+        Self {
+            ttl: self.ttl.min(other.ttl),
+            secure: self.secure && other.secure,
+            dropped: self.dropped + other.dropped,
+        }
+    }
+}
+
 /// At least one record, how long it holds, and where it came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     /// What was found.
     pub records: Records,
-    /// Seconds: the smallest TTL in the answer, CNAMEs on the way included.
-    pub ttl: u32,
+    /// How long it holds, and how far it can be trusted.
+    pub provenance: Provenance,
     /// Address and port of the server; none for [`Transport::Hosts`].
     pub nameserver: Option<Arc<str>>,
     /// What it came over.
     pub transport: Transport,
     /// From the start of the lookup.
     pub time: Duration,
-    /// Addresses that [`super::LookupOptions::allow`] dropped.
-    pub dropped: usize,
-    /// Whether DNSSEC proved it.
-    pub secure: bool,
 }
 
 impl Answer {
@@ -115,39 +145,27 @@ impl Records {
     }
 }
 
-/// What one answer says about a name.
-#[derive(Debug, PartialEq)]
-pub(super) struct Said {
-    pub found: Found,
-    /// The smallest of the records it rests on.
-    pub ttl: u32,
-    pub secure: bool,
-}
-
 #[derive(Debug, PartialEq)]
 pub(super) enum Found {
     Records(Records),
     /// Another name stands for it, and what that one has is not in this answer.
-    Alias(Name),
+    Cname(Name),
 }
 
 /// Reads the records of `name` out of an answer section, through CNAMEs that stand in it.
-pub(super) fn read(
+pub(super) fn read_answer_section(
     answers: &[Record],
     name: &Name,
     query_type: QueryType,
-) -> Result<Said, LookupError> {
+) -> Result<(Found, Provenance), LookupError> {
     if answers.len() > MAX_RECORDS {
         return Err(LookupError::TooManyRecords);
     }
-    let (mut owner, mut ttl, mut secure) = (name, u32::MAX, true);
+    let (mut owner, mut provenance) = (name, Provenance::default());
     for _ in 0..=MAX_CNAMES_PER_MESSAGE {
         let owned = |record: &&Record| record.dns_class == DNSClass::IN && record.name == *owner;
         let wanted = |record: &&Record| record.record_type() == query_type.into() && owned(record);
-        let mut rest_on = |record: &Record| {
-            ttl = ttl.min(ttl_of(record));
-            secure = secure && record.proof == Proof::Secure;
-        };
+        let mut rest_on = |record: &Record| provenance = provenance.merge(provenance_of(record));
         if answers.iter().any(|record| wanted(&record)) {
             let records = records(
                 answers.iter().filter(wanted).inspect(|r| rest_on(r)),
@@ -156,35 +174,42 @@ pub(super) fn read(
             if records.is_empty() {
                 return Err(LookupError::NoRecords);
             }
-            let found = Found::Records(records);
-            return Ok(Said { found, ttl, secure });
+            return Ok((Found::Records(records), provenance));
         }
-        let mut aliases = answers.iter().filter(owned);
-        match aliases.find_map(|record| Some((record, alias(record)?))) {
+        let mut cnames = answers.iter().filter(owned);
+        match cnames.find_map(|record| Some((record, cname_of(record)?))) {
             Some((record, target)) => {
                 rest_on(record);
                 owner = target;
             }
             None if owner == name => return Err(LookupError::NoRecords),
-            None => {
-                let found = Found::Alias(owner.clone());
-                return Ok(Said { found, ttl, secure });
-            }
+            None => return Ok((Found::Cname(owner.clone()), provenance)),
         }
     }
     Err(LookupError::BadResponse)
 }
 
 /// The addresses that the additional section gives for hosts.
-pub(super) fn addresses_of(additionals: &[Record]) -> impl Iterator<Item = (&Record, IpAddr)> {
+pub(super) fn additional_addresses(
+    additionals: &[Record],
+) -> impl Iterator<Item = (&Record, IpAddr)> {
     additionals
         .iter()
         .filter(|record| record.dns_class == DNSClass::IN)
         .filter_map(|record| Some((record, address(record)?)))
 }
 
+/// Of an answer that has no other record.
+pub(super) fn provenance_of(record: &Record) -> Provenance {
+    Provenance {
+        ttl: effective_ttl(record),
+        secure: record.proof == Proof::Secure,
+        dropped: 0,
+    }
+}
+
 /// With its first bit set it is to be read as zero (RFC 2181, 8).
-pub(super) fn ttl_of(record: &Record) -> u32 {
+fn effective_ttl(record: &Record) -> u32 {
     if i32::try_from(record.ttl).is_ok() {
         record.ttl
     } else {
@@ -204,7 +229,7 @@ pub(super) fn records<'a>(
 }
 
 /// Leaves only addresses of `networks`; returns how many went.
-pub(super) fn keep_allowed(addresses: &mut Vec<IpAddr>, networks: &[IpNet]) -> usize {
+pub(super) fn retain_allowed(addresses: &mut Vec<IpAddr>, networks: &[IpNet]) -> usize {
     let all = addresses.len();
     addresses.retain(|ip| is_allowed(*ip, networks));
     all - addresses.len()
@@ -215,7 +240,7 @@ pub(super) fn is_allowed(address: IpAddr, networks: &[IpNet]) -> bool {
     networks.is_empty() || networks.iter().any(|network| network.contains(&address))
 }
 
-fn alias(record: &Record) -> Option<&Name> {
+fn cname_of(record: &Record) -> Option<&Name> {
     match &record.data {
         RData::CNAME(name) => Some(&name.0),
         _ => None,
@@ -229,7 +254,7 @@ fn service(record: &Record) -> Option<Service> {
             priority: srv.priority,
             weight: srv.weight,
             port: srv.port,
-            target: host(&srv.target),
+            target: host_text(&srv.target),
             addresses: Vec::new(),
         }),
         _ => None,
@@ -246,7 +271,7 @@ fn address(record: &Record) -> Option<IpAddr> {
 
 /// As a host name: lower case, without the trailing dot. Octets that are no plain text come out escaped
 /// (RFC 4343, 2.1), so no byte of the network stands in it unseen.
-pub(super) fn host(name: &Name) -> String {
+pub(super) fn host_text(name: &Name) -> String {
     let mut text = String::with_capacity(name.len());
     for label in name {
         if !text.is_empty() {
@@ -269,22 +294,22 @@ pub fn read_any(octets: &[u8]) {
     let Ok(message) = Message::from_vec(octets) else {
         return;
     };
-    for (record, _ip) in addresses_of(&message.additionals) {
+    for (record, _ip) in additional_addresses(&message.additionals) {
         assert!(
-            host(&record.name)
+            host_text(&record.name)
                 .bytes()
                 .all(|octet| octet.is_ascii_graphic())
         );
-        assert!(i32::try_from(ttl_of(record)).is_ok());
+        assert!(i32::try_from(effective_ttl(record)).is_ok());
     }
     let asked = message.queries.first().map(|query| query.name().clone());
     let owner = message.answers.first().map(|record| record.name.clone());
     for name in [asked, owner].into_iter().flatten() {
         for query_type in [QueryType::Srv, QueryType::A, QueryType::Aaaa] {
-            let Ok(said) = read(&message.answers, &name, query_type) else {
+            let Ok((found, _)) = read_answer_section(&message.answers, &name, query_type) else {
                 continue;
             };
-            let Found::Records(records) = said.found else {
+            let Found::Records(records) = found else {
                 continue;
             };
             assert!((1..=MAX_RECORDS).contains(&records.len()));
@@ -334,9 +359,10 @@ mod tests {
             record("_APP.test.", 30, srv(name("Node2.Test."))),
             record("_app.test.", 5, srv(name("node1.test."))),
         ];
-        let said = read(&answers, &name("_app.TEST."), QueryType::Srv).expect("an answer");
-        assert_eq!(said.ttl, 5);
-        let Found::Records(Records::Services(services)) = said.found else {
+        let (found, provenance) =
+            read_answer_section(&answers, &name("_app.TEST."), QueryType::Srv).expect("an answer");
+        assert_eq!(provenance.ttl, 5);
+        let Found::Records(Records::Services(services)) = found else {
             panic!("no services");
         };
         let targets: Vec<_> = services.iter().map(|s| s.target.as_str()).collect();
@@ -350,14 +376,14 @@ mod tests {
     #[test]
     fn what_is_no_plain_text_is_escaped() {
         let name = Name::from_labels([&b"a.b"[..], b"\xc3 \x00", b"C"]).expect("labels");
-        assert_eq!(host(&name), "a\\.b.\\195\\032\\000.c");
+        assert_eq!(host_text(&name), "a\\.b.\\195\\032\\000.c");
     }
 
     #[test]
     fn a_root_target_is_no_service() {
         let answers = [record("app.", 30, srv(Name::root()))];
         assert_eq!(
-            read(&answers, &name("app."), QueryType::Srv),
+            read_answer_section(&answers, &name("app."), QueryType::Srv),
             Err(LookupError::NoRecords)
         );
     }
@@ -371,10 +397,12 @@ mod tests {
             record("other.test.", 1, a(2)),
             record("c.test.", 60, RData::AAAA(AAAA(Ipv6Addr::LOCALHOST))),
         ];
-        let said = read(&answers, &name("a.test."), QueryType::A).expect("an answer");
-        assert_eq!((said.found, said.ttl), (addresses(&[1]), 3));
-        let said = read(&answers[1..3], &name("a.test."), QueryType::A).expect("an answer");
-        assert_eq!((said.found, said.ttl), (Found::Alias(name("c.test.")), 3));
+        let (found, provenance) =
+            read_answer_section(&answers, &name("a.test."), QueryType::A).expect("an answer");
+        assert_eq!((found, provenance.ttl), (addresses(&[1]), 3));
+        let (found, provenance) =
+            read_answer_section(&answers[1..3], &name("a.test."), QueryType::A).expect("an answer");
+        assert_eq!((found, provenance.ttl), (Found::Cname(name("c.test.")), 3));
     }
 
     #[test]
@@ -384,7 +412,7 @@ mod tests {
             record("b.test.", 60, cname("a.test.")),
         ];
         assert_eq!(
-            read(&answers, &name("a.test."), QueryType::A),
+            read_answer_section(&answers, &name("a.test."), QueryType::A),
             Err(LookupError::BadResponse)
         );
     }
@@ -393,11 +421,11 @@ mod tests {
     fn records_of_others_are_no_answer() {
         let answers = [record("other.test.", 60, a(1))];
         assert_eq!(
-            read(&answers, &name("a.test."), QueryType::A),
+            read_answer_section(&answers, &name("a.test."), QueryType::A),
             Err(LookupError::NoRecords)
         );
         assert_eq!(
-            read(&[], &name("a.test."), QueryType::A),
+            read_answer_section(&[], &name("a.test."), QueryType::A),
             Err(LookupError::NoRecords)
         );
     }
@@ -412,21 +440,21 @@ mod tests {
             record.dns_class = DNSClass::CH;
         }
         assert_eq!(
-            read(&records, &name("a.test."), QueryType::A),
+            read_answer_section(&records, &name("a.test."), QueryType::A),
             Err(LookupError::NoRecords)
         );
-        assert_eq!(addresses_of(&records).count(), 0);
+        assert_eq!(additional_addresses(&records).count(), 0);
     }
 
     #[test]
     fn a_ttl_with_its_first_bit_set_is_zero() {
         for (ttl, read_as) in [(1 << 31, 0), (u32::MAX, 0), ((1 << 31) - 1, (1 << 31) - 1)] {
-            let said = read(
+            let read = read_answer_section(
                 &[record("a.test.", ttl, a(1))],
                 &name("a.test."),
                 QueryType::A,
             );
-            assert_eq!(said.expect("an answer").ttl, read_as);
+            assert_eq!(read.expect("an answer").1.ttl, read_as);
         }
     }
 
@@ -434,9 +462,9 @@ mod tests {
     fn an_answer_over_the_limit_is_an_error() {
         let answers = vec![record("a.test.", 1, a(1)); MAX_RECORDS + 1];
         let name = name("a.test.");
-        assert!(read(&answers[1..], &name, QueryType::A).is_ok());
+        assert!(read_answer_section(&answers[1..], &name, QueryType::A).is_ok());
         assert_eq!(
-            read(&answers, &name, QueryType::A),
+            read_answer_section(&answers, &name, QueryType::A),
             Err(LookupError::TooManyRecords)
         );
     }
@@ -444,9 +472,9 @@ mod tests {
     #[test]
     fn only_allowed_addresses_stay() {
         let mut ips = vec![IpAddr::from([10, 0, 0, 1]), IpAddr::from([11, 0, 0, 1])];
-        assert_eq!(keep_allowed(&mut ips, &[]), 0);
+        assert_eq!(retain_allowed(&mut ips, &[]), 0);
         let network = "10.0.0.0/8".parse().expect("a network");
-        assert_eq!(keep_allowed(&mut ips, &[network]), 1);
+        assert_eq!(retain_allowed(&mut ips, &[network]), 1);
         assert_eq!(ips, [IpAddr::from([10, 0, 0, 1])]);
     }
 
@@ -454,7 +482,7 @@ mod tests {
         #[test]
         fn a_target_of_any_bytes_becomes_visible_ascii(label in proptest::collection::vec(any::<u8>(), 1..63)) {
             let name = Name::from_labels([label.as_slice()]).expect("a label");
-            let text = host(&name);
+            let text = host_text(&name);
             prop_assert!(text.bytes().all(|byte| byte.is_ascii_graphic()), "{:?}", text);
         }
 

@@ -27,7 +27,7 @@ use ipnet::IpNet;
 use tokio::task::yield_now;
 use tokio::time::{Instant, timeout_at};
 
-use super::answer::{self, Found, MAX_TARGET_ADDRESSES, Said, Service, Transport};
+use super::answer::{self, Found, MAX_TARGET_ADDRESSES, Provenance, Service, Transport};
 use super::config::ResolverConfig;
 use super::inline_poll::EarlyPolls;
 use super::name_server::{NameServer, ValidatingHandle};
@@ -70,9 +70,10 @@ struct QueryBudget<'a> {
 
 /// An answer that says something, and who gave it.
 struct PoolResponse {
-    said: Said,
+    found: Found,
+    provenance: Provenance,
     additionals: Vec<Record>,
-    server: Arc<NameServer>,
+    nameserver: Arc<str>,
     transport: Transport,
 }
 
@@ -144,12 +145,12 @@ impl Resolver {
         };
         let has_addresses = match &mut answer.records {
             Records::Addresses(ips) => {
-                answer.dropped = answer::keep_allowed(ips, &options.allow);
+                answer.provenance.dropped = answer::retain_allowed(ips, &options.allow);
                 !ips.is_empty()
             }
             Records::Services(services) => services.iter().any(|s| !s.addresses.is_empty()),
         };
-        if answer.dropped > 0 && !has_addresses {
+        if answer.provenance.dropped > 0 && !has_addresses {
             return Err(LookupError::NotAllowed);
         }
         answer.time = start.elapsed();
@@ -173,27 +174,15 @@ impl Resolver {
                 Err(LookupError::NoRecords) if nothing != LookupError::NxDomain => {}
                 Err(error @ (LookupError::NoRecords | LookupError::ServFail)) => nothing = error,
                 Err(error) => return Err(error),
-                Ok((reply, mut records, mut ttl, mut secure)) => {
-                    let mut dropped = 0;
-                    if let Records::Services(services) = &mut records
+                Ok((mut answer, additionals)) => {
+                    if let Records::Services(services) = &mut answer.records
                         && options.addresses
                     {
-                        let adding =
-                            self.resolve_targets(services, &reply.additionals, options, budget);
-                        let added = Box::pin(adding).await?;
-                        ttl = ttl.min(added.ttl);
-                        secure = secure && added.secure;
-                        dropped = added.dropped;
+                        let targets = self.resolve_targets(services, &additionals, options, budget);
+                        let targets = Box::pin(targets).await?;
+                        answer.provenance = answer.provenance.merge(targets);
                     }
-                    return Ok(Answer {
-                        records,
-                        ttl,
-                        nameserver: Some(Arc::clone(&reply.server.text)),
-                        transport: reply.transport,
-                        time: Duration::ZERO,
-                        dropped,
-                        secure,
-                    });
+                    return Ok(answer);
                 }
             }
         }
@@ -239,12 +228,14 @@ impl Resolver {
         let ttl = found.answers().iter().map(|record| record.ttl).min();
         Some(Answer {
             records,
-            ttl: ttl.unwrap_or_default(),
+            provenance: Provenance {
+                ttl: ttl.unwrap_or_default(),
+                secure: false,
+                dropped: 0,
+            },
             nameserver: None,
             transport: Transport::Hosts,
             time: Duration::ZERO,
-            dropped: 0,
-            secure: false,
         })
     }
 
@@ -271,22 +262,29 @@ impl Resolver {
         names
     }
 
-    /// The records of `name`, or of the name it is an alias for.
+    /// The records of `name`, or of the name it is an alias for; and what came beside them.
     async fn follow_cnames(
         &self,
         name: Name,
         query_type: QueryType,
         budget: QueryBudget<'_>,
-    ) -> Result<(PoolResponse, Records, u32, bool), LookupError> {
-        let (mut name, mut ttl, mut secure) = (name, u32::MAX, true);
+    ) -> Result<(Answer, Vec<Record>), LookupError> {
+        let (mut name, mut provenance) = (name, Provenance::default());
         for _ in 0..=MAX_CNAME_QUERIES {
-            let mut reply = self.query(&name, query_type, budget).await?;
-            ttl = ttl.min(reply.said.ttl);
-            secure = secure && reply.said.secure;
-            let nothing = Found::Alias(Name::new());
-            match std::mem::replace(&mut reply.said.found, nothing) {
-                Found::Records(records) => return Ok((reply, records, ttl, secure)),
-                Found::Alias(other) => name = other,
+            let response = self.query(&name, query_type, budget).await?;
+            provenance = provenance.merge(response.provenance);
+            match response.found {
+                Found::Records(records) => {
+                    let answer = Answer {
+                        records,
+                        provenance,
+                        nameserver: Some(response.nameserver),
+                        transport: response.transport,
+                        time: Duration::ZERO,
+                    };
+                    return Ok((answer, response.additionals));
+                }
+                Found::Cname(other) => name = other,
             }
         }
         Err(LookupError::BadResponse)
@@ -344,12 +342,14 @@ impl Resolver {
             ResponseCode::NoError => {}
             code => return Err(LookupError::from_code(code)),
         }
-        let said = answer::read(&response.answers, query.name(), query_type)?;
+        let (found, provenance) =
+            answer::read_answer_section(&response.answers, query.name(), query_type)?;
         let mut message = response.into_message();
         Ok(PoolResponse {
-            said,
+            found,
+            provenance,
             additionals: std::mem::take(&mut message.additionals),
-            server: Arc::clone(server),
+            nameserver: Arc::clone(&server.text),
             transport: server.transport_of(query),
         })
     }
@@ -380,13 +380,13 @@ impl Resolver {
         additionals: &[Record],
         options: &LookupOptions,
         budget: QueryBudget<'_>,
-    ) -> Result<Added, LookupError> {
+    ) -> Result<Provenance, LookupError> {
         let mut known: HashMap<String, TargetAddresses> = HashMap::new();
         // Not validated with the answer, so not of use where validation is wanted.
         if self.validators.is_empty() {
-            for (record, ip) in answer::addresses_of(additionals) {
-                let hosted = known.entry(answer::host(&record.name)).or_default();
-                hosted.add([ip], answer::ttl_of(record), false, &options.allow);
+            for (record, ip) in answer::additional_addresses(additionals) {
+                let target = known.entry(answer::host_text(&record.name)).or_default();
+                target.add([ip], answer::provenance_of(record), &options.allow);
             }
         }
         // They may all be silent, and the services are an answer without them.
@@ -415,20 +415,14 @@ impl Resolver {
             known.insert(target, hosted);
         }
         drop(asked);
-        let mut added = Added {
-            dropped: 0,
-            ttl: u32::MAX,
-            secure: true,
-        };
+        let mut provenance = Provenance::default();
         for service in services {
-            if let Some(hosted) = known.get(&service.target) {
-                service.addresses.clone_from(&hosted.ips);
-                added.dropped += hosted.dropped;
-                added.ttl = added.ttl.min(hosted.ttl);
-                added.secure = added.secure && hosted.secure;
+            if let Some(target) = known.get(&service.target) {
+                service.addresses.clone_from(&target.ips);
+                provenance = provenance.merge(target.provenance);
             }
         }
-        Ok(added)
+        Ok(provenance)
     }
 
     /// An answer that DNSSEC cannot prove is an error; a target that cannot be found has no addresses.
@@ -438,78 +432,59 @@ impl Resolver {
         allow: &[IpNet],
         budget: QueryBudget<'_>,
     ) -> Result<TargetAddresses, LookupError> {
-        let mut hosted = TargetAddresses::default();
+        let mut addresses = TargetAddresses::default();
         let Ok(Question { mut name, .. }) = Question::new(target.as_bytes(), QueryType::A) else {
-            return Ok(hosted);
+            return Ok(addresses);
         };
         name.set_fqdn(true);
         let of = |query_type| {
             let name = name.clone();
             async move {
-                if let Some(answer) = self.lookup_hosts(&name, query_type) {
-                    return Ok((answer.records, answer.ttl, answer.secure));
+                match self.lookup_hosts(&name, query_type) {
+                    Some(answer) => Ok(answer),
+                    None => Ok(self.follow_cnames(name, query_type, budget).await?.0),
                 }
-                let (_, records, ttl, secure) =
-                    self.follow_cnames(name, query_type, budget).await?;
-                Ok((records, ttl, secure))
             }
         };
         let (v4, v6) = join(of(QueryType::A), of(QueryType::Aaaa)).await;
-        for answered in [v4, v6] {
-            match answered {
-                Ok((Records::Addresses(ips), ttl, secure)) => hosted.add(ips, ttl, secure, allow),
+        for answer in [v4, v6] {
+            match answer {
+                Ok(Answer {
+                    records: Records::Addresses(ips),
+                    provenance,
+                    ..
+                }) => addresses.add(ips, provenance, allow),
                 Err(LookupError::Bogus) => return Err(LookupError::Bogus),
                 Ok(_) | Err(_) => {}
             }
         }
-        Ok(hosted)
+        Ok(addresses)
     }
 }
 
 /// The addresses of a target.
+#[derive(Default)]
 struct TargetAddresses {
     ips: Vec<IpAddr>,
-    dropped: usize,
-    ttl: u32,
-    secure: bool,
-}
-
-impl Default for TargetAddresses {
-    fn default() -> Self {
-        Self {
-            ips: Vec::new(),
-            dropped: 0,
-            ttl: u32::MAX,
-            secure: true,
-        }
-    }
+    provenance: Provenance,
 }
 
 impl TargetAddresses {
     fn add(
         &mut self,
         ips: impl IntoIterator<Item = IpAddr>,
-        ttl: u32,
-        secure: bool,
+        provenance: Provenance,
         allow: &[IpNet],
     ) {
+        self.provenance = self.provenance.merge(provenance);
         for ip in ips {
             if !answer::is_allowed(ip, allow) {
-                self.dropped += 1;
+                self.provenance.dropped += 1;
             } else if self.ips.len() < MAX_TARGET_ADDRESSES && !self.ips.contains(&ip) {
                 self.ips.push(ip);
             }
         }
-        self.ttl = self.ttl.min(ttl);
-        self.secure = self.secure && secure;
     }
-}
-
-/// What became of the addresses of all targets.
-struct Added {
-    dropped: usize,
-    ttl: u32,
-    secure: bool,
 }
 
 fn load_trust_anchors(file: &Path) -> Result<TrustAnchors, LookupError> {
