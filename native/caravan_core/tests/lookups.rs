@@ -91,7 +91,7 @@ impl Client {
             .enable_all()
             .build()
             .expect("a runtime");
-        let resolvers = Resolvers::new(runtime.handle().clone());
+        let resolvers = Resolvers::new(runtime.handle().clone(), 128);
         let (stop, stopped) = oneshot::channel();
         let thread = thread::spawn(move || {
             let _ = runtime.block_on(stopped);

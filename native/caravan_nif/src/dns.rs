@@ -25,6 +25,10 @@ use crate::runtime;
 /// Lookups under way in the whole VM; one more is answered `:busy`.
 const MAX_LOOKUPS: usize = 1_024;
 
+/// Records, and addresses of their targets, that a scheduler has the time to encode. A larger answer is encoded
+/// on the runtime's thread.
+const INLINE_LIMIT: usize = 128;
+
 static RESOLVERS: OnceCell<Arc<Resolvers>> = OnceCell::new();
 static PERMITS: Semaphore = Semaphore::const_new(MAX_LOOKUPS);
 
@@ -246,6 +250,6 @@ fn start<'a>(
 fn resolvers() -> Result<&'static Arc<Resolvers>, LookupError> {
     RESOLVERS.get_or_try_init(|| {
         let runtime = runtime::handle().map_err(|_| LookupError::Internal)?;
-        Ok(Resolvers::new(runtime.clone()))
+        Ok(Resolvers::new(runtime.clone(), INLINE_LIMIT))
     })
 }

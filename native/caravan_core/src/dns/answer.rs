@@ -16,8 +16,6 @@ use super::{LookupError, QueryType};
 pub const MAX_RECORDS: usize = 4_096;
 /// Addresses of one SRV target; the first are kept.
 pub const MAX_TARGET_ADDRESSES: usize = 16;
-/// Records of a short answer, and addresses of their targets.
-const SHORT: usize = 128;
 /// Aliases followed within one answer.
 const MAX_CNAMES_PER_MESSAGE: usize = 8;
 
@@ -112,19 +110,12 @@ pub struct Answer {
 impl Answer {
     /// Records, and addresses of their targets.
     #[must_use]
-    pub fn weight(&self) -> usize {
+    pub fn size(&self) -> usize {
         let addresses = match &self.records {
             Records::Services(services) => services.iter().map(|s| s.addresses.len()).sum(),
             Records::Addresses(_) => 0,
         };
         self.records.len() + addresses
-    }
-
-    /// Whether a scheduler of the BEAM has the time to make terms of it; others are made terms of on
-    /// the runtime's thread.
-    #[must_use]
-    pub fn is_short(&self) -> bool {
-        self.weight() <= SHORT
     }
 }
 

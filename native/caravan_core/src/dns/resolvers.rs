@@ -26,6 +26,7 @@ const TICK: Duration = Duration::from_millis(250);
 /// Everything that lookups share, for one runtime.
 pub struct Resolvers {
     runtime: Handle,
+    inline_limit: usize,
     kept: RwLock<Vec<Arc<ResolverEntry>>>,
     /// Whether there was a lookup since the last tick.
     active: AtomicBool,
@@ -45,35 +46,38 @@ pub type Outcome = Result<Answer, LookupError>;
 
 /// How a lookup began.
 pub enum LookupStart {
-    /// With its end: the nameserver was as fast as that. The answer is short.
+    /// With its end: the nameserver was as fast as that. The answer is within the inline limit.
     Answered(Answer),
     /// It is in flight. [`PendingLookup::poll`] has to be called.
     Pending(PendingLookup),
 }
 
 /// A lookup in flight.
-pub struct PendingLookup(Arc<InlineTask<Outcome>>);
+pub struct PendingLookup {
+    task: Arc<InlineTask<Outcome>>,
+    inline_limit: usize,
+}
 
 impl PendingLookup {
     /// Looks whether the answer has come. To be called once, and soon, best after something else was
     /// done: until then the lookup waits for it. Nothing: `reply` will have the outcome.
     #[must_use]
     pub fn poll(&self) -> Option<Answer> {
-        self.accept(self.0.poll_second())
+        self.accept(self.task.poll_second())
     }
 
     /// Ends the lookup: `reply` will not be called, unless it is being called.
     pub fn cancel(&self) {
-        self.0.cancel();
+        self.task.cancel();
     }
 
-    /// A short answer is for the thread that polled; all else for `reply`.
+    /// An answer within the inline limit is for the thread that polled; all else for `reply`.
     fn accept(&self, finished: Option<Finished<Outcome>>) -> Option<Answer> {
         let finished = finished?;
         match finished.outcome {
-            Ok(answer) if answer.is_short() => Some(answer),
+            Ok(answer) if answer.size() <= self.inline_limit => Some(answer),
             _ => {
-                self.0.deliver(finished);
+                self.task.deliver(finished);
                 None
             }
         }
@@ -81,11 +85,13 @@ impl PendingLookup {
 }
 
 impl Resolvers {
-    /// Lookups will run on `runtime`.
+    /// Lookups will run on `runtime`. Only answers of up to `inline_limit` records, and addresses of their
+    /// targets, are returned to the thread that polls.
     #[must_use]
-    pub fn new(runtime: Handle) -> Arc<Self> {
+    pub fn new(runtime: Handle, inline_limit: usize) -> Arc<Self> {
         let this = Arc::new(Self {
             runtime: runtime.clone(),
+            inline_limit,
             kept: RwLock::default(),
             active: AtomicBool::new(false),
             ticking: AtomicBool::new(false),
@@ -106,11 +112,14 @@ impl Resolvers {
         self.note_activity();
         let current = self.current(&options.config, &stamp(&options.config));
         let is_ready = current.is_some();
-        let pending = PendingLookup(self.task(question, options, current, reply));
+        let pending = PendingLookup {
+            task: self.task(question, options, current, reply),
+            inline_limit: self.inline_limit,
+        };
         if !is_ready {
             // Files have to be read first.
-            pending.0.spawn();
-        } else if let Some(answer) = pending.accept(pending.0.poll_inline()) {
+            pending.task.spawn();
+        } else if let Some(answer) = pending.accept(pending.task.poll_inline()) {
             return LookupStart::Answered(answer);
         }
         LookupStart::Pending(pending)
