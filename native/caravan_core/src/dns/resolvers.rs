@@ -27,7 +27,7 @@ const TICK: Duration = Duration::from_millis(250);
 pub struct Resolvers {
     runtime: Handle,
     inline_limit: usize,
-    kept: RwLock<Vec<Arc<ResolverEntry>>>,
+    entries: RwLock<Vec<Arc<ResolverEntry>>>,
     /// Whether there was a lookup since the last tick.
     active: AtomicBool,
     /// Whether ticks go on.
@@ -92,7 +92,7 @@ impl Resolvers {
         let this = Arc::new(Self {
             runtime: runtime.clone(),
             inline_limit,
-            kept: RwLock::default(),
+            entries: RwLock::default(),
             active: AtomicBool::new(false),
             ticking: AtomicBool::new(false),
             tick: Notify::new(),
@@ -127,7 +127,7 @@ impl Resolvers {
 
     /// Closes what no lookup is using.
     pub fn flush(&self) {
-        self.kept.write().clear();
+        self.entries.write().clear();
     }
 
     fn task(
@@ -142,13 +142,13 @@ impl Resolvers {
         InlineTask::new(
             self.runtime.clone(),
             |early_polls| async move {
-                let kept = match current {
-                    Some(kept) => kept,
+                let entry = match current {
+                    Some(entry) => entry,
                     None => this.load_resolver(&options.config)?,
                 };
                 #[cfg(feature = "panics")]
                 assert!(!question.name.to_ascii().starts_with("panic-in-task"));
-                let lookup = kept
+                let lookup = entry
                     .resolver
                     .lookup(&question, &options, start, &early_polls);
                 lookup.await
@@ -158,31 +158,31 @@ impl Resolvers {
         )
     }
 
-    /// What is kept of `config`, unless a file that it was made from has changed.
+    /// The entry of `config`, unless a file that it was made from has changed.
     fn current(&self, config: &ResolverConfig, files: &ConfigStamp) -> Option<Arc<ResolverEntry>> {
-        let kept = self.kept.read();
-        let kept = kept.iter().find(|kept| kept.config == *config)?;
-        (kept.stamp == *files).then(|| Arc::clone(kept))
+        let entries = self.entries.read();
+        let entry = entries.iter().find(|entry| entry.config == *config)?;
+        (entry.stamp == *files).then(|| Arc::clone(entry))
     }
 
     fn load_resolver(&self, config: &ResolverConfig) -> Result<Arc<ResolverEntry>, LookupError> {
         let stamp = stamp(config);
         // Another lookup may have been faster.
-        if let Some(kept) = self.current(config, &stamp) {
-            return Ok(kept);
+        if let Some(entry) = self.current(config, &stamp) {
+            return Ok(entry);
         }
-        let kept = Arc::new(ResolverEntry {
+        let entry = Arc::new(ResolverEntry {
             config: config.clone(),
             stamp,
             resolver: Resolver::new(config)?,
         });
-        let mut all = self.kept.write();
-        all.retain(|other| other.config != *config);
-        if all.len() == MAX_RESOLVERS {
-            all.remove(0);
+        let mut entries = self.entries.write();
+        entries.retain(|other| other.config != *config);
+        if entries.len() == MAX_RESOLVERS {
+            entries.remove(0);
         }
-        all.push(Arc::clone(&kept));
-        Ok(kept)
+        entries.push(Arc::clone(&entry));
+        Ok(entry)
     }
 
     fn note_activity(&self) {
@@ -211,7 +211,7 @@ impl Resolvers {
             if self.active.load(Ordering::SeqCst) {
                 self.start_ticking();
             }
-            self.kept.write().clear();
+            self.entries.write().clear();
         }
     }
 }
