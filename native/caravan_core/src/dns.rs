@@ -13,13 +13,12 @@ mod name_server;
 mod question;
 mod resolver;
 mod resolvers;
+mod response;
 mod system_config;
 #[cfg(feature = "tls")]
 mod tls;
 mod udp;
 
-#[cfg(any(test, fuzzing))]
-pub use answer::read_any;
 pub use answer::{Answer, MAX_RECORDS, Provenance, Records, Service, Transport};
 pub use config::{
     BadNameserver, BadNetwork, DnssecConfig, LookupOptions, MAX_NAMESERVERS, MAX_NETWORKS,
@@ -28,5 +27,7 @@ pub use config::{
 pub use error::LookupError;
 pub use question::{BadName, QueryType, Question};
 pub use resolvers::{LookupStart, MAX_RESOLVERS, Outcome, PendingLookup, Resolvers};
+#[cfg(any(test, fuzzing))]
+pub use response::read_any;
 #[cfg(any(test, fuzzing))]
 pub use system_config::read_any_files;

@@ -100,6 +100,20 @@ impl ResolverConfig {
     }
 }
 
+impl LookupOptions {
+    /// Leaves only allowed addresses; returns how many went.
+    pub(super) fn retain_allowed(&self, addresses: &mut Vec<IpAddr>) -> usize {
+        let all = addresses.len();
+        addresses.retain(|ip| self.allows(*ip));
+        all - addresses.len()
+    }
+
+    /// Whether an address lies in one of the networks of `allow`; where there are none, all are allowed.
+    pub(super) fn allows(&self, address: IpAddr) -> bool {
+        self.allow.is_empty() || self.allow.iter().any(|network| network.contains(&address))
+    }
+}
+
 impl fmt::Display for NameServerConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.address.fmt(f)
@@ -310,6 +324,22 @@ mod tests {
         for text in ["", "10.0.0.0/33", "10.0/8", "all"] {
             assert_eq!(network(text), Err(BadNetwork), "{text}");
         }
+    }
+
+    #[test]
+    fn only_allowed_addresses_stay() {
+        let mut options = LookupOptions {
+            config: ResolverConfig::default(),
+            timeout: Duration::from_secs(1),
+            attempts: None,
+            addresses: false,
+            allow: Vec::new(),
+        };
+        let mut ips = vec![IpAddr::from([10, 0, 0, 1]), IpAddr::from([11, 0, 0, 1])];
+        assert_eq!(options.retain_allowed(&mut ips), 0);
+        options.allow = vec![network("10.0.0.0/8").expect("a network")];
+        assert_eq!(options.retain_allowed(&mut ips), 1);
+        assert_eq!(ips, [IpAddr::from([10, 0, 0, 1])]);
     }
 
     proptest! {

@@ -23,14 +23,14 @@ use hickory_resolver::proto::op::{
     DnsRequest, DnsRequestOptions, DnsResponse, Query, ResponseCode,
 };
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
-use ipnet::IpNet;
 use tokio::task::yield_now;
 use tokio::time::{Instant, timeout_at};
 
-use super::answer::{self, Found, MAX_TARGET_ADDRESSES, Provenance, Service, Transport};
+use super::answer::{MAX_TARGET_ADDRESSES, Provenance, Service, Transport};
 use super::config::ResolverConfig;
 use super::inline_poll::EarlyPolls;
 use super::name_server::{NameServer, ValidatingHandle};
+use super::response::{self, Found};
 use super::system_config::{self, SystemConfig};
 #[cfg(feature = "tls")]
 use super::tls::TlsConfig;
@@ -145,7 +145,7 @@ impl Resolver {
         };
         let has_addresses = match &mut answer.records {
             Records::Addresses(ips) => {
-                answer.provenance.dropped = answer::retain_allowed(ips, &options.allow);
+                answer.provenance.dropped = options.retain_allowed(ips);
                 !ips.is_empty()
             }
             Records::Services(services) => services.iter().any(|s| !s.addresses.is_empty()),
@@ -221,7 +221,7 @@ impl Resolver {
     fn lookup_hosts(&self, name: &Name, query_type: QueryType) -> Option<Answer> {
         let query = Query::query(name.clone(), query_type.into());
         let found = self.system.hosts.lookup_static_host(&query)?;
-        let records = answer::records(found.answers().iter(), query_type);
+        let records = response::records(found.answers().iter(), query_type);
         if records.is_empty() {
             return None;
         }
@@ -343,7 +343,7 @@ impl Resolver {
             code => return Err(LookupError::from_code(code)),
         }
         let (found, provenance) =
-            answer::read_answer_section(&response.answers, query.name(), query_type)?;
+            response::read_answer_section(&response.answers, query.name(), query_type)?;
         let mut message = response.into_message();
         Ok(PoolResponse {
             found,
@@ -384,9 +384,9 @@ impl Resolver {
         let mut known: HashMap<String, TargetAddresses> = HashMap::new();
         // Not validated with the answer, so not of use where validation is wanted.
         if self.validators.is_empty() {
-            for (record, ip) in answer::additional_addresses(additionals) {
-                let target = known.entry(answer::host_text(&record.name)).or_default();
-                target.add([ip], answer::provenance_of(record), &options.allow);
+            for (record, ip) in response::additional_addresses(additionals) {
+                let target = known.entry(response::host_text(&record.name)).or_default();
+                target.add([ip], response::provenance_of(record), options);
             }
         }
         // They may all be silent, and the services are an answer without them.
@@ -406,7 +406,7 @@ impl Resolver {
         }
         let mut asked = futures_util::stream::iter(missing)
             .map(|target| async move {
-                let hosted = self.resolve_target(&target, &options.allow, budget).await?;
+                let hosted = self.resolve_target(&target, options, budget).await?;
                 Ok::<_, LookupError>((target, hosted))
             })
             .buffer_unordered(MAX_TARGETS);
@@ -429,7 +429,7 @@ impl Resolver {
     async fn resolve_target(
         &self,
         target: &str,
-        allow: &[IpNet],
+        options: &LookupOptions,
         budget: QueryBudget<'_>,
     ) -> Result<TargetAddresses, LookupError> {
         let mut addresses = TargetAddresses::default();
@@ -453,7 +453,7 @@ impl Resolver {
                     records: Records::Addresses(ips),
                     provenance,
                     ..
-                }) => addresses.add(ips, provenance, allow),
+                }) => addresses.add(ips, provenance, options),
                 Err(LookupError::Bogus) => return Err(LookupError::Bogus),
                 Ok(_) | Err(_) => {}
             }
@@ -474,11 +474,11 @@ impl TargetAddresses {
         &mut self,
         ips: impl IntoIterator<Item = IpAddr>,
         provenance: Provenance,
-        allow: &[IpNet],
+        options: &LookupOptions,
     ) {
         self.provenance = self.provenance.merge(provenance);
         for ip in ips {
-            if !answer::is_allowed(ip, allow) {
+            if !options.allows(ip) {
                 self.provenance.dropped += 1;
             } else if self.ips.len() < MAX_TARGET_ADDRESSES && !self.ips.contains(&ip) {
                 self.ips.push(ip);
