@@ -8,6 +8,7 @@ mod answer;
 mod config;
 mod connection;
 mod error;
+mod file_stamp;
 mod inline_poll;
 mod name_server;
 mod question;

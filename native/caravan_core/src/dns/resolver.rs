@@ -28,10 +28,11 @@ use tokio::time::{Instant, timeout_at};
 
 use super::answer::{MAX_TARGET_ADDRESSES, Provenance, Service, Transport};
 use super::config::ResolverConfig;
+use super::file_stamp;
 use super::inline_poll::EarlyPolls;
 use super::name_server::{NameServer, ValidatingHandle};
 use super::response::{self, Found};
-use super::system_config::{self, SystemConfig};
+use super::system_config::SystemConfig;
 #[cfg(feature = "tls")]
 use super::tls::TlsConfig;
 use super::udp;
@@ -136,7 +137,7 @@ impl Resolver {
         early_polls: &EarlyPolls,
     ) -> Result<Answer, LookupError> {
         let Question { name, query_type } = question;
-        let mut answer = match self.lookup_hosts(name, *query_type) {
+        let mut answer = match self.system.lookup_hosts(name, *query_type) {
             Some(answer) => answer,
             None => {
                 self.query_search_list(name, *query_type, options, start, early_polls)
@@ -168,7 +169,7 @@ impl Resolver {
         let first = AtomicUsize::new(self.first());
         let budget = self.budget(options, start, &first, early_polls);
         let mut nothing = LookupError::NxDomain;
-        for candidate in self.search_names(name) {
+        for candidate in self.system.search_names(name) {
             match self.follow_cnames(candidate, query_type, budget).await {
                 Err(LookupError::NxDomain) => {}
                 Err(LookupError::NoRecords) if nothing != LookupError::NxDomain => {}
@@ -216,50 +217,6 @@ impl Resolver {
             first_server,
             early_polls: Some(early_polls),
         }
-    }
-
-    fn lookup_hosts(&self, name: &Name, query_type: QueryType) -> Option<Answer> {
-        let query = Query::query(name.clone(), query_type.into());
-        let found = self.system.hosts.lookup_static_host(&query)?;
-        let records = response::records(found.answers().iter(), query_type);
-        if records.is_empty() {
-            return None;
-        }
-        let ttl = found.answers().iter().map(|record| record.ttl).min();
-        Some(Answer {
-            records,
-            provenance: Provenance {
-                ttl: ttl.unwrap_or_default(),
-                secure: false,
-                dropped: 0,
-            },
-            nameserver: None,
-            transport: Transport::Hosts,
-            time: Duration::ZERO,
-        })
-    }
-
-    fn search_names(&self, name: &Name) -> Vec<Name> {
-        let mut absolute = name.clone();
-        absolute.set_fqdn(true);
-        if name.is_fqdn() || self.system.search.is_empty() {
-            return vec![absolute];
-        }
-        let mut names: Vec<_> = self
-            .system
-            .search
-            .iter()
-            .filter_map(|domain| name.clone().append_domain(domain).ok())
-            .filter(|name| *name != absolute)
-            .collect();
-        let dots = usize::from(name.num_labels()).saturating_sub(1);
-        let position = if dots >= self.system.ndots {
-            0
-        } else {
-            names.len()
-        };
-        names.insert(position, absolute);
-        names
     }
 
     /// The records of `name`, or of the name it is an alias for; and what came beside them.
@@ -440,7 +397,7 @@ impl Resolver {
         let of = |query_type| {
             let name = name.clone();
             async move {
-                match self.lookup_hosts(&name, query_type) {
+                match self.system.lookup_hosts(&name, query_type) {
                     Some(answer) => Ok(answer),
                     None => Ok(self.follow_cnames(name, query_type, budget).await?.0),
                 }
@@ -488,7 +445,7 @@ impl TargetAddresses {
 }
 
 fn load_trust_anchors(file: &Path) -> Result<TrustAnchors, LookupError> {
-    let text = system_config::read_file(file).map_err(|_| LookupError::BadFile)?;
+    let text = file_stamp::read_file(file).map_err(|_| LookupError::BadFile)?;
     let text = String::from_utf8(text).map_err(|_| LookupError::BadFile)?;
     // An empty file would do for hickory, which counts only the root's keys.
     if !text.to_ascii_uppercase().contains("DNSKEY") {
@@ -547,50 +504,4 @@ fn has_required_proof(response: &DnsResponse, query: &Query) -> bool {
         || authorities
             .iter()
             .any(|record| record.name.zone_of(query.name()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn search_names(name: &str, search: &[&str], ndots: usize) -> Vec<String> {
-        let mut resolver = Resolver::new(&ResolverConfig {
-            nameservers: vec!["127.0.0.1".parse().expect("a nameserver")],
-            ..ResolverConfig::default()
-        })
-        .expect("a resolver");
-        let domains = search.iter().map(Name::from_ascii);
-        resolver.system.search = domains.collect::<Result<_, _>>().expect("names");
-        resolver.system.ndots = ndots;
-        let question = Question::new(name.as_bytes(), QueryType::A).expect("a question");
-        let names = resolver.search_names(&question.name);
-        names.iter().map(Name::to_ascii).collect()
-    }
-
-    #[test]
-    fn an_absolute_name_is_asked_for_alone() {
-        assert_eq!(search_names("app.", &["a.test."], 5), ["app."]);
-    }
-
-    #[test]
-    fn dots_decide_whether_the_name_itself_comes_first() {
-        let search = ["a.test.", "b.test."];
-        assert_eq!(
-            search_names("app", &search, 1),
-            ["app.a.test.", "app.b.test.", "app."]
-        );
-        assert_eq!(
-            search_names("app.x", &search, 1),
-            ["app.x.", "app.x.a.test.", "app.x.b.test."]
-        );
-        assert_eq!(
-            search_names("app.x", &search, 5),
-            ["app.x.a.test.", "app.x.b.test.", "app.x."]
-        );
-    }
-
-    #[test]
-    fn no_name_is_asked_for_twice() {
-        assert_eq!(search_names("app", &["."], 1), ["app."]);
-    }
 }

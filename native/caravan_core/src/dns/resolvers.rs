@@ -10,9 +10,9 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
 use super::config::ResolverConfig;
+use super::file_stamp::{ConfigStamp, stamp};
 use super::inline_poll::{Finished, InlineTask};
 use super::resolver::Resolver;
-use super::system_config::{ConfigStamp, stamp};
 use super::{Answer, LookupError, LookupOptions, Question};
 
 /// Sources whose sockets, connections and files are kept; past that the one made first goes.

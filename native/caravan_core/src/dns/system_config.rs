@@ -1,64 +1,24 @@
 //! The system's resolver configuration, read as the C library reads it (resolv.conf(5)).
 
 use std::fs;
-use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6};
 use std::num::NonZeroU8;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
 use hickory_resolver::Hosts;
+use hickory_resolver::proto::op::Query;
 use hickory_resolver::proto::rr::Name;
 use resolv_conf::ScopedIp;
 
-use super::config::{DNS_PORT, NameServerConfig, Protocol, ResolverConfig};
+use super::answer::{Answer, Provenance, Transport};
+use super::config::{DNS_PORT, NameServerConfig, Protocol};
+use super::{QueryType, response};
 
-const RESOLV_CONF: &str = "/etc/resolv.conf";
-const HOSTS: &str = "/etc/hosts";
+pub const RESOLV_CONF: &str = "/etc/resolv.conf";
+pub const HOSTS: &str = "/etc/hosts";
 /// resolv.conf(5) allows five.
 const MAX_ATTEMPTS: u8 = 10;
-
-/// Of the files that a config is made from; another stamp means another configuration.
-pub type ConfigStamp = [Option<FileStamp>; 4];
-
-/// A file that was written or replaced has another one, even where the new file has the size and the
-/// modification time of the old (`cp -p`, Kubernetes).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FileStamp {
-    device: u64,
-    inode: u64,
-    changed: (i64, i64),
-    size: u64,
-}
-
-pub fn stamp(config: &ResolverConfig) -> ConfigStamp {
-    let dnssec = config.dnssec.as_ref();
-    [
-        config.is_system().then_some(Path::new(RESOLV_CONF)),
-        config.is_system().then_some(Path::new(HOSTS)),
-        config.ca_file.as_deref(),
-        dnssec.and_then(|dnssec| dnssec.trust_anchors.as_deref()),
-    ]
-    .map(|path| {
-        let metadata = fs::metadata(path?).ok()?;
-        Some(FileStamp {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-            size: metadata.size(),
-        })
-    })
-}
-
-/// A file's contents; what is no file, as a pipe, could keep the reader for ever.
-pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
-    if fs::metadata(path)?.is_file() {
-        fs::read(path)
-    } else {
-        Err(io::ErrorKind::InvalidInput.into())
-    }
-}
 
 /// hickory reads no further than to the first line that is not UTF-8, be it a comment.
 fn read_hosts(text: &[u8]) -> Hosts {
@@ -105,6 +65,47 @@ impl SystemConfig {
             rotate: false,
             hosts: Hosts::default(),
         }
+    }
+
+    /// What `/etc/hosts` has.
+    pub fn lookup_hosts(&self, name: &Name, query_type: QueryType) -> Option<Answer> {
+        let query = Query::query(name.clone(), query_type.into());
+        let found = self.hosts.lookup_static_host(&query)?;
+        let records = response::records(found.answers().iter(), query_type);
+        if records.is_empty() {
+            return None;
+        }
+        let ttl = found.answers().iter().map(|record| record.ttl).min();
+        Some(Answer {
+            records,
+            provenance: Provenance {
+                ttl: ttl.unwrap_or_default(),
+                secure: false,
+                dropped: 0,
+            },
+            nameserver: None,
+            transport: Transport::Hosts,
+            time: Duration::ZERO,
+        })
+    }
+
+    /// The names to ask for, in order (resolv.conf(5): search, ndots).
+    pub fn search_names(&self, name: &Name) -> Vec<Name> {
+        let mut absolute = name.clone();
+        absolute.set_fqdn(true);
+        if name.is_fqdn() || self.search.is_empty() {
+            return vec![absolute];
+        }
+        let mut names: Vec<_> = self
+            .search
+            .iter()
+            .filter_map(|domain| name.clone().append_domain(domain).ok())
+            .filter(|name| *name != absolute)
+            .collect();
+        let dots = usize::from(name.num_labels()).saturating_sub(1);
+        let position = if dots >= self.ndots { 0 } else { names.len() };
+        names.insert(position, absolute);
+        names
     }
 
     fn parse(resolv_conf: &[u8], hosts: Hosts) -> Self {
@@ -175,8 +176,8 @@ fn domain(text: &str) -> Option<Name> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Question;
     use super::*;
-    use hickory_resolver::proto::op::Query;
     use hickory_resolver::proto::rr::RecordType;
 
     fn parse(text: &str) -> SystemConfig {
@@ -265,5 +266,42 @@ mod tests {
             search("domain a.test\nsearch b.test c.test\n"),
             ["b.test.", "c.test."]
         );
+    }
+
+    fn search_names(name: &str, search: &[&str], ndots: usize) -> Vec<String> {
+        let mut system = SystemConfig::without(Vec::new());
+        let domains = search.iter().map(Name::from_ascii);
+        system.search = domains.collect::<Result<_, _>>().expect("names");
+        system.ndots = ndots;
+        let question = Question::new(name.as_bytes(), QueryType::A).expect("a question");
+        let names = system.search_names(&question.name);
+        names.iter().map(Name::to_ascii).collect()
+    }
+
+    #[test]
+    fn an_absolute_name_is_asked_for_alone() {
+        assert_eq!(search_names("app.", &["a.test."], 5), ["app."]);
+    }
+
+    #[test]
+    fn dots_decide_whether_the_name_itself_comes_first() {
+        let search = ["a.test.", "b.test."];
+        assert_eq!(
+            search_names("app", &search, 1),
+            ["app.a.test.", "app.b.test.", "app."]
+        );
+        assert_eq!(
+            search_names("app.x", &search, 1),
+            ["app.x.", "app.x.a.test.", "app.x.b.test."]
+        );
+        assert_eq!(
+            search_names("app.x", &search, 5),
+            ["app.x.a.test.", "app.x.b.test.", "app.x."]
+        );
+    }
+
+    #[test]
+    fn no_name_is_asked_for_twice() {
+        assert_eq!(search_names("app", &["."], 1), ["app."]);
     }
 }

@@ -15,7 +15,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 
 use super::LookupError;
-use super::system_config::read_file;
+use super::file_stamp::read_file;
 
 type Exchange = DnsExchange<TokioRuntimeProvider>;
 
