@@ -7,14 +7,17 @@
 mod answer;
 mod config;
 mod connection;
+mod dnssec;
 mod error;
 mod file_stamp;
 mod inline_poll;
 mod name_server;
+mod name_server_pool;
 mod question;
 mod resolver;
 mod resolvers;
 mod response;
+mod srv_targets;
 mod system_config;
 #[cfg(feature = "tls")]
 mod tls;

@@ -3,9 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use futures_util::stream::{BoxStream, StreamExt, once};
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use hickory_resolver::net::{DnsError, DnsHandle, NetError};
+use hickory_resolver::net::NetError;
 use hickory_resolver::proto::op::{DnsRequest, DnsResponse, Query};
 use parking_lot::Mutex;
 
@@ -129,24 +127,5 @@ struct ForgetUnlessAnswered<'a> {
 impl Drop for ForgetUnlessAnswered<'_> {
     fn drop(&mut self) {
         self.server.tcp_only.lock().remove(self.question);
-    }
-}
-
-/// A server, as hickory's validation of DNSSEC asks it.
-#[derive(Clone)]
-pub struct ValidatingHandle(pub Arc<NameServer>);
-
-impl DnsHandle for ValidatingHandle {
-    type Response = BoxStream<'static, Result<DnsResponse, NetError>>;
-    type Runtime = TokioRuntimeProvider;
-
-    fn send(&self, request: DnsRequest) -> Self::Response {
-        let server = Arc::clone(&self.0);
-        once(async move {
-            let response = server.query(&request, None).await?;
-            // Errors of the server are no proof of anything, so they stay errors.
-            Ok(DnsError::from_response(response)?)
-        })
-        .boxed()
     }
 }

@@ -1,0 +1,214 @@
+//! One query, and the nameservers that are asked: their order, how often, and for how long.
+
+use std::num::NonZeroU8;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use hickory_resolver::proto::op::{
+    DnsRequest, DnsRequestOptions, DnsResponse, Query, ResponseCode,
+};
+use hickory_resolver::proto::rr::{Name, Record};
+use tokio::time::{Instant, timeout_at};
+
+use super::answer::{Provenance, Transport};
+use super::config::ResolverConfig;
+use super::dnssec::{self, Validator, validate};
+use super::inline_poll::EarlyPolls;
+use super::name_server::NameServer;
+use super::response::{self, Found};
+use super::system_config::SystemConfig;
+#[cfg(feature = "tls")]
+use super::tls::TlsConfig;
+use super::udp;
+use super::{LookupError, LookupOptions, QueryType};
+
+const ATTEMPTS: u8 = 2;
+
+/// The nameservers of one configuration.
+pub struct NameServerPool {
+    servers: Vec<Arc<NameServer>>,
+    /// One for each of `servers`, where DNSSEC is wanted.
+    validators: Vec<Validator>,
+    attempts: Option<NonZeroU8>,
+    max_per_try: Option<Duration>,
+    rotate: bool,
+    /// How often a lookup began, where it is to begin with another server each time.
+    turn: AtomicUsize,
+    request_options: DnsRequestOptions,
+}
+
+/// How long one lookup may take, and each try in it.
+#[derive(Clone, Copy)]
+pub struct QueryBudget<'a> {
+    pub deadline: Instant,
+    pub attempts: u8,
+    pub per_try: Duration,
+    /// The server to begin with: the one that answered last, so that one that is silent costs a
+    /// lookup its share of the time once, and not for each name.
+    pub first_server: &'a AtomicUsize,
+    pub early_polls: Option<&'a EarlyPolls>,
+}
+
+/// An answer that says something, and who gave it.
+pub struct PoolResponse {
+    pub found: Found,
+    pub provenance: Provenance,
+    pub additionals: Vec<Record>,
+    pub nameserver: Arc<str>,
+    pub transport: Transport,
+}
+
+impl NameServerPool {
+    /// Reads the files that `config` needs.
+    pub fn new(config: &ResolverConfig, system: &SystemConfig) -> Result<Self, LookupError> {
+        #[cfg(feature = "tls")]
+        let tls = TlsConfig::new(config.ca_file.as_deref())?;
+        let servers: Vec<_> = system
+            .nameservers
+            .iter()
+            .map(|nameserver| {
+                Arc::new(NameServer::new(
+                    nameserver,
+                    #[cfg(feature = "tls")]
+                    &tls,
+                ))
+            })
+            .collect();
+        let validators = match &config.dnssec {
+            None => Vec::new(),
+            Some(config) => dnssec::validators(config, &servers)?,
+        };
+        let mut request_options = DnsRequestOptions::default();
+        request_options.edns_payload_len = udp::EDNS_PAYLOAD;
+        request_options.edns_set_dnssec_ok = config.dnssec.is_some();
+        request_options.case_randomization = config.randomize_case;
+        Ok(Self {
+            servers,
+            validators,
+            attempts: system.attempts,
+            max_per_try: system.timeout,
+            rotate: system.rotate,
+            turn: AtomicUsize::new(0),
+            request_options,
+        })
+    }
+
+    /// Whether answers are validated.
+    pub fn validates(&self) -> bool {
+        !self.validators.is_empty()
+    }
+
+    /// The server to begin with.
+    pub fn first_server(&self) -> usize {
+        if self.rotate {
+            self.turn.fetch_add(1, Ordering::Relaxed)
+        } else {
+            0
+        }
+    }
+
+    /// The budget of a lookup that began at `start`.
+    pub fn budget<'a>(
+        &self,
+        options: &LookupOptions,
+        start: Instant,
+        first_server: &'a AtomicUsize,
+        early_polls: &'a EarlyPolls,
+    ) -> QueryBudget<'a> {
+        let attempts = options.attempts.or(self.attempts);
+        let attempts = attempts.map_or(ATTEMPTS, u8::from);
+        let tries = u32::from(attempts) * u32::try_from(self.servers.len()).unwrap_or(1);
+        let share = options.timeout / tries.max(1);
+        QueryBudget {
+            deadline: start + options.timeout,
+            attempts,
+            per_try: self.max_per_try.map_or(share, |own| own.min(share)),
+            first_server,
+            early_polls: Some(early_polls),
+        }
+    }
+
+    /// Asks one nameserver after the other for the records of `name`.
+    pub async fn query(
+        &self,
+        name: &Name,
+        query_type: QueryType,
+        budget: QueryBudget<'_>,
+    ) -> Result<PoolResponse, LookupError> {
+        let query = Query::query(name.clone(), query_type.into());
+        let count = self.servers.len();
+        let first = budget.first_server.load(Ordering::Relaxed);
+        let mut failure = LookupError::Timeout;
+        for number in 0..usize::from(budget.attempts) * count {
+            let now = Instant::now();
+            if now >= budget.deadline {
+                break;
+            }
+            let until = budget.deadline.min(now + budget.per_try);
+            let place = first.wrapping_add(number) % count;
+            let outcome =
+                match timeout_at(until, self.query_server(place, &query, query_type, budget)).await
+                {
+                    Ok(outcome) => outcome,
+                    Err(_elapsed) => Err(LookupError::Timeout),
+                };
+            match outcome {
+                // Another nameserver may know better. What one of them said tells more than silence.
+                Err(LookupError::Timeout) => {}
+                Err(error) if !error.is_final() => failure = error,
+                outcome => {
+                    budget.first_server.store(place, Ordering::Relaxed);
+                    return outcome;
+                }
+            }
+        }
+        Err(failure)
+    }
+
+    async fn query_server(
+        &self,
+        place: usize,
+        query: &Query,
+        query_type: QueryType,
+        budget: QueryBudget<'_>,
+    ) -> Result<PoolResponse, LookupError> {
+        let server = self.servers.get(place).ok_or(LookupError::Internal)?;
+        let response = match self.validators.get(place) {
+            None => self.query_with_edns_fallback(server, query, budget).await?,
+            Some(validator) => Box::pin(validate(validator, query, self.request_options)).await?,
+        };
+        match response.response_code {
+            ResponseCode::NoError => {}
+            code => return Err(LookupError::from_code(code)),
+        }
+        let (found, provenance) =
+            response::read_answer_section(&response.answers, query.name(), query_type)?;
+        let mut message = response.into_message();
+        Ok(PoolResponse {
+            found,
+            provenance,
+            additionals: std::mem::take(&mut message.additionals),
+            nameserver: Arc::clone(&server.text),
+            transport: server.transport_of(query),
+        })
+    }
+
+    /// Asks again without EDNS where a server does not understand it (RFC 6891, 6.2.2).
+    async fn query_with_edns_fallback(
+        &self,
+        server: &NameServer,
+        query: &Query,
+        budget: QueryBudget<'_>,
+    ) -> Result<DnsResponse, LookupError> {
+        let request = DnsRequest::from_query(query.clone(), self.request_options);
+        let response = server.query(&request, budget.early_polls).await?;
+        if response.response_code != ResponseCode::FormErr {
+            return Ok(response);
+        }
+        let mut options = self.request_options;
+        options.use_edns = false;
+        let request = DnsRequest::from_query(query.clone(), options);
+        Ok(Box::pin(server.query(&request, None)).await?)
+    }
+}
