@@ -28,11 +28,10 @@ pub struct Resolvers {
     runtime: Handle,
     inline_limit: usize,
     entries: RwLock<Vec<Arc<ResolverEntry>>>,
-    /// Whether there was a lookup since the last tick.
-    active: AtomicBool,
-    /// Whether ticks go on.
-    ticking: AtomicBool,
-    tick: Notify,
+    /// Whether a lookup has begun since `close_idle` last looked.
+    used: AtomicBool,
+    /// Wakes `close_idle`.
+    lookup_started: Notify,
 }
 
 struct ResolverEntry {
@@ -93,9 +92,8 @@ impl Resolvers {
             runtime: runtime.clone(),
             inline_limit,
             entries: RwLock::default(),
-            active: AtomicBool::new(false),
-            ticking: AtomicBool::new(false),
-            tick: Notify::new(),
+            used: AtomicBool::new(false),
+            lookup_started: Notify::new(),
         });
         runtime.spawn(Arc::clone(&this).close_idle());
         this
@@ -109,7 +107,7 @@ impl Resolvers {
         options: LookupOptions,
         reply: impl FnOnce(Outcome) + Send + 'static,
     ) -> LookupStart {
-        self.note_activity();
+        self.note_lookup();
         let current = self.current(&options.config, &stamp(&options.config));
         let is_ready = current.is_some();
         let pending = PendingLookup {
@@ -185,31 +183,21 @@ impl Resolvers {
         Ok(entry)
     }
 
-    fn note_activity(&self) {
-        self.active.store(true, Ordering::SeqCst);
-        self.start_ticking();
-    }
-
-    fn start_ticking(&self) {
-        if !self.ticking.swap(true, Ordering::SeqCst) {
-            self.tick.notify_one();
+    fn note_lookup(&self) {
+        if !self.used.swap(true, Ordering::AcqRel) {
+            self.lookup_started.notify_one();
         }
     }
 
     async fn close_idle(self: Arc<Self>) {
         loop {
-            self.tick.notified().await;
-            let mut last_active = Instant::now();
-            while last_active.elapsed() < IDLE_TIMEOUT {
+            self.lookup_started.notified().await;
+            let mut last_used = Instant::now();
+            while last_used.elapsed() < IDLE_TIMEOUT {
                 sleep(TICK).await;
-                if self.active.swap(false, Ordering::Relaxed) {
-                    last_active = Instant::now();
+                if self.used.swap(false, Ordering::AcqRel) {
+                    last_used = Instant::now();
                 }
-            }
-            self.ticking.store(false, Ordering::SeqCst);
-            // A lookup since the last look at the clock has told nobody.
-            if self.active.load(Ordering::SeqCst) {
-                self.start_ticking();
             }
             self.entries.write().clear();
         }
