@@ -4,9 +4,7 @@ defmodule Caravan.MixProject do
   @version "2.0.0-dev"
   @source_url "https://github.com/uberbrodt/caravan"
 
-  # Those that are there: some come with later commits.
   @documents ~w(README.md ARCHITECTURE.md CONTRIBUTING.md SECURITY.md CHANGELOG.md)
-             |> Enum.filter(&File.regular?(Path.join(__DIR__, &1)))
 
   def project do
     [
