@@ -156,6 +156,7 @@ defmodule Caravan.Cluster.DnsStrategy do
   def handle_continue(:start, state) do
     _ = Caravan.Telemetry.load()
     :ok = Report.warn_if_not_on_caravan_epmd(state.config)
+    :ok = Report.warn_if_host_has_capitals(state.config)
 
     # Includes hidden nodes: :connect may create hidden connections, and the default :list_nodes returns them.
     :ok = :net_kernel.monitor_nodes(true, node_type: :all)

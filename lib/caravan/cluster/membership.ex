@@ -25,6 +25,7 @@ defmodule Caravan.Cluster.Membership do
   alias Caravan.Cluster.Membership.Slots
   alias Caravan.Cluster.Membership.Source
   alias Caravan.Cluster.Membership.State
+  alias Caravan.Cluster.NodeName
 
   @type t :: State.t()
 
@@ -72,7 +73,13 @@ defmodule Caravan.Cluster.Membership do
   @spec handle(t, event, env) :: {[State.action()], t}
   def handle(%State{} = state, event, env) do
     # A name that DNS gave may have become this node's own.
-    state = state |> delete_peer(env.self) |> take_in(event, env) |> plan(env)
+    state =
+      env.self
+      |> NodeName.aliases()
+      |> Enum.reduce(state, &delete_peer(&2, &1))
+      |> take_in(event, env)
+      |> plan(env)
+
     {Enum.reverse(state.actions), %{state | actions: []}}
   end
 

@@ -56,6 +56,19 @@ defmodule Caravan.Cluster.NodeName do
   @spec basename?(String.t()) :: boolean
   def basename?(name), do: name =~ ~r/\A[0-9A-Za-z_\-]+\z/ and byte_size(name) < @max_length
 
+  @doc """
+  Returns the names that DNS may give the node of this name: the name, and the name with its host in lower case.
+
+  DNS does not distinguish case (RFC 4343), and `Caravan.Dns` returns hosts in lower case.
+  """
+  @spec aliases(String.t()) :: [String.t()]
+  def aliases(name) do
+    case String.split(name, "@") do
+      [left, host] -> Enum.uniq([name, left <> "@" <> String.downcase(host)])
+      _ -> [name]
+    end
+  end
+
   @doc "Returns the name of the node of a record, or why it has none."
   @spec build(template, String.t() | nil, dns_record) :: {:ok, String.t()} | {:error, String.t()}
   def build(template, basename, record) do

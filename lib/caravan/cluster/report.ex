@@ -7,6 +7,7 @@ defmodule Caravan.Cluster.Report do
   alias Caravan.Cluster.Distribution.Diagnosis
   alias Caravan.Cluster.Distribution.NodeAtom
   alias Caravan.Cluster.Membership.State
+  alias Caravan.Cluster.NodeName
   alias Caravan.Telemetry
 
   require Logger
@@ -32,6 +33,26 @@ defmodule Caravan.Cluster.Report do
     case Caravan.check() do
       {:error, {reason, advice}} when reason == :not_alive or needs_epmd ->
         log(config, :warning, advice)
+
+      _ ->
+        :ok
+    end
+  end
+
+  @doc "Logs a warning if this node has a name under which its peers will not look for it."
+  @spec warn_if_host_has_capitals(Config.t()) :: :ok
+  def warn_if_host_has_capitals(config) do
+    from_record =
+      Enum.any?(config.templates, fn {_type, template} -> NodeName.host_from_record?(template) end)
+
+    case NodeName.aliases(NodeAtom.to_name(node())) do
+      [name, lower] when from_record ->
+        log(
+          config,
+          :warning,
+          "the host of this node, #{name}, has capital letters. Its peers take host names from DNS in " <>
+            "lower case, so they cannot connect to it. Name it #{lower}, with RELEASE_NODE or --name"
+        )
 
       _ ->
         :ok

@@ -96,6 +96,13 @@ defmodule Caravan.Cluster.MembershipTest do
       assert Membership.members(elem(state, 1)) == ["a@h"]
     end
 
+    test "not this node, if its own name has capital letters and DNS gives it in lower case" do
+      own = [self: "app-4881@Node1.Test"]
+      state = membership() |> handle(answer(["app-4881@node1.test", "a@h"]), 0, own)
+      assert dialled(state) == ["a@h"]
+      assert Membership.members(elem(state, 1)) == ["a@h"]
+    end
+
     test "not who is connected already, in or out of DNS before" do
       state =
         membership()

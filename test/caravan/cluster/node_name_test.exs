@@ -64,4 +64,10 @@ defmodule Caravan.Cluster.NodeNameTest do
       String.to_existing_atom("app@refused by node-name" <> "-test")
     end
   end
+
+  test "aliases/1 has the name with its host in lower case" do
+    assert NodeName.aliases("App-1@Node1.Test") == ["App-1@Node1.Test", "App-1@node1.test"]
+    assert NodeName.aliases("App-1@node1.test") == ["App-1@node1.test"]
+    assert NodeName.aliases("nonode@nohost") == ["nonode@nohost"]
+  end
 end

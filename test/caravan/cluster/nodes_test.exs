@@ -418,6 +418,33 @@ defmodule Caravan.Cluster.NodesTest do
     await_mesh([a, b])
   end
 
+  test "a node whose host has capital letters does not dial itself, and is told what to set",
+       context do
+    node = start_alone(name: PeerNode.name("app", "Node1.Caravan.Test"))
+    port = PeerNode.port(node)
+    file = Path.join(System.tmp_dir!(), "caravan-#{port}.log")
+    on_exit(fn -> File.rm(file) end)
+    handler = %{config: %{file: String.to_charlist(file)}, formatter: {:logger_formatter, %{}}}
+    :ok = PeerNode.call(node, :logger, :add_handler, [:file, :logger_std_h, handler])
+    :ok = PeerNode.call(node, :logger, :set_primary_config, [:level, :warning])
+
+    Knot.put_records(context.knot, [
+      "_app._tcp 1 SRV 0 0 #{port} Node1",
+      "Node1 1 A 127.0.0.1",
+      # Of a node that is not there, so that the strategy has a node to dial.
+      "_app._tcp 1 SRV 0 0 1 node2",
+      "node2 1 A 127.0.0.1"
+    ])
+
+    start_strategy(node, context.knot, node_name: "{name}-{port}@{host}")
+    [strategy] = PeerNode.call(node, Caravan.Cluster.Topologies, :whereis, [:caravan])
+    peers = fn -> Map.keys(PeerNode.call(node, :sys, :get_state, [strategy]).membership.peers) end
+    Host.await(fn -> peers.() != [] end, "the records")
+    assert peers.() == ["app-1@node2.caravan.test"]
+    Host.await(fn -> File.read!(file) =~ "lower case" end, "a warning")
+    assert File.read!(file) =~ "Node1.Caravan.Test"
+  end
+
   test "a node whose distribution starts after the strategy does not dial itself", context do
     port = Host.free_port()
     name = :"app-#{port}@127.0.0.1"

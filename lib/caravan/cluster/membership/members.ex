@@ -9,6 +9,7 @@ defmodule Caravan.Cluster.Membership.Members do
   alias Caravan.Cluster.Membership.Peer
   alias Caravan.Cluster.Membership.Prune
   alias Caravan.Cluster.Membership.State
+  alias Caravan.Cluster.NodeName
 
   @doc "Takes an answer in."
   @spec apply_answer(State.t(), Config.source(), Membership.answer(), Membership.env()) ::
@@ -17,7 +18,7 @@ defmodule Caravan.Cluster.Membership.Members do
     before = MapSet.new(members(state))
 
     state
-    |> add_endpoints(source, Map.delete(answer.endpoints, self), now)
+    |> add_endpoints(source, Map.drop(answer.endpoints, NodeName.aliases(self)), now)
     |> mark_missing(source, answer, now)
     |> enforce_max_nodes()
     |> report_members(before)
