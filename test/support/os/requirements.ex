@@ -2,7 +2,7 @@ defmodule Caravan.Test.Requirements do
   @moduledoc """
   Skips tests that need a program or a right that this machine lacks.
 
-      @moduletag Requirements.tag([:knot, :kdig])
+      @moduletag Requirements.tag([:knotd, :kdig])
 
   Each missing requirement is printed once for the whole test run.
   """
@@ -23,15 +23,18 @@ defmodule Caravan.Test.Requirements do
           | :netns
           | :system_files
 
-  # Each program with the Debian package that has it.
+  # Debian's packages. Debian has no cargo that is new enough.
   @packages %{
-    cargo: nil,
-    erl_call: "erlang-base",
-    kdig: "knot-dnsutils",
-    knotd: "knot",
-    openssl: "openssl",
-    script: "bsdutils",
-    unbound: "unbound"
+    "erl_call" => "erlang-base",
+    "ip" => "iproute2",
+    "kdig" => "knot-dnsutils",
+    "knotd" => "knot",
+    "nft" => "nftables",
+    "nsenter" => "util-linux",
+    "openssl" => "openssl",
+    "script" => "bsdutils",
+    "unbound" => "unbound",
+    "unshare" => "util-linux"
   }
 
   @doc """
@@ -53,18 +56,22 @@ defmodule Caravan.Test.Requirements do
   defp reason(name) do
     with :unknown <- :persistent_term.get({__MODULE__, name}, :unknown) do
       reason = check(name)
-      if reason, do: IO.puts("Skipping tests that need #{name}: #{reason}")
+      if reason, do: IO.puts("Skipping some tests: #{reason}")
       :persistent_term.put({__MODULE__, name}, reason)
       reason
     end
   end
 
-  defp check(:netns), do: Netns.obstacle()
-  defp check(:system_files), do: SystemFiles.obstacle()
+  defp check(:netns),
+    do: Enum.find_value(~w(unshare nsenter ip nft), &not_installed/1) || Netns.obstacle()
 
-  defp check(program) do
-    package = Map.fetch!(@packages, program)
-    package = if package, do: " (Debian package #{package})"
-    unless Daemon.find(to_string(program)), do: "it is not installed#{package}"
+  defp check(:system_files),
+    do: Enum.find_value(~w(unshare ip), &not_installed/1) || SystemFiles.obstacle()
+
+  defp check(program), do: not_installed(to_string(program))
+
+  defp not_installed(program) do
+    package = if package = @packages[program], do: " (Debian package #{package})"
+    unless Daemon.find(program), do: "#{program} is not installed#{package}"
   end
 end
