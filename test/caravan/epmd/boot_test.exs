@@ -13,6 +13,7 @@ defmodule Caravan.Epmd.BootTest do
     Caravan.Epmd.Boot,
     Caravan.Epmd.Names,
     Caravan.Epmd.PortRule,
+    Caravan.Epmd.Quarantine,
     Caravan.Epmd.Settings,
     Caravan.Native
   ]
