@@ -56,7 +56,7 @@ defmodule Caravan.Test.Requirements do
   defp reason(name) do
     with :unknown <- :persistent_term.get({__MODULE__, name}, :unknown) do
       reason = check(name)
-      if reason, do: IO.puts("Skipping some tests: #{reason}")
+      if reason, do: IO.puts("\nSkipping some tests: #{reason}")
       :persistent_term.put({__MODULE__, name}, reason)
       reason
     end
