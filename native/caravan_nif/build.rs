@@ -1,9 +1,9 @@
-//! A linker argument that the library cannot do without, kept out of RUSTFLAGS because a user's own
-//! RUSTFLAGS would replace it.
+//! Sets a linker argument that the library needs. RUSTFLAGS in a configuration file would be replaced by the user's
+//! RUSTFLAGS.
 
 fn main() {
-    // The VM unmaps a NIF library when its module is purged. The resolver's thread runs code of this
-    // library, so it has to stay mapped. (macOS never unmaps a library that has thread-locals.)
+    // The VM unmaps a NIF library when its module is purged. The library must stay mapped, because the runtime's
+    // thread runs its code. (macOS does not unmap a library that has thread-locals.)
     if std::env::var("CARGO_CFG_TARGET_OS").as_deref() == Ok("linux") {
         println!("cargo::rustc-cdylib-link-arg=-Wl,-z,nodelete");
     }

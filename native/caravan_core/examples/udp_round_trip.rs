@@ -1,5 +1,5 @@
-//! The floor under a DNS lookup: sends one question over UDP and waits for its answer, again and
-//! again. Prints the median in nanoseconds, then questions per second with so many threads at it.
+//! The lower bound of the time of a DNS lookup: sends a query over UDP and waits for the response, COUNT times. Prints
+//! the median in nanoseconds, and the queries per second of THREADS threads that do the same.
 //!
 //! ```text
 //! cargo run --release --example udp_round_trip -- 127.0.0.1:5353 app.test 10000 16
@@ -49,7 +49,7 @@ fn round_trips(address: SocketAddr, name: &str, count: usize) -> std::io::Result
     (0..count).map(round_trip).collect()
 }
 
-/// An SRV question with id 1 and recursion desired (RFC 1035, 4.1).
+/// Returns an SRV query with id 1 and the flag RD (RFC 1035, 4.1).
 fn question(name: &str) -> Vec<u8> {
     let mut bytes = vec![0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
     for label in name.split('.') {

@@ -1,14 +1,14 @@
-//! What holds for any input. Each function is one fuzz target (`fuzz_targets`) and one property test
-//! (`../src/fuzz_bodies.rs`); it panics when it finds something.
+//! Checks that hold for any input. Each function is the body of one fuzz target (`fuzz_targets`) and of one property
+//! test (`../src/fuzz_bodies.rs`). It panics if a check fails.
 
 use std::num::NonZeroU16;
 
 use caravan_core::dns::{
-    NameServerConfig, Protocol, QueryType, Question, network, read_any, read_any_files,
+    NameServerConfig, Protocol, QueryType, Question, network, read_any_files, read_any_response,
 };
 use caravan_core::port::{PortError, Rule, port};
 
-/// Two octets of base port, one of rule, then the node name.
+/// The input is two octets for the base port, one for the rule, and the node name.
 pub fn check_port(data: &[u8]) {
     let [high, low, rule, name @ ..] = data else {
         return;
@@ -25,7 +25,11 @@ pub fn check_port(data: &[u8]) {
     let basename = name.split(|byte| *byte == b'@').next().unwrap_or(name);
     let found = port(name, rule);
 
-    assert_eq!(found, port(basename, rule), "the host never counts");
+    assert_eq!(
+        found,
+        port(basename, rule),
+        "the host does not change the port"
+    );
     assert_eq!(found == Err(PortError::EmptyName), basename.is_empty());
     match found {
         Ok(port) if fixed => assert_eq!(port, base.get()),
@@ -46,12 +50,12 @@ pub fn check_port(data: &[u8]) {
             assert!(digits <= 5);
             assert_eq!(u32::from(port), expected);
         }
-        Err(PortError::OutOfRange) => assert!(!fixed, "a fixed port is always in range"),
+        Err(PortError::OutOfRange) => assert!(!fixed, "a fixed port is in range"),
         Err(_) => {}
     }
 }
 
-/// The strings of the options of `Caravan.Dns`, the names it looks up, and the system's files.
+/// The input is a string in the options of `Caravan.Dns`, a name to look up, and a system file.
 pub fn check_config(data: &[u8]) {
     read_any_files(data);
     if Question::new(data, QueryType::Srv).is_ok() {
@@ -76,15 +80,15 @@ pub fn check_config(data: &[u8]) {
             Protocol::Tls { name } => format!("tls://{address}#{name}"),
             Protocol::Https { name, path } => format!("https://{address}{path}#{name}"),
         };
-        assert_eq!(written.parse(), Ok(found), "read back");
+        assert_eq!(written.parse(), Ok(found), "parsed back");
     }
     if let Ok(found) = network(text) {
-        assert_eq!(network(&found.to_string()), Ok(found), "read back");
+        assert_eq!(network(&found.to_string()), Ok(found), "parsed back");
         assert!(found.contains(&found.network()));
     }
 }
 
-/// A DNS message: what a nameserver sends.
+/// The input is a DNS message from a nameserver.
 pub fn check_answer(data: &[u8]) {
-    read_any(data);
+    read_any_response(data);
 }

@@ -1,8 +1,7 @@
-//! Lookups of SRV, A and AAAA records, each bounded by a deadline, each ending in a value of a
-//! closed set of errors.
+//! Lookups of SRV, A and AAAA records. Each lookup has a deadline, and each error is one of a closed set.
 //!
-//! [`Question`] and [`LookupOptions`] are checked when they are made; [`Resolvers::start`] never fails
-//! because of what the caller passed, only because of what the network did.
+//! [`Question`] and [`LookupOptions`] are checked when they are made. So [`Resolvers::start`] fails only
+//! because of the network, the nameservers, or the files in the configuration.
 
 mod answer;
 mod config;
@@ -32,6 +31,6 @@ pub use error::LookupError;
 pub use question::{BadName, QueryType, Question};
 pub use resolvers::{LookupStart, MAX_RESOLVERS, Outcome, PendingLookup, Resolvers};
 #[cfg(any(test, fuzzing))]
-pub use response::read_any;
+pub use response::read_any_response;
 #[cfg(any(test, fuzzing))]
 pub use system_config::read_any_files;

@@ -1,4 +1,4 @@
-//! The fuzz targets' bodies as property tests, and on the seeds that they start from.
+//! Runs the bodies of the fuzz targets as property tests, and with the seeds of the fuzz targets.
 
 #[path = "../fuzz/bodies.rs"]
 mod bodies;
@@ -20,13 +20,13 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
     seeds
 }
 
-/// `.ci/fuzz` asks for more.
+/// The number of cases. `.ci/fuzz` sets a higher one.
 fn cases() -> u32 {
     let cases = env::var("PROPTEST_CASES").ok();
     cases.and_then(|text| text.parse().ok()).unwrap_or(2_000)
 }
 
-/// A seed with some of its octets changed, cut or doubled; or any octets.
+/// Returns inputs: a seed of which octets were changed, removed or repeated, or any octets.
 fn input(target: &str) -> impl Strategy<Value = Vec<u8>> + use<> {
     let changes = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0..4u8), 0..8);
     let mutated = (prop::sample::select(seeds(target)), changes).prop_map(|(mut seed, changes)| {
@@ -53,7 +53,7 @@ macro_rules! targets {
             use super::*;
 
             #[test]
-            fn seeds() {
+            fn accepts_its_seeds() {
                 super::seeds(stringify!($target)).iter().for_each(|seed| $body(seed));
             }
 
@@ -61,7 +61,7 @@ macro_rules! targets {
                 #![proptest_config(ProptestConfig::with_cases(cases()))]
 
                 #[test]
-                fn any_input(data in input(stringify!($target))) {
+                fn accepts_any_input(data in input(stringify!($target))) {
                     $body(&data);
                 }
             }

@@ -1,15 +1,15 @@
-//! What Caravan computes, with no BEAM in sight: [`port`] turns a node name into its distribution
-//! port, [`peers`] keeps what discovery learned of nodes, [`dns`] looks names up.
+//! The parts of Caravan that do not need the BEAM: [`port`] maps a node name to its distribution port,
+//! [`peers`] stores the ports and addresses of discovered nodes, [`dns`] looks up names.
 //!
-//! This crate is *not* a DNS client. `hickory-resolver` speaks the protocol; what is here is
-//! configuration, limits, a closed set of errors and records in the shape Caravan hands on.
-//! `caravan_nif` translates these modules to Erlang terms.
+//! This crate is *not* a DNS client. `hickory-resolver` implements the protocol. This crate adds
+//! configuration, limits, a closed set of errors, and records in the shape that Caravan uses.
+//! `caravan_nif` translates the three modules to Erlang terms.
 
 pub mod dns;
 pub mod peers;
 pub mod port;
 
-// The bodies of the fuzz targets, which name this crate as any other crate does, run as its tests too.
+// The bodies of the fuzz targets name this crate from outside, and also run as its tests.
 #[cfg(test)]
 extern crate self as caravan_core;
 #[cfg(test)]

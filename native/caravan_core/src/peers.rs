@@ -1,8 +1,8 @@
-//! What discovery learned of other nodes: the port and the addresses of a node name.
+//! The table of discovered nodes: the port and the addresses of each node name.
 //!
-//! Several topologies say what they know, each all of it at once. Where two name the same node, the
-//! one that spoke last counts; when it is gone, the other one does again. What a writer prepares, it
-//! prepares beside the readers: they wait for the exchange of one pointer at most.
+//! Each topology puts all its entries at once. If two topologies have the same node, the later put wins. When that
+//! topology is deleted, the entry of the other one is used again. A writer prepares the new table without a lock on
+//! the old one, so readers wait at most while one pointer is replaced.
 
 use std::collections::BTreeMap;
 use std::mem;
@@ -12,28 +12,28 @@ use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
 
-/// Names of all topologies together; a name counts in each of them.
+/// Maximum number of entries over all topologies. A name counts once in each topology.
 pub const MAX_NAMES: usize = 16_384;
-/// Addresses of one node; those after them are left out.
+/// Maximum number of addresses of one node. Further addresses are left out.
 pub const MAX_ADDRESSES: usize = 8;
 
-/// What is known of one node.
+/// The port and the addresses of one node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Endpoint {
-    /// Where it listens; without it, the port rule tells.
+    /// The distribution port. If `None`, the port follows from the port rule.
     pub port: Option<NonZeroU16>,
-    /// Where it is, the best first.
+    /// The addresses, best first.
     pub addresses: Vec<IpAddr>,
 }
 
-/// There would be more than [`MAX_NAMES`].
+/// The table would have more than [`MAX_NAMES`] entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TableFull;
 
-/// Node names, full ones (`app@host`), and their peers.
+/// Endpoints by full node name (`app@host`).
 pub type Peers = BTreeMap<Arc<[u8]>, Arc<Endpoint>>;
 
-/// The table. `T` is how its users name topologies.
+/// The table. `T` is the type of topology names.
 ///
 /// ```
 /// use caravan_core::peers::{Endpoint, PeerTable};
@@ -46,9 +46,9 @@ pub type Peers = BTreeMap<Arc<[u8]>, Arc<Endpoint>>;
 /// ```
 #[derive(Debug)]
 pub struct PeerTable<T> {
-    /// The one that spoke last stands last.
+    /// In the order of their last put.
     topologies: Mutex<Vec<(T, Peers)>>,
-    /// What readers see: all topologies in one.
+    /// The entries of all topologies, for readers.
     peers: RwLock<Arc<Peers>>,
 }
 
@@ -62,14 +62,14 @@ impl<T> Default for PeerTable<T> {
 }
 
 impl<T: PartialEq> PeerTable<T> {
-    /// An empty table.
+    /// Returns an empty table.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Replaces all that `topology` put before; nothing changes when that would be too much. Of
-    /// entries with the same name, the last counts.
+    /// Replaces all entries of `topology`. Of entries with the same name, the last is used. If the table would be too
+    /// large, it stays as it is.
     pub fn put<'a>(
         &self,
         topology: T,
@@ -94,20 +94,20 @@ impl<T: PartialEq> PeerTable<T> {
         Ok(())
     }
 
-    /// Forgets all that `topology` put.
+    /// Deletes all entries of `topology`.
     pub fn delete(&self, topology: &T) {
         let mut topologies = self.topologies.lock();
         topologies.retain(|(other, _)| other != topology);
         self.publish(&topologies);
     }
 
-    /// What is known of the node with this full name.
+    /// Returns the endpoint of the node with this full name.
     #[must_use]
     pub fn find(&self, name: &[u8]) -> Option<Arc<Endpoint>> {
         self.peers.read().get(name).cloned()
     }
 
-    /// All nodes, sorted by name, as they are now.
+    /// Returns all entries as they are now, sorted by name.
     #[must_use]
     pub fn list(&self) -> Arc<Peers> {
         self.peers.read().clone()
@@ -118,7 +118,7 @@ impl<T: PartialEq> PeerTable<T> {
         for (_, peers) in topologies {
             all.append(&mut peers.clone());
         }
-        // The lock is free again before the old ones are dropped.
+        // Dropping the old table takes long, so it is done after the lock is released.
         let old = mem::replace(&mut *self.peers.write(), Arc::new(all));
         drop(old);
     }

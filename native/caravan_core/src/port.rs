@@ -1,41 +1,41 @@
-//! The port rule: which port the node of a given name listens on.
+//! The port rule: the port on which the node of a given name listens.
 //!
 //! | name | port |
 //! |---|---|
-//! | no digits before the `@` | base port |
-//! | they end in 0..=1023 | base port + that number |
-//! | they end in 1024..=65535 | that number |
-//! | [`Rule::Fixed`] | base port, whatever the name |
-//! | a temporary node (release helpers, remote consoles) | none: [`PortError::Temporary`] |
+//! | no digits at the end (before the `@`) | base port |
+//! | digits at the end, 0 to 1023 | base port + that number |
+//! | digits at the end, 1024 to 65535 | that number |
+//! | any name, with [`Rule::Fixed`] | base port |
+//! | that of a temporary node (release helpers, remote consoles) | [`PortError::Temporary`] |
 
 use std::num::NonZeroU16;
 
-/// First port that an ordinary user may bind: below it, digits are an offset to the base port.
+/// The first port that an ordinary user may bind. A smaller number is an offset to the base port.
 const FIRST_UNPRIVILEGED: u16 = 1024;
-/// Digits of 65535; a longer number is no port, whatever its value.
+/// Maximum number of digits, as in 65535. A longer number is out of range, whatever its value.
 const MAX_DIGITS: usize = 5;
 
-/// How a name maps to a port.
+/// The rule that maps names to ports, with its base port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rule {
-    /// By the digits at the end of the name; the port is the base port.
+    /// The port follows from the digits at the end of the name.
     Name(NonZeroU16),
-    /// Always this port: one node per address, names end in random digits.
+    /// The port is always the base port. For one node per address, whose names may end in random digits.
     Fixed(NonZeroU16),
 }
 
-/// Why a name has no port.
+/// The reason why a name has no port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PortError {
-    /// Nothing before the `@`.
+    /// There is no text before the `@`.
     EmptyName,
-    /// More than five digits, or a port over 65535.
+    /// The name has more than five digits, or the port would be over 65535.
     OutOfRange,
-    /// A node that lives for one command and listens on any free port.
+    /// The node lives for one command. It listens on any free port.
     Temporary,
 }
 
-/// The distribution port of the node called `name` (`app-4001` or `app-4001@host`).
+/// Returns the distribution port of a node (`app-4001` or `app-4001@host`).
 ///
 /// ```
 /// use caravan_core::port::{PortError, Rule, port};
@@ -79,15 +79,16 @@ fn by_digits(digits: &[u8], base: NonZeroU16) -> Result<u16, PortError> {
     u16::try_from(port).map_err(|_| PortError::OutOfRange)
 }
 
-/// Helper nodes carry the main node's name inside their own, so their digits must not count.
+/// Returns whether a name is that of a helper node. It contains the name of the main node, whose digits must not
+/// count.
 ///
 /// - `rem-1f2e-NODE`, `rpc-1f2e-NODE`: `bin/app remote` and `rpc` of an Elixir release
 ///   (`Mix.Tasks.Release.Init`, Elixir 1.9 and later)
 /// - `remsh1f2e-NODE`, `maint1f2e-NODE`, `longname1f2e-NODE`: relx's `extended_bin`
 /// - `NODE_maint_123`: the `nodetool` of relx and rebar3, [`is_nodetool`]
 ///
-/// The id has to be there, as long as these tools make it: `rpc-gateway-4001`, `rpc-db-4001` and
-/// `theorem-4001` are ordinary nodes.
+/// The id must have a length that these tools produce: `rpc-gateway-4001`, `rpc-db-4001` and `theorem-4001` are
+/// ordinary nodes.
 fn is_temporary(basename: &[u8]) -> bool {
     const PREFIXES: [(&[u8], usize); 5] = [
         (b"rem-", 4),
@@ -107,13 +108,13 @@ fn is_nodetool(stem: &[u8], digits: &[u8]) -> bool {
     !digits.is_empty() && stem.ends_with(b"_maint_")
 }
 
-/// `1f2e-NODE`: four or more hexadecimal digits, a hyphen, a name.
+/// Returns whether the text is like `1f2e-NODE`: four or more hexadecimal digits, a hyphen, a name.
 fn starts_with_id(rest: &[u8], longest: usize) -> bool {
     let id = rest.iter().take_while(|b| b.is_ascii_hexdigit()).count();
     (4..=longest).contains(&id) && matches!(rest.get(id..), Some([b'-', _, ..]))
 }
 
-/// What stands before the digits at the end, and these.
+/// Splits a name before the digits at its end.
 fn split_digits(basename: &[u8]) -> (&[u8], &[u8]) {
     let last = basename.iter().rposition(|byte| !byte.is_ascii_digit());
     basename.split_at(last.map_or(0, |last| last + 1))

@@ -1,7 +1,7 @@
-//! Lookups over real sockets, however they end. What they give is tested in Elixir; here it is that
-//! nothing leaks (`.ci/leaks`).
+//! Lookups over real sockets, with each way to end. The Elixir tests check their results in detail. These tests also
+//! run under a leak checker (`.ci/leaks`).
 
-// What fails here fails a test.
+// A panic fails the test, as it should.
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
 use std::io::{Read, Write};
@@ -20,9 +20,9 @@ use tokio::sync::oneshot;
 
 const ENOUGH: Duration = Duration::from_secs(20);
 
-/// Answers `many.…` with a cut answer over UDP and 300 records over TCP, `silent.…` never, `bad.…` with
-/// an answer that ends in its record, `noisy.…` after 50 datagrams that are no answer, all else with one
-/// record.
+/// Starts a nameserver. It answers `many.…` with a truncated response over UDP and 300 records over TCP, `bad.…` with
+/// a response that ends within its record, `noisy.…` after 50 datagrams that are no responses, and other names with
+/// one record. It does not respond to `silent.…`.
 fn serve() -> SocketAddr {
     let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
     let address = tcp.local_addr().expect("its address");
@@ -63,7 +63,7 @@ fn serve() -> SocketAddr {
     address
 }
 
-/// So many A records, with flags beside that of a response.
+/// Returns a response with `records` A records and the given flags.
 fn answer(query: &[u8], records: u16, flags: u8) -> Vec<u8> {
     let name = query[12..].iter().position(|octet| *octet == 0);
     let question = &query[12..12 + name.expect("a name") + 5];
@@ -77,7 +77,7 @@ fn answer(query: &[u8], records: u16, flags: u8) -> Vec<u8> {
     [&header.concat(), question, &record.repeat(records.into())].concat()
 }
 
-/// As the NIF has it: one thread that runs nothing else.
+/// Resolvers on a runtime with one thread, as in the NIF.
 struct Client {
     resolvers: Arc<Resolvers>,
     options: LookupOptions,
@@ -146,7 +146,7 @@ impl Drop for Client {
 }
 
 #[test]
-fn answers_errors_and_silence() {
+fn lookups_end_with_an_answer_an_error_or_a_timeout() {
     let client = Client::new(&serve().to_string());
     for _ in 0..3 {
         assert_eq!(client.outcome("one.test"), Ok(1));
@@ -158,7 +158,7 @@ fn answers_errors_and_silence() {
 }
 
 #[test]
-fn answers_over_tcp() {
+fn lookups_over_tcp_are_answered() {
     let client = Client::new(&format!("tcp://{}", serve()));
     for _ in 0..3 {
         assert_eq!(client.outcome("one.test"), Ok(300));
@@ -173,36 +173,36 @@ fn a_lookup_after_a_flush_is_answered() {
     assert_eq!(client.outcome("one.test"), Ok(1));
 }
 
-/// A server that answers when it is told to, and says when it has done so.
+/// A nameserver that responds when the test calls `answer`.
 struct Patient {
     address: SocketAddr,
     go: Sender<()>,
-    gone: Receiver<()>,
+    sent: Receiver<()>,
 }
 
 impl Patient {
     fn new() -> Self {
         let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         let address = udp.local_addr().expect("its address");
-        let (go, told) = channel();
-        let (say, gone) = channel();
+        let (go, released) = channel();
+        let (report, sent) = channel();
         thread::spawn(move || {
             let mut query = [0; 1_500];
             while let Ok((length, client)) = udp.recv_from(&mut query) {
-                if told.recv().is_err() {
+                if released.recv().is_err() {
                     return;
                 }
                 let _ = udp.send_to(&answer(&query[..length], 1, 0), client);
-                let _ = say.send(());
+                let _ = report.send(());
             }
         });
-        Self { address, go, gone }
+        Self { address, go, sent }
     }
 
-    /// Over loopback the answer has come when the system call that sent it returns.
+    /// Sends one response. Over loopback it has arrived when this returns.
     fn answer(&self) {
         self.go.send(()).expect("a server");
-        self.gone.recv_timeout(ENOUGH).expect("an answer");
+        self.sent.recv_timeout(ENOUGH).expect("an answer");
     }
 }
 
@@ -213,11 +213,11 @@ fn pending(started: LookupStart) -> PendingLookup {
     }
 }
 
-/// A client of that server, which knows it already.
+/// Returns a client of that nameserver that has loaded its configuration.
 fn patient_client(server: &Patient) -> Client {
     let client = Client::new(&server.address.to_string());
     let (started, receiver) = client.start("first.test");
-    // Files are looked at on the runtime, so nothing is left for a look.
+    // The first lookup loads the configuration on the runtime, so the second poll finds no answer.
     assert!(pending(started).poll().is_none());
     server.answer();
     assert_eq!(receiver.recv_timeout(ENOUGH), Ok(Ok(1)));
@@ -225,7 +225,7 @@ fn patient_client(server: &Patient) -> Client {
 }
 
 #[test]
-fn the_second_look_finds_the_answer_and_nobody_else_tells_of_it() {
+fn the_second_poll_returns_the_answer_and_reply_is_not_called() {
     let server = Patient::new();
     let client = patient_client(&server);
     let (started, receiver) = client.start("one.test");
@@ -233,12 +233,12 @@ fn the_second_look_finds_the_answer_and_nobody_else_tells_of_it() {
     server.answer();
     let found = lookup.poll().map(|answer| answer.records.len());
     assert_eq!(found, Some(1));
-    assert!(receiver.recv_timeout(ENOUGH).is_err(), "its reply is gone");
+    assert!(receiver.recv_timeout(ENOUGH).is_err(), "reply was dropped");
     assert!(lookup.poll().is_none());
 }
 
 #[test]
-fn an_answer_that_comes_after_the_second_look_is_delivered() {
+fn an_answer_after_the_second_poll_is_given_to_reply() {
     let server = Patient::new();
     let client = patient_client(&server);
     let (started, receiver) = client.start("one.test");
@@ -248,7 +248,7 @@ fn an_answer_that_comes_after_the_second_look_is_delivered() {
 }
 
 #[test]
-fn a_lookup_that_nobody_looks_at_ends_at_its_deadline() {
+fn a_lookup_without_a_second_poll_ends_at_its_deadline() {
     let server = Patient::new();
     let client = patient_client(&server);
     let (started, receiver) = client.start("one.test");
@@ -260,11 +260,11 @@ fn a_lookup_that_nobody_looks_at_ends_at_its_deadline() {
 #[test]
 fn a_cancelled_lookup_has_no_outcome() {
     let client = Client::new(&serve().to_string());
-    // Before its resolver is there, and afterwards.
+    // The first lookup loads the configuration on the runtime, the second is polled inline.
     for _ in 0..2 {
         let (started, cancelled) = client.start("silent.test");
         pending(started).cancel();
-        assert!(cancelled.recv_timeout(ENOUGH).is_err(), "its reply is gone");
+        assert!(cancelled.recv_timeout(ENOUGH).is_err(), "reply was dropped");
         assert_eq!(client.outcome("one.test"), Ok(1));
     }
 }

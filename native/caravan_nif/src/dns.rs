@@ -1,10 +1,9 @@
-//! `dns_lookup/3`, `dns_poll/1`, `dns_cancel/1`, `dns_flush/0` and `dns_in_flight/0`: a lookup runs on the
-//! runtime and replies by message, unless its answer is found at once.
+//! The NIFs `dns_lookup/3`, `dns_poll/1`, `dns_cancel/1`, `dns_flush/0` and `dns_in_flight/0`.
 //!
-//! The resource that `dns_lookup` returns is the lookup's reference: the reply is
-//! `{reference, {:ok, answer} | {:error, error}}`. It is sent exactly once, or never when `dns_poll`
-//! returned the answer or the lookup was cancelled first; `dns_lookup` itself may return the answer instead
-//! of a reference.
+//! A lookup has two phases. First it is polled on the caller's thread: `dns_lookup` and `dns_poll` return the answer
+//! if it is there. Otherwise they return the lookup's reference, and after `dns_poll` the outcome comes as the message
+//! `{reference, {:ok, answer} | {:error, error}}`. The caller gets one outcome, returned or sent, or none if it
+//! cancels the lookup first.
 
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -22,17 +21,17 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use crate::dns_terms::{self, OptionsTerm, QueryTypeAtom};
 use crate::runtime;
 
-/// Lookups under way in the whole VM; one more is answered `:busy`.
+/// Maximum number of lookups in flight in the VM. One more has the error `:busy`.
 const MAX_LOOKUPS: usize = 1_024;
 
-/// Records, and addresses of their targets, that a scheduler has the time to encode. A larger answer is encoded
-/// on the runtime's thread.
+/// Maximum size of an answer, in records and addresses of their targets, that a NIF returns. Encoding a larger answer
+/// takes a scheduler too long, so it is encoded and sent on the runtime's thread.
 const INLINE_LIMIT: usize = 128;
 
 static RESOLVERS: OnceCell<Arc<Resolvers>> = OnceCell::new();
 static PERMITS: Semaphore = Semaphore::const_new(MAX_LOOKUPS);
 
-/// One lookup, as the reference of its caller holds it.
+/// One lookup. The reference of its caller is a resource that holds it.
 struct Lookup {
     reply: Arc<Reply>,
     pending: PendingLookup,
@@ -40,14 +39,14 @@ struct Lookup {
 
 #[rustler::resource_impl]
 impl Resource for Lookup {
-    /// The caller has died.
+    /// Called when the caller dies after `dns_poll`, which monitors it.
     fn down<'a>(&'a self, _env: Env<'a>, _caller: LocalPid, _monitor: Monitor) {
         self.cancel();
     }
 }
 
 impl Lookup {
-    /// True if the lookup will not reply.
+    /// Returns true if this call ended the lookup: no outcome will come.
     fn cancel(&self) -> bool {
         let cancelled = self.reply.claim();
         if cancelled {
@@ -58,13 +57,13 @@ impl Lookup {
 }
 
 impl Drop for Lookup {
-    /// A caller that dies before `dns_poll` is not monitored yet, but held the only reference.
+    /// Called when the caller dies before `dns_poll`, because until then the caller has the only reference.
     fn drop(&mut self) {
         self.cancel();
     }
 }
 
-/// What a lookup owes its caller.
+/// The outcome that a lookup owes its caller.
 struct Reply {
     name: Vec<u8>,
     query_type: QueryType,
@@ -73,7 +72,7 @@ struct Reply {
 }
 
 enum ReplyState {
-    /// The caller has not called `dns_poll`. An outcome that comes earlier waits here.
+    /// The caller has not called `dns_poll`. An outcome that comes before is stored here.
     Unpolled(Option<Outcome>),
     /// The outcome will be sent under this reference.
     Owed(ResourceArc<Lookup>),
@@ -82,15 +81,15 @@ enum ReplyState {
 }
 
 impl Reply {
-    /// True for the first call alone.
+    /// Takes the right to return, send or drop the outcome. Returns true for the first call only.
     fn claim(&self) -> bool {
-        // The old state is dropped when the lock is free: it may hold the last reference, and the drop of
-        // that claims again.
+        // The old state is dropped after the lock is released. It may hold the last reference, whose drop calls this
+        // function again.
         let state = mem::replace(&mut *self.state.lock(), ReplyState::Claimed);
         !matches!(state, ReplyState::Claimed)
     }
 
-    /// Has the outcome sent as a message from now on.
+    /// Ends the first phase: from now on the outcome is sent as a message.
     fn owe(self: &Arc<Self>, reference: &ResourceArc<Lookup>) {
         let mut state = self.state.lock();
         let ReplyState::Unpolled(outcome) = &mut *state else {
@@ -104,7 +103,8 @@ impl Reply {
         }
     }
 
-    /// Not on a scheduler's thread: rustler forbids to send from there.
+    /// Sends the outcome, or stores it during the first phase. Must not run on a scheduler's thread, from which rustler
+    /// cannot send.
     fn deliver(&self, outcome: Outcome) {
         let reference = match &mut *self.state.lock() {
             ReplyState::Unpolled(waiting) => {
@@ -115,20 +115,21 @@ impl Reply {
             ReplyState::Claimed => return,
         };
         let mut message_env = OwnedEnv::new();
-        // Made before the claim: a caller that finds the lookup claimed waits a few milliseconds for it.
+        // Encoded before the claim, because a caller that cannot cancel any more waits only a few milliseconds for the
+        // message.
         let message = message_env.run(|env| {
             let result = dns_terms::result(env, &self.name, self.query_type, &outcome);
             message_env.save((reference, result))
         });
         if self.claim() {
-            // It fails if the caller has died.
+            // An error means that the caller has died.
             let _ = message_env.send_and_clear(&self.caller, |env| message.load(env));
         }
     }
 }
 
-/// Given to the lookup. If it is dropped without an outcome, as by a panic, the outcome is an internal
-/// error.
+/// Delivers the outcome of a lookup, once. If it is dropped before, because of a panic, the outcome is
+/// [`LookupError::Internal`].
 struct PendingReply {
     reply: Arc<Reply>,
     _permit: SemaphorePermit<'static>,
@@ -142,15 +143,15 @@ impl PendingReply {
 
 impl Drop for PendingReply {
     fn drop(&mut self) {
-        // On a scheduler's thread, a NIF has claimed the reply, or is about to.
+        // On a scheduler's thread there was no panic: a NIF has claimed the outcome, or is about to.
         if !is_scheduler_thread() {
             self.reply.deliver(Err(LookupError::Internal));
         }
     }
 }
 
-/// A reference, `{:ok, answer}` when the answer is at hand, or `{:error, error}` when there is nothing
-/// to wait for. Raises `badarg` for arguments that `Caravan.Dns` should not have let through.
+/// Starts a lookup and polls it. Returns `{:ok, answer}`, `{:error, error}`, or the reference of the lookup. Raises
+/// `badarg` for arguments that `Caravan.Dns` does not pass.
 #[rustler::nif]
 fn dns_lookup<'a>(
     env: Env<'a>,
@@ -171,8 +172,8 @@ fn dns_lookup<'a>(
     Ok(started.unwrap_or_else(|error| dns_terms::result(env, &name, query_type, &Err(error))))
 }
 
-/// `{:ok, answer}` if that has come, else the reference: from now on the lookup will reply. To be called
-/// once for each reference, best after other processes had their turn: until then nobody watches for it.
+/// Polls a lookup a second time. Returns `{:ok, answer}`, or the reference: then the outcome comes as a message. The
+/// caller must call it once, after other processes have run, because the lookup waits for it.
 #[rustler::nif]
 fn dns_poll<'a>(env: Env<'a>, lookup: ResourceArc<Lookup>) -> Term<'a> {
     let Reply {
@@ -192,20 +193,20 @@ fn dns_poll<'a>(env: Env<'a>, lookup: ResourceArc<Lookup>) -> Term<'a> {
         }
     }
     lookup.reply.owe(&lookup);
-    // Not earlier: a monitor costs a lookup a tenth of its time.
+    // Set only now, because a monitor costs a lookup a tenth of its time.
     if env.monitor(&lookup, caller).is_none() {
         lookup.cancel();
     }
     lookup.encode(env)
 }
 
-/// True when the lookup will not reply any more; false when its reply was already sent.
+/// Ends a lookup. Returns true if no message will come, or false if the outcome was returned or sent before.
 #[rustler::nif]
 fn dns_cancel(lookup: ResourceArc<Lookup>) -> bool {
     lookup.cancel()
 }
 
-/// Closes the sockets and connections that no lookup is using.
+/// Closes the sockets and connections that no lookup is using. Returns `:ok`.
 #[rustler::nif]
 fn dns_flush() -> rustler::Atom {
     if let Some(resolvers) = RESOLVERS.get() {
@@ -214,7 +215,7 @@ fn dns_flush() -> rustler::Atom {
     rustler::types::atom::ok()
 }
 
-/// `{lookups in flight, tasks on the runtime}`. For tests.
+/// Returns `{lookups in flight, tasks on the runtime}`. For tests.
 #[rustler::nif]
 fn dns_in_flight() -> (usize, usize) {
     let tasks = runtime::handle().map_or(0, |handle| handle.metrics().num_alive_tasks());

@@ -1,4 +1,4 @@
-//! The shapes in which lookups cross: `Caravan.Dns.Answer`, `Service` and `Error`.
+//! The terms of lookups: options in, `Caravan.Dns.Answer`, `Service` and `Error` out.
 
 use std::net::IpAddr;
 use std::num::NonZeroU8;
@@ -47,7 +47,7 @@ impl From<QueryType> for QueryTypeAtom {
     }
 }
 
-/// The options of `Caravan.Dns`, checked.
+/// The options of `Caravan.Dns`, which has checked them.
 #[derive(NifMap)]
 pub struct OptionsTerm {
     nameservers: Vec<String>,
@@ -91,13 +91,13 @@ impl TryFrom<OptionsTerm> for LookupOptions {
     }
 }
 
-/// `dns_nameserver?/1`: would [`OptionsTerm`] take it?
+/// Returns whether the text is a valid element of the option `:nameservers`.
 #[rustler::nif(name = "dns_nameserver?")]
 fn is_nameserver(text: Binary) -> bool {
     std::str::from_utf8(&text).is_ok_and(|text| text.parse::<NameServerConfig>().is_ok())
 }
 
-/// `dns_network?/1`: would [`OptionsTerm`] take it?
+/// Returns whether the text is a valid element of the option `:allow`.
 #[rustler::nif(name = "dns_network?")]
 fn is_network(text: Binary) -> bool {
     std::str::from_utf8(&text).is_ok_and(|text| network(text).is_ok())
@@ -112,7 +112,7 @@ struct AnswerTerm<'a> {
     ttl: u32,
     nameserver: Option<Term<'a>>,
     transport: rustler::Atom,
-    /// Microseconds.
+    /// In microseconds.
     time: u64,
     dropped: usize,
     secure: bool,
@@ -136,7 +136,7 @@ struct ErrorTerm<'a> {
     reason: Term<'a>,
 }
 
-/// `{:ok, %Caravan.Dns.Answer{}}` or `{:error, %Caravan.Dns.Error{}}`.
+/// Returns `{:ok, %Caravan.Dns.Answer{}}` or `{:error, %Caravan.Dns.Error{}}`.
 pub fn result<'a>(env: Env<'a>, name: &[u8], query_type: QueryType, outcome: &Outcome) -> Term<'a> {
     match outcome {
         Ok(answer) => success(env, name, query_type, answer),
@@ -170,15 +170,15 @@ fn transport(transport: Transport) -> rustler::Atom {
     }
 }
 
-/// `{:error, %Caravan.Dns.Error{reason: {:bad_name, text}}}`
+/// Returns `{:error, %Caravan.Dns.Error{reason: {:bad_name, text}}}`.
 pub fn bad_name<'a>(env: Env<'a>, name: &[u8], query_type: QueryType, bad: BadName) -> Term<'a> {
     let text = match bad {
         BadName::Empty => "it is empty",
-        BadName::TooLong => "it is longer than 253 octets",
+        BadName::TooLong => "it has more than 253 octets",
         BadName::EmptyLabel => "it has an empty label",
-        BadName::LongLabel => "it has a label of over 63 octets",
+        BadName::LongLabel => "it has a label of more than 63 octets",
         BadName::BadCharacter => {
-            "only ASCII letters, digits, \"-\", \"_\" and \".\" may stand in it"
+            "it has characters other than ASCII letters, digits, \"-\", \"_\" and \".\""
         }
     };
     failure(env, name, query_type, (atoms::bad_name(), text).encode(env))

@@ -1,11 +1,11 @@
-//! Addresses as terms, and numbers that are not cut.
+//! IP addresses and numbers as terms.
 
 use std::net::IpAddr;
 
 use rustler::types::tuple::{get_tuple, make_tuple};
 use rustler::{Decoder, Encoder, Env, Error, NifResult, Term};
 
-/// As `t::inet.ip_address/0` has it.
+/// An address in the form of `t::inet.ip_address/0`.
 pub struct Ip(pub IpAddr);
 
 impl Decoder<'_> for Ip {
@@ -31,7 +31,7 @@ impl Encoder for Ip {
     }
 }
 
-/// rustler cuts a number that is too large for a `u8` or `u16`.
+/// Decodes a number. rustler itself would truncate one that is too large for a `u8` or `u16`.
 pub fn number<T: TryFrom<u32>>(term: Term) -> NifResult<T> {
     let number: u32 = term.decode()?;
     T::try_from(number).map_err(|_| Error::BadArg)

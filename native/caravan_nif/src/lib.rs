@@ -1,6 +1,6 @@
-//! The BEAM's door to `caravan_core`: decodes terms, calls the core, encodes what comes back.
+//! The NIFs of `Caravan.Native`: decode terms, call `caravan_core`, encode the results.
 //!
-//! Loading it starts nothing. The runtime that lookups run on starts with the first lookup.
+//! Loading the library starts no thread. The first lookup starts the runtime.
 
 mod dns;
 mod dns_terms;

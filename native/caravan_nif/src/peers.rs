@@ -1,6 +1,6 @@
-//! `peers_put/2`, `peers_delete/1`, `peers_find/1`, `peers_list/0`: the table of what discovery learned.
+//! The NIFs `peers_put/2`, `peers_delete/1`, `peers_find/1` and `peers_list/0`: the table of discovered nodes.
 //!
-//! All but `peers_find` take time with the number of names, and run on a dirty scheduler.
+//! All but `peers_find` take time in proportion to the number of names, so they run on a dirty scheduler.
 
 use std::num::NonZeroU16;
 
@@ -14,10 +14,10 @@ mod atoms {
     rustler::atoms! { ok, error, full, nil }
 }
 
-/// A topology is an atom: the same in every process, for as long as the VM lives.
+/// Topologies are atoms, which have the same value in all processes and never expire.
 static TABLE: Lazy<PeerTable<Atom>> = Lazy::new(PeerTable::new);
 
-/// `:ok`, or `{:error, :full}` and nothing has changed. `badarg` for what is no entry.
+/// Returns `:ok`, or `{:error, :full}` and leaves the table as it was. Raises `badarg` for an invalid entry.
 #[rustler::nif(schedule = "DirtyCpu")]
 fn peers_put<'a>(
     env: Env<'a>,
@@ -43,7 +43,7 @@ fn peers_delete(topology: Atom) -> Atom {
     atoms::ok()
 }
 
-/// `{port | nil, [ip]}`, or nil for a node that is not there.
+/// Returns `{port | nil, [ip]}`, or `nil` if the table does not have the node.
 #[rustler::nif]
 fn peers_find<'a>(env: Env<'a>, name: Binary<'a>) -> Term<'a> {
     match TABLE.find(&name) {
@@ -52,7 +52,7 @@ fn peers_find<'a>(env: Env<'a>, name: Binary<'a>) -> Term<'a> {
     }
 }
 
-/// `[{name, port | nil, [ip]}]`, sorted by name.
+/// Returns `[{name, port | nil, [ip]}]`, sorted by name.
 #[rustler::nif(schedule = "DirtyCpu")]
 fn peers_list(env: Env) -> Term {
     let entries: Vec<_> = TABLE
@@ -71,7 +71,7 @@ fn addresses(endpoint: &Endpoint) -> Vec<Ip> {
     endpoint.addresses.iter().copied().map(Ip).collect()
 }
 
-/// 1..65535 or nil.
+/// A port from 1 to 65535, or `nil`.
 struct Port(Option<NonZeroU16>);
 
 impl Decoder<'_> for Port {

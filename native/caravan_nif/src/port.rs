@@ -1,4 +1,4 @@
-//! `port/1`, `port/3`, `port_settings/2`: the port rule.
+//! The NIFs `port/1`, `port/3` and `port_settings/2`: the port rule.
 
 use std::num::NonZeroU16;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -10,8 +10,8 @@ mod atoms {
     rustler::atoms! { ok, empty_name, out_of_range, temporary, unset }
 }
 
-/// What distribution was started with, so that `port/1` needs nothing but the name. The base port, and
-/// [`FIXED`] above it; zero, which is no port: it was not started yet.
+/// The settings with which distribution was started: the base port, plus [`FIXED`] for the rule `fixed`. 0 before that.
+/// They are here so that `port/1` needs only the name.
 static SETTINGS: AtomicU32 = AtomicU32::new(0);
 const FIXED: u32 = 1 << 16;
 
@@ -21,7 +21,7 @@ enum PortRuleAtom {
     Fixed,
 }
 
-/// The port, or why there is none, or `:unset`: `port_settings/2` was not called yet.
+/// Returns the port by the settings, or the reason why there is none, or `:unset` before `port_settings/2`.
 #[rustler::nif]
 fn port<'a>(env: Env<'a>, name: Binary<'a>) -> Term<'a> {
     match settings() {
@@ -30,7 +30,8 @@ fn port<'a>(env: Env<'a>, name: Binary<'a>) -> Term<'a> {
     }
 }
 
-/// The same with settings of the caller's. `badarg` for a base port outside 1..65535.
+/// Returns the port by the given rule and base port, or the reason why there is none. Raises `badarg` for a base port
+/// outside 1..65535.
 #[rustler::nif(name = "port")]
 fn port_by<'a>(
     env: Env<'a>,
@@ -41,7 +42,7 @@ fn port_by<'a>(
     Ok(answer(env, &name, rule_of(rule, base)?))
 }
 
-/// What `port/1` goes by from now on.
+/// Sets the rule and the base port of `port/1`.
 #[rustler::nif]
 fn port_settings(rule: PortRuleAtom, base: u32) -> NifResult<Atom> {
     let settings = match rule_of(rule, base)? {
@@ -64,7 +65,7 @@ fn settings() -> Option<Rule> {
 }
 
 fn rule_of(name: PortRuleAtom, base: u32) -> NifResult<Rule> {
-    // As a u16, rustler would cut a larger number.
+    // Decoded as a u32, because rustler would truncate a number that is too large for a u16.
     let base = u16::try_from(base).ok().and_then(NonZeroU16::new);
     let base = base.ok_or(Error::BadArg)?;
     Ok(match name {

@@ -1,4 +1,4 @@
-//! The one tokio runtime: a single thread, started by the first lookup.
+//! The tokio runtime of all lookups: one thread, which the first lookup starts.
 
 use std::future::pending;
 use std::io;
@@ -9,7 +9,7 @@ use tokio::runtime::{Builder, Handle};
 
 static RUNTIME: OnceCell<Handle> = OnceCell::new();
 
-/// The running runtime. A start that failed is tried again by the next call.
+/// Returns the running runtime. If it cannot be started, the next call tries again.
 pub fn handle() -> io::Result<&'static Handle> {
     RUNTIME.get_or_try_init(|| {
         let runtime = Builder::new_current_thread().enable_all().build()?;

@@ -1,39 +1,40 @@
-//! What comes back: records of the type asked for, in the shape node names need.
+//! The answer of a lookup: its records and where they come from.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Records taken from one answer; a larger answer is an error, not a part.
+/// Maximum number of records of one answer. A larger answer is an error, because a part of it would look
+/// like a complete answer.
 pub const MAX_RECORDS: usize = 4_096;
-/// Addresses of one SRV target; the first are kept.
+/// Maximum number of addresses of one SRV target. Further addresses are left out.
 pub const MAX_TARGET_ADDRESSES: usize = 16;
 
 /// One SRV record (RFC 2782).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Service {
-    /// Lower is preferred.
+    /// Records with a lower priority are preferred.
     pub priority: u16,
-    /// Share among records of one priority.
+    /// The share of this record among records of the same priority.
     pub weight: u16,
-    /// The port of the service; for a node, its distribution port.
+    /// The port of the service. For a node, this is its distribution port.
     pub port: u16,
-    /// Host name: lower case, no trailing dot.
+    /// The host name in lower case, without a trailing dot.
     pub target: String,
-    /// Of the target, where they were asked for and found.
+    /// The addresses of the target. Empty unless [`super::LookupOptions::addresses`] is set.
     pub addresses: Vec<IpAddr>,
 }
 
-/// The records of an answer, in the order the server gave.
+/// The records of an answer, in the order of the nameserver.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Records {
-    /// Answer to [`QueryType::Srv`].
+    /// The records of a [`super::QueryType::Srv`] lookup.
     Services(Vec<Service>),
-    /// Answer to [`QueryType::A`] and [`QueryType::Aaaa`].
+    /// The records of a [`super::QueryType::A`] or [`super::QueryType::Aaaa`] lookup.
     Addresses(Vec<IpAddr>),
 }
 
-/// What an answer came over.
+/// The transport that an answer came over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transport {
     /// UDP.
@@ -44,23 +45,23 @@ pub enum Transport {
     Tls,
     /// HTTPS (DoH).
     Https,
-    /// No network: `/etc/hosts`.
+    /// No network: the answer comes from `/etc/hosts`.
     Hosts,
 }
 
-/// What an answer, or a part of one, rests on.
+/// What is known about a set of records beside their data. The parts of an answer are merged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Provenance {
-    /// Seconds: the smallest TTL of all records, CNAMEs on the way included.
+    /// The smallest TTL of the records and of the CNAME records that led to them, in seconds.
     pub ttl: u32,
-    /// Whether DNSSEC proved all records.
+    /// Whether DNSSEC proved every record.
     pub secure: bool,
-    /// Addresses that [`super::LookupOptions::allow`] dropped.
+    /// The number of addresses that [`super::LookupOptions::allow`] dropped.
     pub dropped: usize,
 }
 
 impl Default for Provenance {
-    /// That of no records: merged with another, it changes nothing.
+    /// The neutral element of [`Provenance::merge`].
     fn default() -> Self {
         Self {
             ttl: u32::MAX,
@@ -71,7 +72,7 @@ impl Default for Provenance {
 }
 
 impl Provenance {
-    /// That of both parts together.
+    /// Returns the provenance of both sets of records together.
     #[must_use]
     pub fn merge(self, other: Self) -> Self {
         Self {
@@ -82,23 +83,23 @@ impl Provenance {
     }
 }
 
-/// At least one record, how long it holds, and where it came from.
+/// A successful lookup. It has at least one record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
-    /// What was found.
+    /// The records.
     pub records: Records,
-    /// How long it holds, and how far it can be trusted.
+    /// The TTL, proof and filtering of the records.
     pub provenance: Provenance,
-    /// Address and port of the server; none for [`Transport::Hosts`].
+    /// Address and port of the nameserver. `None` for [`Transport::Hosts`].
     pub nameserver: Option<Arc<str>>,
-    /// What it came over.
+    /// The transport of the answer.
     pub transport: Transport,
-    /// From the start of the lookup.
+    /// The duration of the lookup.
     pub time: Duration,
 }
 
 impl Answer {
-    /// Records, and addresses of their targets.
+    /// Returns the number of records plus the number of addresses of their targets.
     #[must_use]
     pub fn size(&self) -> usize {
         let addresses = match &self.records {
@@ -110,7 +111,7 @@ impl Answer {
 }
 
 impl Records {
-    /// How many there are.
+    /// Returns the number of records.
     #[must_use]
     pub fn len(&self) -> usize {
         match self {
@@ -119,7 +120,7 @@ impl Records {
         }
     }
 
-    /// Whether there are none.
+    /// Returns whether there is no record.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0

@@ -1,4 +1,4 @@
-//! Whom to ask and how.
+//! The checked configuration of lookups: nameservers, files, and the options of one lookup.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -9,88 +9,88 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-/// Nameservers of one [`LookupOptions`].
+/// Maximum number of nameservers of one [`ResolverConfig`].
 pub const MAX_NAMESERVERS: usize = 16;
-/// Networks of [`LookupOptions::allow`].
+/// Maximum number of networks in [`LookupOptions::allow`].
 pub const MAX_NETWORKS: usize = 64;
 
 pub(super) const DNS_PORT: u16 = 53;
 const TLS_PORT: u16 = 853;
 const HTTPS_PORT: u16 = 443;
 const DOH_PATH: &str = "/dns-query";
-/// Octets of a host name or a URL's path.
+/// Maximum number of octets of a host name or of the path of a URL.
 const MAX_TEXT: usize = 253;
 
-/// A text that is no nameserver.
+/// The text does not name a nameserver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BadNameserver;
 
-/// A text that is no network, such as `10.0.0.0/8`.
+/// The text is not a network such as `10.0.0.0/8`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BadNetwork;
 
-/// How a nameserver is spoken to.
+/// The protocol to a nameserver.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Protocol {
-    /// UDP, and TCP when an answer is cut.
+    /// UDP, and TCP if an answer is truncated.
     Udp,
-    /// TCP alone.
+    /// TCP only.
     Tcp,
     /// DNS over TLS (RFC 7858).
     Tls {
-        /// What the certificate has to be for: a host name or an address.
+        /// The host name or address that the certificate must be for.
         name: String,
     },
     /// DNS over HTTPS (RFC 8484).
     Https {
-        /// What the certificate has to be for: a host name or an address.
+        /// The host name or address that the certificate must be for.
         name: String,
-        /// Of the URL.
+        /// The path of the URL.
         path: String,
     },
 }
 
-/// One server to ask.
+/// One nameserver.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct NameServerConfig {
-    /// Where it is.
+    /// Its address and port.
     pub address: SocketAddr,
-    /// How it is spoken to.
+    /// The protocol to it.
     pub protocol: Protocol,
 }
 
-/// Where answers come from. Lookups of equal sources share sockets and connections.
+/// The nameservers and files of a resolver. Lookups with equal configurations share sockets and connections.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct ResolverConfig {
-    /// At most [`MAX_NAMESERVERS`]; none means the system's configuration.
+    /// At most [`MAX_NAMESERVERS`]. If empty, the system's configuration is used.
     pub nameservers: Vec<NameServerConfig>,
-    /// Certificates (PEM) to trust in place of those built in.
+    /// A PEM file with the CA certificates to trust. By default, the built-in ones of Mozilla are trusted.
     pub ca_file: Option<PathBuf>,
-    /// Whether answers are validated, and from which keys on.
+    /// If set, answers are validated.
     pub dnssec: Option<DnssecConfig>,
-    /// Letters of names are sent in random case, and have to come back in it.
+    /// Whether names are sent in random case, and only answers that repeat it are accepted (0x20).
     pub randomize_case: bool,
 }
 
-/// Validation of answers (RFC 4035).
+/// The validation of answers with DNSSEC (RFC 4035).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct DnssecConfig {
-    /// DNSKEY records to trust in place of the root's.
+    /// A file with the DNSKEY records to trust. By default, the built-in keys of the root are trusted.
     pub trust_anchors: Option<PathBuf>,
 }
 
-/// What a lookup is made with.
+/// The options of one lookup.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct LookupOptions {
-    /// Whom to ask.
+    /// The nameservers and files to use.
     pub config: ResolverConfig,
-    /// Deadline of a whole lookup, retries included.
+    /// The timeout of the whole lookup, including retries.
     pub timeout: Duration,
-    /// How often each nameserver is asked before giving up; else as resolv.conf says, else twice.
+    /// How often each nameserver is queried. The default is that of resolv.conf, or else 2.
     pub attempts: Option<NonZeroU8>,
-    /// Whether SRV targets are looked up too.
+    /// Whether the addresses of SRV targets are looked up too.
     pub addresses: bool,
-    /// Networks that addresses have to be in, at most [`MAX_NETWORKS`]; none allows all.
+    /// The networks whose addresses are accepted, at most [`MAX_NETWORKS`]. If empty, all addresses are.
     pub allow: Vec<IpNet>,
 }
 
@@ -101,14 +101,14 @@ impl ResolverConfig {
 }
 
 impl LookupOptions {
-    /// Leaves only allowed addresses; returns how many went.
+    /// Removes the addresses that are not allowed. Returns their number.
     pub(super) fn retain_allowed(&self, addresses: &mut Vec<IpAddr>) -> usize {
         let all = addresses.len();
         addresses.retain(|ip| self.allows(*ip));
         all - addresses.len()
     }
 
-    /// Whether an address lies in one of the networks of `allow`; where there are none, all are allowed.
+    /// Returns whether an address is in one of the networks of `allow`, or `allow` is empty.
     pub(super) fn allows(&self, address: IpAddr) -> bool {
         self.allow.is_empty() || self.allow.iter().any(|network| network.contains(&address))
     }
@@ -120,9 +120,9 @@ impl fmt::Display for NameServerConfig {
     }
 }
 
-/// Reads a nameserver: `10.0.0.2`, `127.0.0.1:8600`, `[fd00::1]:53`, `tcp://10.0.0.2`,
-/// `tls://10.0.0.2:853#dns.example`, `https://10.0.0.2/dns-query#dns.example`. What stands behind the
-/// `#` is the name that the certificate has to be for; without it, the address.
+/// Parses a nameserver: `10.0.0.2`, `127.0.0.1:8600`, `[fd00::1]:53`, `tcp://10.0.0.2`,
+/// `tls://10.0.0.2:853#dns.example`, `https://10.0.0.2/dns-query#dns.example`. The certificate
+/// must be for the name after the `#`, or for the address if there is no `#`.
 ///
 /// ```
 /// use caravan_core::dns::NameServerConfig;
@@ -173,7 +173,7 @@ impl FromStr for NameServerConfig {
     }
 }
 
-/// Reads a network in CIDR notation, or a single address.
+/// Parses a network in CIDR notation, or a single address.
 pub fn network(text: &str) -> Result<IpNet, BadNetwork> {
     text.parse()
         .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_addresses_are_asked_over_udp() {
+    fn an_address_without_a_scheme_means_udp() {
         let cases = [
             ("10.0.0.2", "10.0.0.2:53"),
             ("127.0.0.1:8600", "127.0.0.1:8600"),
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scheme_names_another_protocol() {
+    fn the_scheme_tcp_means_tcp_only() {
         let tcp = nameserver("tcp://127.0.0.1:8600").expect("a nameserver");
         assert_eq!((tcp.address.port(), tcp.protocol), (8600, Protocol::Tcp));
         assert_eq!(
@@ -253,7 +253,7 @@ mod tests {
 
     #[cfg(feature = "tls")]
     #[test]
-    fn tls_and_https_have_a_name_to_check() {
+    fn tls_and_https_have_the_name_of_the_certificate() {
         let name = |name: &str| name.to_owned();
         let cases = [
             (
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_refused() {
+    fn other_texts_are_refused() {
         for text in [
             "",
             "localhost",
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn networks_are_read_and_single_addresses_too() {
+    fn networks_and_single_addresses_are_parsed() {
         let ten = network("10.0.0.0/8").expect("a network");
         assert!(ten.contains(&IpAddr::from([10, 255, 0, 1])));
         assert!(!ten.contains(&IpAddr::from([11, 0, 0, 1])));
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn only_allowed_addresses_stay() {
+    fn retain_allowed_removes_other_addresses() {
         let mut options = LookupOptions {
             config: ResolverConfig::default(),
             timeout: Duration::from_secs(1),
@@ -344,18 +344,18 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_socket_address_is_read_back(ip: IpAddr, port in 1u16..) {
+        fn every_socket_address_is_parsed_back(ip: IpAddr, port in 1u16..) {
             let address = SocketAddr::new(ip, port);
             prop_assert_eq!(nameserver(&address.to_string()), Ok(udp(&address.to_string())));
         }
 
         #[test]
-        fn any_text_is_answered(text: String) {
+        fn any_text_is_parsed_without_a_panic(text: String) {
             let _ = (nameserver(&text), network(&text));
         }
 
         #[test]
-        fn any_url_is_answered(scheme in "tcp|tls|https|x", rest in "[0-9.:#/a-z\\[\\]-]{0,40}") {
+        fn any_url_is_parsed_without_a_panic(scheme in "tcp|tls|https|x", rest in "[0-9.:#/a-z\\[\\]-]{0,40}") {
             let _ = nameserver(&format!("{scheme}://{rest}"));
         }
     }

@@ -1,4 +1,4 @@
-//! Questions over a connection that is kept open: TCP, TLS or HTTPS, spoken by hickory.
+//! A TCP, TLS or HTTPS connection to one nameserver, which is kept open between queries.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -15,31 +15,32 @@ use super::config::Protocol;
 #[cfg(feature = "tls")]
 use super::tls::TlsConfig;
 
-/// Questions under way over one connection. Caravan bounds lookups before hickory does, so this only
-/// has to be out of the way.
+/// Maximum number of queries in flight over one connection. It is higher than Caravan's own limit of lookups, so
+/// that it is never reached.
 const MAX_ACTIVE: usize = 4_096;
-/// Lets go of a connection whose peer has gone silent; lookups have deadlines of their own.
+/// Timeout after which hickory gives up a silent connection. Lookups end before, at their deadlines.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 type Exchange = DnsExchange<TokioRuntimeProvider>;
 
-/// The connection to one nameserver, made when it is needed.
+/// The connection to one nameserver. The first query opens it.
 pub struct Connection {
     address: SocketAddr,
     protocol: Protocol,
     #[cfg(feature = "tls")]
     tls: TlsConfig,
-    /// Owns the task behind the connection, and ends it when it is dropped.
+    /// Owns the task of the connection. The task ends when the provider is dropped.
     provider: TokioRuntimeProvider,
     open: Mutex<OpenConnection>,
-    /// Held while connecting, so that lookups at the same moment share the connection.
+    /// Held while connecting, so that simultaneous lookups share the connection.
     connecting: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
 struct OpenConnection {
     exchange: Option<Exchange>,
-    /// Of `exchange`, so that nobody closes the one that came after it.
+    /// The number of connections so far. A query that failed over an earlier connection must not close the
+    /// current one.
     generation: u64,
 }
 
@@ -60,12 +61,12 @@ impl Connection {
         }
     }
 
-    /// The answer to `request`. A connection that was open may have been closed by the other side in
-    /// the meantime; then the question goes over a new one.
+    /// Returns the response to `request`. The nameserver may have closed the open connection in the meantime. Then
+    /// the query is repeated over a new connection.
     pub async fn query(&self, request: &DnsRequest) -> Result<DnsResponse, NetError> {
         if let Some((exchange, generation)) = self.current() {
             match self.query_over(exchange, generation, request.clone()).await {
-                // Busy is also what hickory says of a connection that has ended.
+                // Includes Busy, which hickory also returns for a connection that has ended.
                 Err(error) if !matches!(error, NetError::Timeout) => {}
                 outcome => return outcome,
             }
@@ -83,7 +84,7 @@ impl Connection {
         generation: u64,
         request: DnsRequest,
     ) -> Result<DnsResponse, NetError> {
-        // Also when the caller's deadline drops this: the peer may be gone without a word.
+        // Closes the connection also if the deadline drops this future: the nameserver may be gone.
         let guard = CloseUnlessAnswered {
             connection: self,
             generation,
@@ -98,7 +99,7 @@ impl Connection {
         Ok(response)
     }
 
-    /// hickory has only a text for an HTTP status, or for content of another type.
+    /// hickory reports an HTTP status, and content of another type, only as a text.
     fn normalize_error(&self, error: NetError) -> NetError {
         match (&self.protocol, error) {
             (Protocol::Https { .. }, NetError::Msg(_)) => ProtoError::NotAResponse.into(),
@@ -155,6 +156,7 @@ impl Connection {
     }
 }
 
+/// Closes the connection, unless it is forgotten.
 struct CloseUnlessAnswered<'a> {
     connection: &'a Connection,
     generation: u64,

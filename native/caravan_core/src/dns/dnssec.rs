@@ -1,4 +1,5 @@
-//! Validation of answers with DNSSEC (RFC 4035), by hickory.
+//! The validation of answers with DNSSEC (RFC 4035): trust anchors, hickory's validator, and checks that hickory
+//! lacks.
 
 use std::path::Path;
 use std::str::FromStr;
@@ -21,7 +22,7 @@ use super::name_server::NameServer;
 
 pub type Validator = DnssecDnsHandle<ValidatingHandle>;
 
-/// A server, as hickory's validation of DNSSEC asks it.
+/// A nameserver, as hickory's validator queries it.
 #[derive(Clone)]
 pub struct ValidatingHandle(pub Arc<NameServer>);
 
@@ -33,14 +34,14 @@ impl DnsHandle for ValidatingHandle {
         let server = Arc::clone(&self.0);
         once(async move {
             let response = server.query(&request, None).await?;
-            // Errors of the server are no proof of anything, so they stay errors.
+            // An error code proves nothing, so it becomes an error.
             Ok(DnsError::from_response(response)?)
         })
         .boxed()
     }
 }
 
-/// A validator for each of `servers`. Reads the file of trust anchors.
+/// Returns a validator for each nameserver. Reads the file of trust anchors.
 pub fn validators(
     config: &DnssecConfig,
     servers: &[Arc<NameServer>],
@@ -59,14 +60,14 @@ pub fn validators(
 fn load_trust_anchors(file: &Path) -> Result<TrustAnchors, LookupError> {
     let text = read_file(file).map_err(|_| LookupError::BadFile)?;
     let text = String::from_utf8(text).map_err(|_| LookupError::BadFile)?;
-    // An empty file would do for hickory, which counts only the root's keys.
+    // hickory accepts a file without any key.
     if !text.to_ascii_uppercase().contains("DNSKEY") {
         return Err(LookupError::BadFile);
     }
     TrustAnchors::from_str(&text).map_err(|_| LookupError::BadFile)
 }
 
-/// An answer that DNSSEC proves, or proves to need no proof (an unsigned zone).
+/// Returns a response that DNSSEC proves, or of which it proves that the zone is unsigned.
 pub async fn validate(
     validator: &Validator,
     query: &Query,
@@ -85,11 +86,11 @@ pub async fn validate(
     }
 }
 
-/// Whether what needs a proof of its own has one: that there are no such records, or that a wildcard
-/// stands for the name (RFC 4035, 5.4).
+/// Returns whether a response has the proof that it needs if it has no such records, or if its records come from a
+/// wildcard (RFC 4035, 5.4).
 ///
-/// hickory does not look for it where all of the authority section is provably unsigned, whatever zones
-/// that is of. Only a zone that the name is in can do without.
+/// hickory does not require the proof if all records of the authority section are provably unsigned, whatever their
+/// zones are. But only an unsigned zone that contains the name needs no proof.
 fn has_required_proof(response: &DnsResponse, query: &Query) -> bool {
     let authorities = &response.authorities;
     let is_insecure = |record: &&Record| record.proof == Proof::Insecure;

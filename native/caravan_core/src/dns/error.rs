@@ -1,44 +1,44 @@
-//! The closed set of ways in which a lookup ends without an answer.
+//! The errors of lookups, as a closed set.
 
 use std::io::ErrorKind;
 
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::ResponseCode;
 
-/// Why a lookup has no answer. `Caravan.Dns.Error` documents each for operators.
+/// The reason why a lookup has no answer. `Caravan.Dns.Error` documents each reason for operators.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LookupError {
     /// The name does not exist (NXDOMAIN).
     NxDomain,
-    /// The name exists, or nobody denied it, but holds no record of this type.
+    /// The name has no record of this type.
     NoRecords,
-    /// Records were there, and [`super::LookupOptions::allow`] dropped every one.
+    /// [`super::LookupOptions::allow`] dropped all addresses of the answer.
     NotAllowed,
-    /// No valid answer before the deadline.
+    /// No valid answer came before the deadline.
     Timeout,
-    /// The server failed (SERVFAIL).
+    /// The nameserver failed (SERVFAIL).
     ServFail,
-    /// The server will not answer us (REFUSED).
+    /// The nameserver refused the query (REFUSED).
     Refused,
-    /// The server did not understand the question (FORMERR).
+    /// The nameserver did not understand the query (FORMERR).
     FormErr,
-    /// Another response code, or an answer that breaks the protocol.
+    /// The response has another error code, or violates the protocol.
     BadResponse,
-    /// The answer was cut short, over TCP too.
+    /// The answer was truncated, over TCP too.
     Truncated,
-    /// More than [`super::MAX_RECORDS`] records.
+    /// The answer has more than [`super::MAX_RECORDS`] records.
     TooManyRecords,
     /// No nameserver could be reached.
     Connection,
-    /// The TLS handshake failed: the certificate, its name, its issuer.
+    /// The TLS handshake failed, for example because of the name or the issuer of the certificate.
     Tls,
     /// DNSSEC could not prove the answer.
     Bogus,
-    /// A file of [`super::ResolverConfig`] cannot be read or holds nothing of use.
+    /// A file of [`super::ResolverConfig`] cannot be read, or has no certificate or key.
     BadFile,
-    /// Too many lookups at once.
+    /// Too many lookups are in flight.
     Busy,
-    /// A fault of Caravan's own.
+    /// Caravan has a bug.
     Internal,
 }
 
@@ -48,10 +48,10 @@ impl From<NetError> for LookupError {
             NetError::Timeout => Self::Timeout,
             NetError::Busy => Self::Busy,
             NetError::Truncated => Self::Truncated,
-            // tokio-rustls wraps what rustls found wrong in this kind.
+            // tokio-rustls wraps the errors of rustls in this kind.
             NetError::Io(io) if io.kind() == ErrorKind::InvalidData => Self::Tls,
             NetError::Io(_) | NetError::NoConnections => Self::Connection,
-            // A stream that ends while an answer is awaited; hickory has only a text for it.
+            // hickory reports a connection that ends before the answer only as a text.
             NetError::Message(_) | NetError::Msg(_) => Self::Connection,
             NetError::Dns(DnsError::NoRecordsFound(none)) => Self::from_code(none.response_code),
             NetError::Dns(DnsError::ResponseCode(code)) => Self::from_code(code),
@@ -77,7 +77,8 @@ impl LookupError {
         }
     }
 
-    /// Whether it is an answer about the name, and not about who was asked.
+    /// Returns whether the error is about the name. Other errors are about the nameserver, so that another
+    /// nameserver may have an answer.
     pub(super) fn is_final(self) -> bool {
         matches!(
             self,

@@ -1,4 +1,4 @@
-//! Whether a file has changed, and the reading of one.
+//! Files of a configuration: their stamps, which show that a file has changed, and their contents.
 
 use std::fs;
 use std::io;
@@ -8,11 +8,11 @@ use std::path::Path;
 use super::config::ResolverConfig;
 use super::system_config::{HOSTS, RESOLV_CONF};
 
-/// Of the files that a config is made from; another stamp means another configuration.
+/// The stamps of the files that a configuration uses. If one differs, the configuration is loaded again.
 pub type ConfigStamp = [Option<FileStamp>; 4];
 
-/// A file that was written or replaced has another one, even where the new file has the size and the
-/// modification time of the old (`cp -p`, Kubernetes).
+/// The identity of a file's contents. It differs after the file was written or replaced, even if the new file has
+/// the size and the modification time of the old one (`cp -p`, Kubernetes).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileStamp {
     device: u64,
@@ -21,6 +21,7 @@ pub struct FileStamp {
     size: u64,
 }
 
+/// Returns the stamps of the files of `config` as they are now.
 pub fn stamp(config: &ResolverConfig) -> ConfigStamp {
     let dnssec = config.dnssec.as_ref();
     [
@@ -40,7 +41,7 @@ pub fn stamp(config: &ResolverConfig) -> ConfigStamp {
     })
 }
 
-/// A file's contents; what is no file, as a pipe, could keep the reader for ever.
+/// Returns the contents of a regular file. Anything else, such as a pipe, could block the reader for ever.
 pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     if fs::metadata(path)?.is_file() {
         fs::read(path)

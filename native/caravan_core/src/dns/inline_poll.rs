@@ -1,14 +1,11 @@
-//! A future that is polled where it is started, for the first time and for a second look ([`EarlyPolls`]), and by the runtime from then on.
+//! Polling a lookup twice on its caller's thread before the runtime takes it over.
 //!
-//! The first poll sends the question, so it is on its way before the runtime's thread has woken up;
-//! indeed the runtime need not be woken at all before the answer is there, because wakers run on it.
+//! The first poll sends the query and tries to receive: a nameserver on the same host, such as an agent or a cache,
+//! has often responded when the system call returns. The second poll, after the other processes of a busy scheduler
+//! have run, nearly always finds the response. Each try costs one system call. A response that comes later costs
+//! more: it wakes up the runtime's thread, and that wakes up the scheduler (bench/dns.exs).
 //!
-//! Two early looks for an answer, before the runtime's thread is asked to watch for it.
-//!
-//! A nameserver on the same host, an agent or a cache, often has answered when the system call that sent
-//! the question returns, and nearly always when the other processes of a busy scheduler have had their
-//! turn. To look costs one system call. To be told costs a wake-up of the runtime's thread and one of
-//! the scheduler (bench/dns.exs).
+//! Wakers poll on the runtime, so the runtime is not woken up before a lookup waits there.
 
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -23,10 +20,11 @@ use tokio::runtime::Handle;
 type Work<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 type Done<T> = Box<dyn FnOnce(T) + Send>;
 
-/// Work under way.
+/// A future that is polled by the threads that call it, and by the runtime when it is woken.
 pub struct InlineTask<T> {
     runtime: Handle,
     early_polls: Arc<EarlyPolls>,
+    /// `None` after the end of the work.
     state: Mutex<Option<State<T>>>,
     cancelled: AtomicBool,
 }
@@ -37,15 +35,15 @@ struct State<T> {
     done: Done<T>,
 }
 
-/// The outcome of work that has ended, for the thread that polled it.
+/// The outcome of work that has ended. The polling thread uses it, or delivers it to `done`.
 pub struct Finished<T> {
     pub outcome: T,
     done: Done<T>,
 }
 
 impl<T: Send + 'static> InlineTask<T> {
-    /// `work` is given its [`EarlyPolls`]; if it panics, its outcome is `panicked`. `done` is called on the
-    /// runtime with the outcome; not at all after [`InlineTask::cancel`], or when the outcome was returned.
+    /// Returns a task that does `work`, to which its early polls are given. If the work panics, its outcome is
+    /// `panicked`. `done` gets the outcome, unless the task is cancelled or the polling thread uses the outcome.
     pub fn new<W>(
         runtime: Handle,
         work: impl FnOnce(Arc<EarlyPolls>) -> W,
@@ -69,24 +67,14 @@ impl<T: Send + 'static> InlineTask<T> {
         })
     }
 
-    /// Polls on the calling thread. The outcome, if the work has ended with that.
+    /// Polls on the calling thread. Returns the outcome if the work has ended.
     pub fn poll_inline(self: &Arc<Self>) -> Option<Finished<T>> {
         let _inside = self.runtime.enter();
         self.poll()
     }
 
-    /// Calls `done` on the runtime with an outcome that the polling thread does not use.
-    pub fn deliver(&self, finished: Finished<T>) {
-        self.runtime.spawn(async move { finished.deliver() });
-    }
-
-    /// Leaves the first poll to the runtime.
-    pub fn spawn(self: &Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    /// Polls on the calling thread if the work waits for its second look, as [`InlineTask::poll_inline`]. To
-    /// be called once the thread has done something else: the work waits for it.
+    /// Polls on the calling thread if the work waits for its second early poll. Returns the outcome if the work has
+    /// ended. From now on, the work does not wait for it.
     pub fn poll_second(self: &Arc<Self>) -> Option<Finished<T>> {
         if self.early_polls.take_second() {
             self.poll_inline()
@@ -95,26 +83,35 @@ impl<T: Send + 'static> InlineTask<T> {
         }
     }
 
-    /// Ends the work; never waits for it.
+    /// Polls on the runtime, without a poll on the calling thread.
+    pub fn spawn(self: &Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    /// Calls `done` on the runtime.
+    pub fn deliver(&self, finished: Finished<T>) {
+        self.runtime.spawn(async move { finished.deliver() });
+    }
+
+    /// Ends the work. Does not wait for a poll that is running on another thread.
     pub fn cancel(&self) {
         self.cancelled.store(true, Ordering::SeqCst);
-        // Either this finds the lock free, or the one who has it finds the flag.
+        // Together with the fence in `poll`: either this finds the lock free, or the polling thread sees the flag.
         fence(Ordering::SeqCst);
-        // Locked: it is being polled, and whoever does that looks at the flag.
         let state = self.state.try_lock().and_then(|mut state| state.take());
         drop(state);
     }
 
     fn poll(self: &Arc<Self>) -> Option<Finished<T>> {
-        let end = self.poll_locked();
-        // Looked at when the lock is free again: a cancel that found it taken left the rest to us.
+        let finished = self.poll_locked();
+        // The flag is read after the lock is released: a `cancel` that found it locked leaves the rest to this.
         fence(Ordering::SeqCst);
         if self.cancelled.load(Ordering::SeqCst) {
             let state = self.state.lock().take();
             drop(state);
             return None;
         }
-        end
+        finished
     }
 
     fn poll_locked(self: &Arc<Self>) -> Option<Finished<T>> {
@@ -153,31 +150,31 @@ impl<T: Send + 'static> Wake for InlineTask<T> {
     }
 }
 
-/// Nobody has looked.
-const NEW: u8 = 0;
-/// The first look was had.
+/// No query has used the early polls.
+const UNUSED: u8 = 0;
+/// A query has made its first try.
 const FIRST: u8 = 1;
-/// It found nothing: the work waits to be polled for the second.
-const PARKED: u8 = 2;
-/// There are no looks any more.
+/// The first try received nothing. The work waits until it is polled for the second.
+const WAITING: u8 = 2;
+/// There are no early polls any more.
 const OVER: u8 = 3;
 
-/// The looks that a lookup has; its first question uses them up.
+/// The early polls of a lookup, which its first query over UDP uses up.
 #[derive(Default)]
 pub struct EarlyPolls(AtomicU8);
 
 impl EarlyPolls {
-    /// True for one question of the lookup: it is to look as soon as it is sent, and then
+    /// Returns true for one query of the lookup. That query tries to receive as soon as it is sent, and again after
     /// [`EarlyPolls::wait_for_second`].
     pub fn take_first(&self) -> bool {
-        self.change(NEW, FIRST)
+        self.change(UNUSED, FIRST)
     }
 
-    /// Waits for the second look. Nothing wakes this up: somebody polls who was told to by
-    /// [`EarlyPolls::take_second`].
+    /// Waits for the second early poll. It registers no waker: the thread that gets true from
+    /// [`EarlyPolls::take_second`] polls. If no thread does, the timer of the attempt wakes the work.
     pub async fn wait_for_second(&self) {
         poll_fn(|_| {
-            if self.change(FIRST, PARKED) {
+            if self.change(FIRST, WAITING) {
                 Poll::Pending
             } else {
                 self.0.store(OVER, Ordering::Release);
@@ -187,9 +184,9 @@ impl EarlyPolls {
         .await;
     }
 
-    /// Whether the work is to be polled now. It will not park from now on.
+    /// Returns whether the work waits for its second early poll. It does not wait for one afterwards.
     pub fn take_second(&self) -> bool {
-        self.0.swap(OVER, Ordering::AcqRel) == PARKED
+        self.0.swap(OVER, Ordering::AcqRel) == WAITING
     }
 
     fn change(&self, from: u8, to: u8) -> bool {

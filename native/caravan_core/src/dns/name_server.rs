@@ -1,4 +1,4 @@
-//! One nameserver, whatever it is spoken to over.
+//! One nameserver: queries over UDP, then over TCP, or over the one transport of its configuration.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -15,16 +15,16 @@ use super::inline_poll::EarlyPolls;
 use super::tls::TlsConfig;
 use super::udp::UdpSocketPool;
 
-/// Questions remembered as too large for UDP; past that, all are forgotten.
+/// Maximum number of questions in `tcp_only`. One more empties it.
 const MAX_TCP_ONLY: usize = 1_024;
 
 pub struct NameServer {
-    /// As answers name it.
+    /// Address and port, as in answers.
     pub text: Arc<str>,
     transport: Transport,
     udp: Option<UdpSocketPool>,
     connection: Connection,
-    /// Questions whose answers were cut over UDP and came over TCP: asked over TCP from then on.
+    /// Questions whose answers were truncated over UDP and complete over TCP. They are queried over TCP only.
     tcp_only: Mutex<HashSet<Query>>,
 }
 
@@ -51,7 +51,7 @@ impl NameServer {
         }
     }
 
-    /// The whole answer to `request`, and never a cut one.
+    /// Returns the response to `request`, which is never truncated.
     pub async fn query(
         &self,
         request: &DnsRequest,
@@ -65,7 +65,7 @@ impl NameServer {
                 return Ok(response);
             }
         }
-        // Boxed, as other rare parts of a lookup are: most lookups do without the room they take.
+        // Boxed, like other rare parts of a lookup, to keep the future of the common case small.
         Box::pin(self.query_over_tcp(request)).await
     }
 
@@ -79,7 +79,7 @@ impl NameServer {
             };
         }
         let question = request.queries.first().cloned().unwrap_or_default();
-        // Asked over UDP next time, unless this has an answer: a caller's deadline may drop it.
+        // The deadline of the lookup may drop this future. Then, too, the next query goes over UDP.
         let guard = ForgetUnlessAnswered {
             server: self,
             question: &question,
@@ -91,12 +91,12 @@ impl NameServer {
                 Ok(response)
             }
             Err(NetError::Timeout) => Err(NetError::Timeout),
-            // UDP works and had a part of the answer; TCP gives none.
+            // The nameserver responds over UDP, but TCP has no complete answer.
             _ => Err(NetError::Truncated),
         }
     }
 
-    /// What the last answer to `question` came over.
+    /// Returns the transport of the last answer to `question`.
     pub fn transport_of(&self, question: &Query) -> Transport {
         if self.udp.is_some() && self.needs_tcp(std::slice::from_ref(question)) {
             Transport::Tcp
@@ -119,6 +119,7 @@ impl NameServer {
     }
 }
 
+/// Removes the question from `tcp_only`, unless it is forgotten.
 struct ForgetUnlessAnswered<'a> {
     server: &'a NameServer,
     question: &'a Query,

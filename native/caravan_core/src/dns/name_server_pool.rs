@@ -1,4 +1,7 @@
-//! One query, and the nameservers that are asked: their order, how often, and for how long.
+//! One query to the nameservers of a configuration: their order, the number of attempts, and the time per try.
+//!
+//! hickory's own pool returns the first refusal, queries two nameservers at once, and can use up the whole timeout
+//! for one silent nameserver.
 
 use std::num::NonZeroU8;
 use std::sync::Arc;
@@ -23,34 +26,38 @@ use super::tls::TlsConfig;
 use super::udp;
 use super::{LookupError, LookupOptions, QueryType};
 
+/// Attempts per nameserver, unless the options of the lookup or resolv.conf say otherwise.
 const ATTEMPTS: u8 = 2;
 
 /// The nameservers of one configuration.
 pub struct NameServerPool {
     servers: Vec<Arc<NameServer>>,
-    /// One for each of `servers`, where DNSSEC is wanted.
+    /// One for each of `servers` if answers are validated, or else none.
     validators: Vec<Validator>,
+    /// From resolv.conf, like the next two fields.
     attempts: Option<NonZeroU8>,
     max_per_try: Option<Duration>,
     rotate: bool,
-    /// How often a lookup began, where it is to begin with another server each time.
-    turn: AtomicUsize,
+    /// The number of lookups so far. With `rotate`, each lookup starts with another nameserver.
+    lookups: AtomicUsize,
     request_options: DnsRequestOptions,
 }
 
-/// How long one lookup may take, and each try in it.
+/// What one lookup may spend on queries. All queries of the lookup share it.
 #[derive(Clone, Copy)]
 pub struct QueryBudget<'a> {
     pub deadline: Instant,
+    /// Attempts per nameserver.
     pub attempts: u8,
+    /// The maximum duration of one attempt.
     pub per_try: Duration,
-    /// The server to begin with: the one that answered last, so that one that is silent costs a
-    /// lookup its share of the time once, and not for each name.
+    /// The index of the nameserver to start with, modulo their number. It is that of the nameserver that responded
+    /// last, so that a silent nameserver costs a lookup one `per_try`, not one for each name.
     pub first_server: &'a AtomicUsize,
     pub early_polls: Option<&'a EarlyPolls>,
 }
 
-/// An answer that says something, and who gave it.
+/// A response that has the records of a name, or a CNAME.
 pub struct PoolResponse {
     pub found: Found,
     pub provenance: Provenance,
@@ -89,26 +96,26 @@ impl NameServerPool {
             attempts: system.attempts,
             max_per_try: system.timeout,
             rotate: system.rotate,
-            turn: AtomicUsize::new(0),
+            lookups: AtomicUsize::new(0),
             request_options,
         })
     }
 
-    /// Whether answers are validated.
+    /// Returns whether answers are validated.
     pub fn validates(&self) -> bool {
         !self.validators.is_empty()
     }
 
-    /// The server to begin with.
+    /// Returns the index of the nameserver that a new lookup starts with, modulo the number of nameservers.
     pub fn first_server(&self) -> usize {
         if self.rotate {
-            self.turn.fetch_add(1, Ordering::Relaxed)
+            self.lookups.fetch_add(1, Ordering::Relaxed)
         } else {
             0
         }
     }
 
-    /// The budget of a lookup that began at `start`.
+    /// Returns the budget of a lookup that started at `start`.
     pub fn budget<'a>(
         &self,
         options: &LookupOptions,
@@ -129,7 +136,7 @@ impl NameServerPool {
         }
     }
 
-    /// Asks one nameserver after the other for the records of `name`.
+    /// Queries one nameserver after the other until one has an answer, or an error that is about the name.
     pub async fn query(
         &self,
         name: &Name,
@@ -140,25 +147,25 @@ impl NameServerPool {
         let count = self.servers.len();
         let first = budget.first_server.load(Ordering::Relaxed);
         let mut failure = LookupError::Timeout;
-        for number in 0..usize::from(budget.attempts) * count {
+        for attempt in 0..usize::from(budget.attempts) * count {
             let now = Instant::now();
             if now >= budget.deadline {
                 break;
             }
             let until = budget.deadline.min(now + budget.per_try);
-            let place = first.wrapping_add(number) % count;
+            let index = first.wrapping_add(attempt) % count;
             let outcome =
-                match timeout_at(until, self.query_server(place, &query, query_type, budget)).await
+                match timeout_at(until, self.query_server(index, &query, query_type, budget)).await
                 {
                     Ok(outcome) => outcome,
                     Err(_elapsed) => Err(LookupError::Timeout),
                 };
             match outcome {
-                // Another nameserver may know better. What one of them said tells more than silence.
+                // Another nameserver may have an answer. If none has, an error is a better reason than a timeout.
                 Err(LookupError::Timeout) => {}
                 Err(error) if !error.is_final() => failure = error,
                 outcome => {
-                    budget.first_server.store(place, Ordering::Relaxed);
+                    budget.first_server.store(index, Ordering::Relaxed);
                     return outcome;
                 }
             }
@@ -168,13 +175,13 @@ impl NameServerPool {
 
     async fn query_server(
         &self,
-        place: usize,
+        index: usize,
         query: &Query,
         query_type: QueryType,
         budget: QueryBudget<'_>,
     ) -> Result<PoolResponse, LookupError> {
-        let server = self.servers.get(place).ok_or(LookupError::Internal)?;
-        let response = match self.validators.get(place) {
+        let server = self.servers.get(index).ok_or(LookupError::Internal)?;
+        let response = match self.validators.get(index) {
             None => self.query_with_edns_fallback(server, query, budget).await?,
             Some(validator) => Box::pin(validate(validator, query, self.request_options)).await?,
         };
@@ -194,7 +201,7 @@ impl NameServerPool {
         })
     }
 
-    /// Asks again without EDNS where a server does not understand it (RFC 6891, 6.2.2).
+    /// Repeats the query without EDNS if the nameserver does not support it (RFC 6891, 6.2.2).
     async fn query_with_edns_fallback(
         &self,
         server: &NameServer,

@@ -1,13 +1,14 @@
-//! What is asked: a checked name and a record type.
+//! The question of a lookup: a checked name and a record type.
 
 use hickory_resolver::proto::rr::{Name, RecordType};
 
-/// Octets of a domain name as text, without the trailing dot (RFC 1035, 2.3.4: 255 on the wire).
+/// Maximum number of octets of a domain name as text, without the trailing dot (RFC 1035, 2.3.4: 255 octets on the
+/// wire).
 const MAX_NAME: usize = 253;
-/// Octets of one label (RFC 1035, 2.3.4).
+/// Maximum number of octets of one label (RFC 1035, 2.3.4).
 const MAX_LABEL: usize = 63;
 
-/// The record types that name nodes.
+/// The record types that can be looked up (RFC 1035: QTYPE).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum QueryType {
     /// Service records: host and port (RFC 2782).
@@ -28,22 +29,22 @@ impl From<QueryType> for RecordType {
     }
 }
 
-/// Why a text is no name to ask for.
+/// The reason why a name cannot be looked up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BadName {
-    /// No text, or only a dot.
+    /// It is empty, or only a dot.
     Empty,
-    /// Over 253 octets.
+    /// It has more than 253 octets.
     TooLong,
-    /// Two dots in a row, or a dot in front.
+    /// It has two dots in a row, or begins with a dot.
     EmptyLabel,
-    /// A label over 63 octets.
+    /// It has a label of more than 63 octets.
     LongLabel,
-    /// Anything but ASCII letters, digits, `-`, `_` and `.`.
+    /// It has a character other than ASCII letters, digits, `-`, `_` and `.`.
     BadCharacter,
 }
 
-/// A name that is fit to be asked for, and the type of records wanted.
+/// A checked name and the type of the records to look up.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Question {
     pub(super) name: Name,
@@ -51,7 +52,7 @@ pub struct Question {
 }
 
 impl Question {
-    /// Checks `name`. A trailing dot makes it absolute: search domains are then left out.
+    /// Checks `name`. A trailing dot makes it absolute: search domains are then not used.
     ///
     /// ```
     /// use caravan_core::dns::{BadName, QueryType, Question};
@@ -100,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn ordinary_names_pass_as_they_are() {
+    fn ordinary_names_are_accepted_unchanged() {
         assert_eq!(
             check(b"_app._tcp.Example-1.com"),
             Ok("_app._tcp.Example-1.com".into())
@@ -109,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn each_way_to_be_wrong_is_told_apart() {
+    fn each_kind_of_bad_name_has_its_own_error() {
         assert_eq!(check(b""), Err(BadName::Empty));
         assert_eq!(check(b"."), Err(BadName::Empty));
         assert_eq!(check(b"a..b"), Err(BadName::EmptyLabel));
@@ -122,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_name_passes_and_one_octet_more_does_not() {
+    fn a_name_of_253_octets_is_accepted_and_one_of_254_is_not() {
         let label = "a".repeat(63);
         let longest = format!("{label}.{label}.{label}.{}", "a".repeat(61));
         assert_eq!(longest.len(), MAX_NAME);
@@ -139,14 +140,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_answered(name: Vec<u8>) {
+        fn any_octets_are_checked_without_a_panic(name: Vec<u8>) {
             let _ = check(&name);
         }
 
         #[test]
-        fn what_passes_is_asked_for_unchanged(name in "[a-zA-Z0-9_.-]{1,80}") {
-            if let Ok(asked) = check(name.as_bytes()) {
-                prop_assert_eq!(asked, name);
+        fn an_accepted_name_is_queried_unchanged(name in "[a-zA-Z0-9_.-]{1,80}") {
+            if let Ok(queried) = check(name.as_bytes()) {
+                prop_assert_eq!(queried, name);
             }
         }
     }

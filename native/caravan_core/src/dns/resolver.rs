@@ -1,8 +1,7 @@
-//! One set of nameservers, and how it is asked: names in the order of resolv.conf(5), and for each
-//! name the nameservers in their order.
+//! One lookup: the hosts file, the search list, and CNAME chains.
 //!
-//! hickory's own resolver would ask two nameservers at once, take the first error that one of them
-//! gives for the answer, and report the last name's error for all of them.
+//! hickory's own resolver continues with the next name of the search list after any error, and reports the error of
+//! the last one. So a timeout could be reported as "the name does not exist".
 
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
@@ -19,30 +18,28 @@ use super::srv_targets::resolve_targets;
 use super::system_config::SystemConfig;
 use super::{Answer, LookupError, LookupOptions, QueryType, Question, Records};
 
-/// Names that one lookup follows, one alias after the other.
+/// Maximum number of CNAMEs that one lookup follows by a further query. One more is a bad response.
 const MAX_CNAME_QUERIES: usize = 8;
 
-/// See the module.
+/// Looks up names with one configuration.
 pub struct Resolver {
     pub(super) pool: NameServerPool,
     pub(super) system: SystemConfig,
 }
 
 impl Resolver {
-    /// Reads the files that `config` needs: not for a scheduler's thread.
+    /// Reads the files of `config`, so it must not run on a scheduler's thread.
     pub fn new(config: &ResolverConfig) -> Result<Self, LookupError> {
         let system = if config.is_system() {
             SystemConfig::read()
         } else {
-            SystemConfig::without(config.nameservers.clone())
+            SystemConfig::from_nameservers(config.nameservers.clone())
         };
         let pool = NameServerPool::new(config, &system)?;
         Ok(Self { pool, system })
     }
 
-    /// Asks until a name has an answer. That a name does not exist, or has no such records, leaves
-    /// the next one to be tried, and so does SERVFAIL, as it does for the C library; any other error
-    /// ends it: the answer could have been there.
+    /// Looks up a name in the hosts file, and then with the nameservers. Removes addresses that are not allowed.
     pub async fn lookup(
         &self,
         question: &Question,
@@ -72,6 +69,8 @@ impl Resolver {
         Ok(answer)
     }
 
+    /// Queries the names of the search list until one has an answer. NXDOMAIN, "no records" and SERVFAIL lead to the
+    /// next name, as in the C library. Any other error ends the lookup, because that name could have an answer.
     async fn query_search_list(
         &self,
         name: &Name,
@@ -105,7 +104,7 @@ impl Resolver {
         Err(nothing)
     }
 
-    /// The records of `name`, or of the name it is an alias for; and what came beside them.
+    /// Returns the records of `name`, or of the name that its CNAME records lead to, with the additional section.
     pub(super) async fn follow_cnames(
         &self,
         name: Name,

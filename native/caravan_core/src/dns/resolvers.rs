@@ -1,4 +1,4 @@
-//! What lookups share: nameservers' sockets and connections.
+//! The entry point of lookups, and what they share: one resolver per configuration, with its sockets and connections.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,22 +15,22 @@ use super::inline_poll::{Finished, InlineTask};
 use super::resolver::Resolver;
 use super::{Answer, LookupError, LookupOptions, Question};
 
-/// Sources whose sockets, connections and files are kept; past that the one made first goes.
+/// Maximum number of configurations whose resolvers are kept. One more replaces the oldest.
 pub const MAX_RESOLVERS: usize = 32;
-/// Sockets and connections are closed after so long without a lookup.
+/// Time without a lookup after which all idle sockets and connections are closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-/// How often `close_idle` looks for lookups that have begun. It makes the runtime's next timer an early one: the
-/// deadlines of lookups lie behind it, so that to set one does not wake the runtime's thread.
+/// Interval at which `close_idle` checks whether there was a lookup. It is short for another reason: while it is
+/// the runtime's next timer, setting the later deadline of a lookup does not wake the runtime's thread.
 const TICK: Duration = Duration::from_millis(250);
 
-/// Everything that lookups share, for one runtime.
+/// What all lookups of one runtime share.
 pub struct Resolvers {
     runtime: Handle,
     inline_limit: usize,
     entries: RwLock<Vec<Arc<ResolverEntry>>>,
-    /// Whether a lookup has begun since `close_idle` last looked.
+    /// Whether a lookup has started since the last check of `close_idle`.
     used: AtomicBool,
-    /// Wakes `close_idle`.
+    /// Wakes `close_idle` after an idle time.
     lookup_started: Notify,
 }
 
@@ -40,14 +40,14 @@ struct ResolverEntry {
     resolver: Resolver,
 }
 
-/// What a lookup ends with.
+/// The result of a lookup.
 pub type Outcome = Result<Answer, LookupError>;
 
-/// How a lookup began.
+/// The state of a lookup after [`Resolvers::start`].
 pub enum LookupStart {
-    /// With its end: the nameserver was as fast as that. The answer is within the inline limit.
+    /// It has ended with this answer, which is within the inline limit. `reply` is not called.
     Answered(Answer),
-    /// It is in flight. [`PendingLookup::poll`] has to be called.
+    /// It is in flight. [`PendingLookup::poll`] must be called once.
     Pending(PendingLookup),
 }
 
@@ -58,19 +58,19 @@ pub struct PendingLookup {
 }
 
 impl PendingLookup {
-    /// Looks whether the answer has come. To be called once, and soon, best after something else was
-    /// done: until then the lookup waits for it. Nothing: `reply` will have the outcome.
+    /// Polls the lookup a second time. It must be called once, after the thread has done something else, because the
+    /// lookup waits for it. Returns an answer within the inline limit, or `None`: then `reply` gets the outcome.
     #[must_use]
     pub fn poll(&self) -> Option<Answer> {
         self.accept(self.task.poll_second())
     }
 
-    /// Ends the lookup: `reply` will not be called, unless it is being called.
+    /// Ends the lookup. `reply` is not called, unless the call has started.
     pub fn cancel(&self) {
         self.task.cancel();
     }
 
-    /// An answer within the inline limit is for the thread that polled; all else for `reply`.
+    /// Returns an answer within the inline limit. Gives any other outcome to `reply`, on the runtime.
     fn accept(&self, finished: Option<Finished<Outcome>>) -> Option<Answer> {
         let finished = finished?;
         match finished.outcome {
@@ -84,23 +84,23 @@ impl PendingLookup {
 }
 
 impl Resolvers {
-    /// Lookups will run on `runtime`. Only answers of up to `inline_limit` records, and addresses of their
-    /// targets, are returned to the thread that polls.
+    /// Returns an empty set of resolvers, whose lookups run on `runtime`. Only answers with a [size](Answer::size) of
+    /// up to `inline_limit` are returned to the polling thread.
     #[must_use]
     pub fn new(runtime: Handle, inline_limit: usize) -> Arc<Self> {
-        let this = Arc::new(Self {
+        let resolvers = Arc::new(Self {
             runtime: runtime.clone(),
             inline_limit,
             entries: RwLock::default(),
             used: AtomicBool::new(false),
             lookup_started: Notify::new(),
         });
-        runtime.spawn(Arc::clone(&this).close_idle());
-        this
+        runtime.spawn(Arc::clone(&resolvers).close_idle());
+        resolvers
     }
 
-    /// Asks `question`. Unless it is returned, the outcome is given to `reply` on the runtime by the
-    /// timeout in `options`, and the runtime's being busy. Does not block the calling thread.
+    /// Starts a lookup. Polls it on the calling thread, without blocking it. The outcome is either returned, here or
+    /// by [`PendingLookup::poll`], or given to `reply` on the runtime, by the timeout in `options`.
     pub fn start(
         self: &Arc<Self>,
         question: Question,
@@ -115,7 +115,7 @@ impl Resolvers {
             inline_limit: self.inline_limit,
         };
         if !is_ready {
-            // Files have to be read first.
+            // The files of the configuration are read first, on the runtime.
             pending.task.spawn();
         } else if let Some(answer) = pending.accept(pending.task.poll_inline()) {
             return LookupStart::Answered(answer);
@@ -123,7 +123,7 @@ impl Resolvers {
         LookupStart::Pending(pending)
     }
 
-    /// Closes what no lookup is using.
+    /// Closes the sockets and connections that no lookup is using.
     pub fn flush(&self) {
         self.entries.write().clear();
     }
@@ -135,14 +135,14 @@ impl Resolvers {
         current: Option<Arc<ResolverEntry>>,
         reply: impl FnOnce(Outcome) + Send + 'static,
     ) -> Arc<InlineTask<Outcome>> {
-        let this = Arc::clone(self);
+        let resolvers = Arc::clone(self);
         let start = Instant::now();
         InlineTask::new(
             self.runtime.clone(),
             |early_polls| async move {
                 let entry = match current {
                     Some(entry) => entry,
-                    None => this.load_resolver(&options.config)?,
+                    None => resolvers.load_resolver(&options.config)?,
                 };
                 #[cfg(feature = "panics")]
                 assert!(!question.name.to_ascii().starts_with("panic-in-task"));
@@ -156,16 +156,16 @@ impl Resolvers {
         )
     }
 
-    /// The entry of `config`, unless a file that it was made from has changed.
-    fn current(&self, config: &ResolverConfig, files: &ConfigStamp) -> Option<Arc<ResolverEntry>> {
+    /// Returns the entry of `config`, unless one of its files has changed.
+    fn current(&self, config: &ResolverConfig, stamp: &ConfigStamp) -> Option<Arc<ResolverEntry>> {
         let entries = self.entries.read();
         let entry = entries.iter().find(|entry| entry.config == *config)?;
-        (entry.stamp == *files).then(|| Arc::clone(entry))
+        (entry.stamp == *stamp).then(|| Arc::clone(entry))
     }
 
     fn load_resolver(&self, config: &ResolverConfig) -> Result<Arc<ResolverEntry>, LookupError> {
         let stamp = stamp(config);
-        // Another lookup may have been faster.
+        // Another lookup may have loaded it in the meantime.
         if let Some(entry) = self.current(config, &stamp) {
             return Ok(entry);
         }
@@ -183,12 +183,14 @@ impl Resolvers {
         Ok(entry)
     }
 
+    /// Tells `close_idle` that there is a lookup.
     fn note_lookup(&self) {
         if !self.used.swap(true, Ordering::AcqRel) {
             self.lookup_started.notify_one();
         }
     }
 
+    /// Closes all idle sockets and connections after each `IDLE_TIMEOUT` without a lookup.
     async fn close_idle(self: Arc<Self>) {
         loop {
             self.lookup_started.notified().await;

@@ -1,4 +1,4 @@
-//! Reading a DNS message: the records of a name, in the shape node names need.
+//! The reading of a DNS response: its records in the shape that Caravan uses.
 
 use std::net::IpAddr;
 
@@ -9,17 +9,19 @@ use hickory_resolver::proto::rr::{DNSClass, Name, RData, Record};
 
 use super::{LookupError, MAX_RECORDS, Provenance, QueryType, Records, Service};
 
-/// Aliases followed within one answer.
+/// Maximum number of CNAME records that are followed within one response. One more is a bad response.
 const MAX_CNAMES_PER_MESSAGE: usize = 8;
 
+/// The result of reading an answer section.
 #[derive(Debug, PartialEq)]
 pub(super) enum Found {
+    /// The records of the name, or of the name that its CNAME records lead to.
     Records(Records),
-    /// Another name stands for it, and what that one has is not in this answer.
+    /// The name that the CNAME records lead to. Its records are not in this response.
     Cname(Name),
 }
 
-/// Reads the records of `name` out of an answer section, through CNAMEs that stand in it.
+/// Reads the records of `name`. Follows CNAME records within the section.
 pub(super) fn read_answer_section(
     answers: &[Record],
     name: &Name,
@@ -32,10 +34,13 @@ pub(super) fn read_answer_section(
     for _ in 0..=MAX_CNAMES_PER_MESSAGE {
         let owned = |record: &&Record| record.dns_class == DNSClass::IN && record.name == *owner;
         let wanted = |record: &&Record| record.record_type() == query_type.into() && owned(record);
-        let mut rest_on = |record: &Record| provenance = provenance.merge(provenance_of(record));
+        let mut use_record = |record: &Record| provenance = provenance.merge(provenance_of(record));
         if answers.iter().any(|record| wanted(&record)) {
             let records = records(
-                answers.iter().filter(wanted).inspect(|r| rest_on(r)),
+                answers
+                    .iter()
+                    .filter(wanted)
+                    .inspect(|record| use_record(record)),
                 query_type,
             );
             if records.is_empty() {
@@ -46,7 +51,7 @@ pub(super) fn read_answer_section(
         let mut cnames = answers.iter().filter(owned);
         match cnames.find_map(|record| Some((record, cname_of(record)?))) {
             Some((record, target)) => {
-                rest_on(record);
+                use_record(record);
                 owner = target;
             }
             None if owner == name => return Err(LookupError::NoRecords),
@@ -56,7 +61,7 @@ pub(super) fn read_answer_section(
     Err(LookupError::BadResponse)
 }
 
-/// The addresses that the additional section gives for hosts.
+/// Returns the address records of an additional section, with their addresses.
 pub(super) fn additional_addresses(
     additionals: &[Record],
 ) -> impl Iterator<Item = (&Record, IpAddr)> {
@@ -66,7 +71,7 @@ pub(super) fn additional_addresses(
         .filter_map(|record| Some((record, address(record)?)))
 }
 
-/// Of an answer that has no other record.
+/// Returns the provenance of one record.
 pub(super) fn provenance_of(record: &Record) -> Provenance {
     Provenance {
         ttl: effective_ttl(record),
@@ -75,7 +80,7 @@ pub(super) fn provenance_of(record: &Record) -> Provenance {
     }
 }
 
-/// With its first bit set it is to be read as zero (RFC 2181, 8).
+/// Returns the TTL of a record. A TTL with its first bit set is read as zero (RFC 2181, 8).
 fn effective_ttl(record: &Record) -> u32 {
     if i32::try_from(record.ttl).is_ok() {
         record.ttl
@@ -84,7 +89,7 @@ fn effective_ttl(record: &Record) -> u32 {
     }
 }
 
-/// The data of `records`, whoever owns them.
+/// Converts records, whatever their owner names are. Leaves out those of other types.
 pub(super) fn records<'a>(
     records: impl Iterator<Item = &'a Record>,
     query_type: QueryType,
@@ -102,7 +107,7 @@ fn cname_of(record: &Record) -> Option<&Name> {
     }
 }
 
-/// A target of `.` says that the service is decidedly not available (RFC 2782).
+/// Converts an SRV record. The target `.` means that the service is not available (RFC 2782).
 fn service(record: &Record) -> Option<Service> {
     match &record.data {
         RData::SRV(srv) if !srv.target.is_root() => Some(Service {
@@ -124,8 +129,8 @@ fn address(record: &Record) -> Option<IpAddr> {
     }
 }
 
-/// As a host name: lower case, without the trailing dot. Octets that are no plain text come out escaped
-/// (RFC 4343, 2.1), so no byte of the network stands in it unseen.
+/// Returns a name in lower case, without the trailing dot. Octets other than letters, digits, `-` and `_` are
+/// escaped (RFC 4343, 2.1), so the text is visible ASCII.
 pub(super) fn host_text(name: &Name) -> String {
     let mut text = String::with_capacity(name.len());
     for label in name {
@@ -143,9 +148,9 @@ pub(super) fn host_text(name: &Name) -> String {
     text
 }
 
-/// What any octets come to, were they the answer to a question: for fuzzing.
+/// Reads any octets as a response. For fuzzing.
 #[cfg(any(test, fuzzing))]
-pub fn read_any(octets: &[u8]) {
+pub fn read_any_response(octets: &[u8]) {
     let Ok(message) = Message::from_vec(octets) else {
         return;
     };
@@ -157,9 +162,9 @@ pub fn read_any(octets: &[u8]) {
         );
         assert!(i32::try_from(effective_ttl(record)).is_ok());
     }
-    let asked = message.queries.first().map(|query| query.name().clone());
+    let queried = message.queries.first().map(|query| query.name().clone());
     let owner = message.answers.first().map(|record| record.name.clone());
-    for name in [asked, owner].into_iter().flatten() {
+    for name in [queried, owner].into_iter().flatten() {
         for query_type in [QueryType::Srv, QueryType::A, QueryType::Aaaa] {
             let Ok((found, _)) = read_answer_section(&message.answers, &name, query_type) else {
                 continue;
@@ -209,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn services_are_lower_case_without_trailing_dot_in_the_servers_order() {
+    fn targets_are_in_lower_case_and_records_keep_their_order() {
         let answers = [
             record("_APP.test.", 30, srv(name("Node2.Test."))),
             record("_app.test.", 5, srv(name("node1.test."))),
@@ -229,13 +234,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_plain_text_is_escaped() {
+    fn special_octets_in_a_target_are_escaped() {
         let name = Name::from_labels([&b"a.b"[..], b"\xc3 \x00", b"C"]).expect("labels");
         assert_eq!(host_text(&name), "a\\.b.\\195\\032\\000.c");
     }
 
     #[test]
-    fn a_root_target_is_no_service() {
+    fn a_record_with_the_target_root_is_left_out() {
         let answers = [record("app.", 30, srv(Name::root()))];
         assert_eq!(
             read_answer_section(&answers, &name("app."), QueryType::Srv),
@@ -244,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn aliases_are_followed_and_their_ttl_counts() {
+    fn cname_records_are_followed_and_their_ttl_counts() {
         let answers = [
             record("c.test.", 60, a(1)),
             record("a.test.", 60, cname("b.test.")),
@@ -261,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn aliases_that_lead_nowhere_end() {
+    fn a_circle_of_cname_records_is_a_bad_response() {
         let answers = [
             record("a.test.", 60, cname("b.test.")),
             record("b.test.", 60, cname("a.test.")),
@@ -273,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn records_of_others_are_no_answer() {
+    fn records_of_another_name_are_ignored() {
         let answers = [record("other.test.", 60, a(1))];
         assert_eq!(
             read_answer_section(&answers, &name("a.test."), QueryType::A),
@@ -286,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn records_of_another_class_are_no_answer() {
+    fn records_of_another_class_are_ignored() {
         let mut records = [
             record("a.test.", 60, a(1)),
             record("a.test.", 60, cname("b.test.")),
@@ -302,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ttl_with_its_first_bit_set_is_zero() {
+    fn a_ttl_with_its_first_bit_set_is_read_as_zero() {
         for (ttl, read_as) in [(1 << 31, 0), (u32::MAX, 0), ((1 << 31) - 1, (1 << 31) - 1)] {
             let read = read_answer_section(
                 &[record("a.test.", ttl, a(1))],
@@ -314,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_over_the_limit_is_an_error() {
+    fn a_response_with_too_many_records_is_an_error() {
         let answers = vec![record("a.test.", 1, a(1)); MAX_RECORDS + 1];
         let name = name("a.test.");
         assert!(read_answer_section(&answers[1..], &name, QueryType::A).is_ok());
@@ -326,7 +331,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_target_of_any_bytes_becomes_visible_ascii(label in proptest::collection::vec(any::<u8>(), 1..63)) {
+        fn a_target_of_any_octets_becomes_visible_ascii(label in proptest::collection::vec(any::<u8>(), 1..63)) {
             let name = Name::from_labels([label.as_slice()]).expect("a label");
             let text = host_text(&name);
             prop_assert!(text.bytes().all(|byte| byte.is_ascii_graphic()), "{:?}", text);
@@ -334,14 +339,14 @@ mod tests {
 
         #[test]
         fn any_octets_are_read(mut octets: Vec<u8>, header in 0usize..4) {
-            // One question, one answer: else most octets end in the header.
+            // The counts of one question and one answer: with random counts, most inputs are refused at the header.
             let counts = [1, 1, 0, 0];
             for (place, count) in counts.iter().enumerate().take(header) {
                 if let Some(octet) = octets.get_mut(5 + 2 * place) {
                     *octet = *count;
                 }
             }
-            read_any(&octets);
+            read_any_response(&octets);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The addresses of SRV targets.
+//! The addresses of SRV targets: from the additional section, or from lookups of the targets.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -14,11 +14,11 @@ use super::resolver::Resolver;
 use super::response;
 use super::{Answer, LookupError, LookupOptions, QueryType, Question, Records};
 
-/// SRV targets looked up at once.
+/// Maximum number of SRV targets that are looked up at the same time.
 const MAX_TARGETS: usize = 32;
 
-/// Gives each service the addresses of its target: what came with the answer, or what its own
-/// lookup finds before the deadline.
+/// Sets the addresses of each service. Targets without an address in the additional section are looked up. A target
+/// whose lookup does not end before the deadline has no addresses. Returns the provenance of all addresses.
 pub async fn resolve_targets(
     resolver: &Resolver,
     services: &mut [Service],
@@ -27,17 +27,16 @@ pub async fn resolve_targets(
     budget: QueryBudget<'_>,
 ) -> Result<Provenance, LookupError> {
     let mut known: HashMap<String, TargetAddresses> = HashMap::new();
-    // Not validated with the answer, so not of use where validation is wanted.
+    // hickory does not validate the additional section.
     if !resolver.pool.validates() {
         for (record, ip) in response::additional_addresses(additionals) {
             let target = known.entry(response::host_text(&record.name)).or_default();
             target.add([ip], response::provenance_of(record), options);
         }
     }
-    // They may all be silent, and the services are an answer without them.
-    let rest = budget.deadline - options.timeout / 10;
+    // Ends before the deadline of the lookup: the services are an answer even without addresses.
     let budget = QueryBudget {
-        deadline: rest,
+        deadline: budget.deadline - options.timeout / 10,
         early_polls: None,
         ..budget
     };
@@ -46,20 +45,20 @@ pub async fn resolve_targets(
         .filter(|target| !known.contains_key(target))
         .collect();
     if !missing.is_empty() {
-        // On to the runtime: these are too many system calls for a scheduler's thread.
+        // Continue on the runtime, because a scheduler has no time for so many system calls.
         yield_now().await;
     }
-    let mut asked = futures_util::stream::iter(missing)
+    let mut lookups = futures_util::stream::iter(missing)
         .map(|target| async move {
-            let hosted = resolve_target(resolver, &target, options, budget).await?;
-            Ok::<_, LookupError>((target, hosted))
+            let addresses = resolve_target(resolver, &target, options, budget).await?;
+            Ok::<_, LookupError>((target, addresses))
         })
         .buffer_unordered(MAX_TARGETS);
-    while let Some(answered) = asked.next().await {
-        let (target, hosted) = answered?;
-        known.insert(target, hosted);
+    while let Some(found) = lookups.next().await {
+        let (target, addresses) = found?;
+        known.insert(target, addresses);
     }
-    drop(asked);
+    drop(lookups);
     let mut provenance = Provenance::default();
     for service in services {
         if let Some(target) = known.get(&service.target) {
@@ -70,7 +69,8 @@ pub async fn resolve_targets(
     Ok(provenance)
 }
 
-/// An answer that DNSSEC cannot prove is an error; a target that cannot be found has no addresses.
+/// Looks up both address families of a target. The error `Bogus` is returned. After any other error, the target has
+/// no addresses of that family.
 async fn resolve_target(
     resolver: &Resolver,
     target: &str,
@@ -106,7 +106,7 @@ async fn resolve_target(
     Ok(addresses)
 }
 
-/// The addresses of a target.
+/// The addresses of one target.
 #[derive(Default)]
 struct TargetAddresses {
     ips: Vec<IpAddr>,

@@ -1,4 +1,5 @@
-//! The system's resolver configuration, read as the C library reads it (resolv.conf(5)).
+//! The system's resolver configuration: `/etc/resolv.conf` and `/etc/hosts`, read as the C library reads them
+//! (resolv.conf(5), hosts(5)).
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6};
@@ -17,45 +18,47 @@ use super::{QueryType, response};
 
 pub const RESOLV_CONF: &str = "/etc/resolv.conf";
 pub const HOSTS: &str = "/etc/hosts";
-/// resolv.conf(5) allows five.
+/// Maximum of the option `attempts`. A larger number counts as this one. (resolv.conf(5) allows 5.)
 const MAX_ATTEMPTS: u8 = 10;
 
-/// hickory reads no further than to the first line that is not UTF-8, be it a comment.
+/// Reads a hosts file. Invalid UTF-8 is replaced first, because hickory stops at the first line that is not UTF-8,
+/// even if it is a comment.
 fn read_hosts(text: &[u8]) -> Hosts {
     let mut hosts = Hosts::default();
     let text = String::from_utf8_lossy(text);
-    // Memory can be read; a line that cannot be used costs only itself.
+    // Reading from memory does not fail, and unusable lines are skipped.
     let _ = hosts.read_hosts_conf(text.as_bytes());
     hosts
 }
 
-/// What the two files say. Lines that cannot be used are left out, as the C library does.
+/// The contents of the two files. Unusable lines are ignored, as the C library does.
 #[derive(Debug)]
 pub struct SystemConfig {
-    /// In the order of the file; without any, the one of this machine.
+    /// The nameservers in the order of the file. If the file has none, the one on this machine.
     pub nameservers: Vec<NameServerConfig>,
-    /// Domains that relative names are tried in.
+    /// The search domains, which are appended to relative names.
     pub search: Vec<Name>,
-    /// Names with so many dots are tried as they are before they are tried in [`Self::search`].
+    /// A name with at least this number of dots is queried as it is first, and then with the search domains.
     pub ndots: usize,
-    /// How often each nameserver is asked.
+    /// How often each nameserver is queried.
     pub attempts: Option<NonZeroU8>,
-    /// At most so long a try.
+    /// The maximum duration of one attempt.
     pub timeout: Option<Duration>,
-    /// Whether each lookup begins with another nameserver.
+    /// Whether each lookup starts with another nameserver.
     pub rotate: bool,
-    /// `/etc/hosts`
+    /// The contents of `/etc/hosts`.
     pub hosts: Hosts,
 }
 
 impl SystemConfig {
+    /// Reads the two files. A file that cannot be read counts as empty.
     pub fn read() -> Self {
         let text = fs::read(RESOLV_CONF).unwrap_or_default();
         Self::parse(&text, read_hosts(&fs::read(HOSTS).unwrap_or_default()))
     }
 
-    /// Nothing of the system's, but the nameservers given.
-    pub fn without(nameservers: Vec<NameServerConfig>) -> Self {
+    /// Returns a configuration with these nameservers and without anything from the two files.
+    pub fn from_nameservers(nameservers: Vec<NameServerConfig>) -> Self {
         Self {
             nameservers,
             search: Vec::new(),
@@ -67,7 +70,7 @@ impl SystemConfig {
         }
     }
 
-    /// What `/etc/hosts` has.
+    /// Returns the addresses that `/etc/hosts` has for `name`.
     pub fn lookup_hosts(&self, name: &Name, query_type: QueryType) -> Option<Answer> {
         let query = Query::query(name.clone(), query_type.into());
         let found = self.hosts.lookup_static_host(&query)?;
@@ -89,7 +92,7 @@ impl SystemConfig {
         })
     }
 
-    /// The names to ask for, in order (resolv.conf(5): search, ndots).
+    /// Returns the names to query, in order (resolv.conf(5): search, ndots).
     pub fn search_names(&self, name: &Name) -> Vec<Name> {
         let mut absolute = name.clone();
         absolute.set_fqdn(true);
@@ -134,7 +137,7 @@ impl SystemConfig {
     }
 }
 
-/// What any octets come to, were they the two files: for fuzzing.
+/// Reads any octets as the two files. For fuzzing.
 #[cfg(any(test, fuzzing))]
 pub fn read_any_files(octets: &[u8]) {
     let system = SystemConfig::parse(octets, read_hosts(octets));
@@ -158,7 +161,8 @@ fn nameserver(ip: &ScopedIp) -> NameServerConfig {
     }
 }
 
-/// The number of an interface, given as one or by name (Linux; sysfs has it without a call to libc).
+/// Returns the index of a network interface, which is given as a number or by its name. Names are read from sysfs
+/// (Linux), without a call to libc.
 fn scope_id(scope: &str) -> Option<u32> {
     let by_name = || {
         let is_name = !scope.is_empty() && !scope.starts_with('.') && !scope.contains('/');
@@ -204,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_are_read_past_what_is_not_utf8() {
+    fn hosts_are_read_after_a_line_that_is_not_utf8() {
         let hosts = read_hosts(
             b"10.0.0.1 a.test\n# caf\xe9\n10.0.0.2 b.test\nnonsense c.test\n10.0.0.3 d.test\n",
         );
@@ -216,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn options_bound_the_tries() {
+    fn the_options_timeout_attempts_and_rotate_are_read() {
         let system = parse("options timeout:1 attempts:3 rotate\n");
         assert_eq!(system.attempts, NonZeroU8::new(3));
         assert_eq!(system.timeout, Some(Duration::from_secs(1)));
@@ -229,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_local_nameserver_keeps_its_interface() {
+    fn a_link_local_nameserver_keeps_its_scope() {
         let system = parse("nameserver fe80::1%7\nnameserver fe80::2%lo\n");
         let scope = |place: usize| match system.nameservers[place].address {
             SocketAddr::V6(address) => address.scope_id(),
@@ -241,13 +245,13 @@ mod tests {
     }
 
     #[test]
-    fn without_a_nameserver_this_machine_is_asked() {
+    fn without_a_nameserver_the_one_on_this_machine_is_used() {
         assert_eq!(addresses(&parse("")), ["127.0.0.1:53"]);
         assert_eq!(addresses(&parse("search a.test\n")), ["127.0.0.1:53"]);
     }
 
     #[test]
-    fn unusable_lines_cost_only_themselves() {
+    fn unusable_lines_are_ignored() {
         let system =
             parse("nonsense\nnameserver nowhere\nnameserver 10.0.0.2\nsearch a..b c.test\n");
         assert_eq!(system.nameservers.len(), 1);
@@ -255,13 +259,13 @@ mod tests {
     }
 
     #[test]
-    fn the_root_is_a_search_domain() {
+    fn the_root_can_be_a_search_domain() {
         // systemd-resolved writes this; erlang/otp#4838.
         assert_eq!(search("search .\n"), ["."]);
     }
 
     #[test]
-    fn the_last_of_search_and_domain_counts() {
+    fn the_last_search_or_domain_line_is_used() {
         assert_eq!(
             search("domain a.test\nsearch b.test c.test\n"),
             ["b.test.", "c.test."]
@@ -269,7 +273,7 @@ mod tests {
     }
 
     fn search_names(name: &str, search: &[&str], ndots: usize) -> Vec<String> {
-        let mut system = SystemConfig::without(Vec::new());
+        let mut system = SystemConfig::from_nameservers(Vec::new());
         let domains = search.iter().map(Name::from_ascii);
         system.search = domains.collect::<Result<_, _>>().expect("names");
         system.ndots = ndots;
@@ -279,12 +283,12 @@ mod tests {
     }
 
     #[test]
-    fn an_absolute_name_is_asked_for_alone() {
+    fn an_absolute_name_is_not_searched() {
         assert_eq!(search_names("app.", &["a.test."], 5), ["app."]);
     }
 
     #[test]
-    fn dots_decide_whether_the_name_itself_comes_first() {
+    fn a_name_with_enough_dots_is_queried_first_as_it_is() {
         let search = ["a.test.", "b.test."];
         assert_eq!(
             search_names("app", &search, 1),
@@ -301,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn no_name_is_asked_for_twice() {
+    fn no_name_is_queried_twice() {
         assert_eq!(search_names("app", &["."], 1), ["app."]);
     }
 }

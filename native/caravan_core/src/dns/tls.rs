@@ -1,4 +1,4 @@
-//! Whom a TLS connection trusts.
+//! The TLS client configuration, and connections with it.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -19,20 +19,21 @@ use super::file_stamp::read_file;
 
 type Exchange = DnsExchange<TokioRuntimeProvider>;
 
-/// The certificates that nameservers' have to lead to.
+/// The configuration of TLS connections to nameservers, with the CA certificates to trust.
 #[derive(Clone)]
 pub struct TlsConfig(Arc<ClientConfig>);
 
 impl TlsConfig {
-    /// Those of `file` (PEM), or Mozilla's as built in.
+    /// Trusts the CA certificates in `file` (PEM), or else those of Mozilla, which are built in.
     pub fn new(file: Option<&Path>) -> Result<Self, LookupError> {
         let config = match file {
             None => client_config().map_err(|_| LookupError::Tls)?,
-            Some(file) => config(read(file)?)?,
+            Some(file) => with_roots(read_roots(file)?)?,
         };
         Ok(Self(Arc::new(config)))
     }
 
+    /// Opens a TLS connection (RFC 7858).
     pub async fn tls(
         &self,
         address: SocketAddr,
@@ -41,11 +42,12 @@ impl TlsConfig {
         max_active: usize,
         provider: TokioRuntimeProvider,
     ) -> Result<Exchange, NetError> {
-        let name = ServerName::try_from(name.to_owned()).map_err(|_| rustls_error())?;
+        let name = ServerName::try_from(name.to_owned()).map_err(|_| bad_name())?;
         let config = ClientConfig::clone(&self.0);
         tls_exchange(address, name, config, timeout, Some(max_active), provider).await
     }
 
+    /// Opens an HTTPS connection (RFC 8484).
     pub async fn https(
         &self,
         address: SocketAddr,
@@ -60,11 +62,11 @@ impl TlsConfig {
     }
 }
 
-fn rustls_error() -> NetError {
+fn bad_name() -> NetError {
     NetError::RustlsError(rustls::Error::UnsupportedNameType)
 }
 
-fn read(file: &Path) -> Result<RootCertStore, LookupError> {
+fn read_roots(file: &Path) -> Result<RootCertStore, LookupError> {
     let mut roots = RootCertStore::empty();
     let text = read_file(file).map_err(|_| LookupError::BadFile)?;
     for certificate in CertificateDer::pem_slice_iter(&text) {
@@ -77,7 +79,7 @@ fn read(file: &Path) -> Result<RootCertStore, LookupError> {
     Ok(roots)
 }
 
-fn config(roots: RootCertStore) -> Result<ClientConfig, LookupError> {
+fn with_roots(roots: RootCertStore) -> Result<ClientConfig, LookupError> {
     let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(|_| LookupError::Tls)?;

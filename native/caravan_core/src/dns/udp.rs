@@ -1,9 +1,9 @@
-//! One question and its answer over UDP.
+//! Queries over UDP.
 //!
-//! hickory opens a socket for each question and hands the answer through a channel and a task, which
-//! costs more than the round trip to a nameserver on the same host (bench/dns.exs). Here a socket is
-//! connected to the nameserver, so the kernel drops what others send, and serves some questions one
-//! after the other.
+//! hickory opens a socket for each query and passes the response through a channel and a task. That costs more
+//! than the round trip to a nameserver on the same host (bench/dns.exs). Here, a socket is connected to the
+//! nameserver, so that the kernel drops datagrams from other senders, and is used for several queries, one after
+//! the other.
 
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -19,27 +19,29 @@ use tokio::task::yield_now;
 
 use super::inline_poll::EarlyPolls;
 
-/// Questions over one socket. Each new socket has a new random port (the kernel's choice), which a
-/// forger has to guess beside the id (RFC 5452).
-const MAX_QUESTIONS: u8 = 32;
-/// Sockets that wait for the next question, of all nameservers.
+/// Number of queries over one socket. Then a new socket replaces it, with a new random port (chosen by the kernel)
+/// that a forger has to guess beside the id (RFC 5452).
+const MAX_QUERIES: u8 = 32;
+/// Maximum number of idle sockets, over all nameservers. Further sockets are closed after their query.
 const MAX_IDLE: usize = 128;
-/// Octets of an answer that we ask for (EDNS, RFC 6891): what passes through networks unfragmented (DNS
-/// flag day 2020).
+/// Maximum size of a response in octets, as sent in queries (EDNS, RFC 6891). Datagrams of this size pass through
+/// networks without fragmentation (DNS flag day 2020).
 pub const EDNS_PAYLOAD: u16 = 1_232;
-/// Octets taken from one datagram.
+/// Size of the receive buffer in octets. A datagram that fills it counts as truncated.
 const MAX_DATAGRAM: usize = 4_096;
-
-/// Datagrams taken without a pause: forged ones may come faster than they are passed over.
+/// Maximum number of datagrams that are read without yielding, because forged ones may come faster than they are
+/// read.
 const MAX_AT_ONCE: usize = 16;
 
+/// Octets of the header of a DNS message.
 const HEADER: usize = 12;
-/// Type and class, behind the name of a question.
+/// Octets of type and class, which follow the name of a question.
 const QUESTION_TAIL: usize = 4;
 
+/// The number of idle sockets, over all nameservers.
 static IDLE: AtomicUsize = AtomicUsize::new(0);
 
-/// The sockets to one nameserver.
+/// The sockets to one nameserver. Idle ones are kept for later queries.
 pub struct UdpSocketPool {
     address: SocketAddr,
     idle: Mutex<Vec<Socket>>,
@@ -47,7 +49,7 @@ pub struct UdpSocketPool {
 
 struct Socket {
     io: UdpSocket,
-    questions: u8,
+    queries: u8,
 }
 
 impl UdpSocketPool {
@@ -58,20 +60,20 @@ impl UdpSocketPool {
         }
     }
 
-    /// The answer to `request`; nothing when it was cut. Datagrams that do not match it are passed over,
-    /// so this ends with a matching one, with an error of the network, or with its caller's deadline.
+    /// Returns the response to `request`, or `None` if it is truncated. Datagrams that do not match are ignored. So
+    /// this ends with a matching datagram, with a network error, or with the deadline of the lookup.
     pub async fn query(
         &self,
         request: &DnsRequest,
         early_polls: Option<&EarlyPolls>,
     ) -> Result<Option<DnsResponse>, NetError> {
         let (socket, query) = self.send(request)?;
-        // Dropped, and with it closed, when no answer comes: a late one would be found by the next
-        // question.
+        // If no response comes, the socket is dropped, which closes it. The next query over it could receive a
+        // late response.
         let datagram = match socket.poll_early(&query, early_polls).await? {
             Some(datagram) => {
                 if datagram.len() > EDNS_PAYLOAD.into() {
-                    // More than was asked for: the runtime has the time to read it.
+                    // Larger than requested. The runtime reads it, because a scheduler may not have the time.
                     yield_now().await;
                 }
                 datagram
@@ -79,7 +81,7 @@ impl UdpSocketPool {
             None => socket.receive_async(&query).await?,
         };
         self.checkin(socket);
-        // Not read: it may end in the middle of a record.
+        // A truncated response is not parsed: it may end in the middle of a record.
         if is_truncated(&datagram) {
             return Ok(None);
         }
@@ -108,12 +110,12 @@ impl UdpSocketPool {
         let io = UdpSocket::bind(any)?;
         io.connect(self.address)?;
         io.set_nonblocking(true)?;
-        Ok(Socket { io, questions: 0 })
+        Ok(Socket { io, queries: 0 })
     }
 
     fn checkin(&self, mut socket: Socket) {
-        socket.questions += 1;
-        if socket.questions == MAX_QUESTIONS {
+        socket.queries += 1;
+        if socket.queries == MAX_QUERIES {
             return;
         }
         if IDLE.fetch_add(1, Ordering::Relaxed) < MAX_IDLE {
@@ -155,12 +157,12 @@ impl Socket {
         }
     }
 
-    /// Has the runtime wait for the answer. It knows of the socket no longer than that: it would wake
-    /// up for every datagram.
+    /// Waits for the response on the runtime. The socket is registered only meanwhile, because the runtime wakes
+    /// up for every datagram to a registered socket.
     async fn receive_async(&self, query: &SentQuery) -> io::Result<Vec<u8>> {
-        // An error says that nobody listens there (ICMP).
+        // Errors include ICMP's "port unreachable", which comes if no process listens there.
         let news = Interest::READABLE | Interest::ERROR;
-        // SAFETY: the socket is borrowed, so it stays open for as long as it is registered.
+        // SAFETY: the socket is borrowed, so it stays open while it is registered.
         #[allow(unsafe_code)]
         let socket = unsafe { AsyncFd::register_with_interest(self.io.as_fd(), news)? };
         loop {
@@ -174,7 +176,7 @@ impl Socket {
         }
     }
 
-    /// The first datagram that answers, of the next few.
+    /// Returns the first matching datagram among the next few, or `None`.
     fn receive(&self, query: &SentQuery) -> io::Result<Option<Vec<u8>>> {
         let mut buffer = [0; MAX_DATAGRAM];
         for _ in 0..MAX_AT_ONCE {
@@ -188,26 +190,28 @@ impl Socket {
     }
 }
 
-fn is_servers_error(code: ResponseCode) -> bool {
+/// Returns whether a code reports a problem of the nameserver, not a fact about the name.
+fn is_server_error(code: ResponseCode) -> bool {
     use ResponseCode::{FormErr, NotImp, Refused, ServFail};
     matches!(code, FormErr | ServFail | NotImp | Refused)
 }
 
-/// Truncated, as the server says (TC), or by the size of our buffer.
+/// Returns whether a response is truncated: by the nameserver (flag TC), or by the size of the buffer.
 fn is_truncated(datagram: &[u8]) -> bool {
     datagram.get(2).is_some_and(|flags| flags & 0x02 != 0) || datagram.len() == MAX_DATAGRAM
 }
 
-/// A question as it was sent.
+/// A query as it was sent.
 struct SentQuery {
     bytes: Vec<u8>,
     exact_case: bool,
 }
 
 impl SentQuery {
-    /// A response with our id, to our question. An error of the server may come without the question
-    /// (RFC 1035 has a server copy it, but one that cannot read it has nothing to copy); what is said of
-    /// the name may not, nor anything where the question is to make forging harder.
+    /// Returns whether a datagram is a response with the id and the question of the query. The errors of
+    /// [`is_server_error`] may come without the question, because a nameserver that cannot parse a query has no
+    /// question to copy (RFC 1035). With `exact_case` they may not, because there the question makes forging
+    /// harder.
     fn matches(&self, datagram: &[u8]) -> bool {
         let (Some(ours), Some(theirs)) = (self.bytes.get(..HEADER), datagram.get(..HEADER)) else {
             return false;
@@ -228,12 +232,12 @@ impl SentQuery {
             return false;
         };
         let is_response = flags & 0x80 != 0;
-        let is_of_a_query = flags & 0x78 == 0;
-        if !is_response || !is_of_a_query || (*id_high, *id_low) != (their_id_high, their_id_low) {
+        let is_to_a_query = flags & 0x78 == 0;
+        if !is_response || !is_to_a_query || (*id_high, *id_low) != (their_id_high, their_id_low) {
             return false;
         }
         match u16::from_be_bytes([count_high, count_low]) {
-            0 => !self.exact_case && is_servers_error(ResponseCode::from_low(code & 0x0f)),
+            0 => !self.exact_case && is_server_error(ResponseCode::from_low(code & 0x0f)),
             1 => self.has_question_of(datagram),
             _ => false,
         }
@@ -249,7 +253,7 @@ impl SentQuery {
         if self.exact_case {
             question == theirs
         } else {
-            // Lengths of labels are below 64, where ASCII has no letters.
+            // The lengths of labels are below 64, so they are not ASCII letters.
             question.eq_ignore_ascii_case(theirs)
         }
     }
@@ -275,8 +279,8 @@ mod tests {
 
     fn query(exact_case: bool) -> SentQuery {
         let name = Name::from_ascii("_App._tcp.example.com.").expect("a name");
-        let asked = Query::query(name, RecordType::SRV);
-        let request = DnsRequest::from_query(asked, DnsRequestOptions::default());
+        let question = Query::query(name, RecordType::SRV);
+        let request = DnsRequest::from_query(question, DnsRequestOptions::default());
         let bytes = request.to_vec().expect("bytes");
         SentQuery { bytes, exact_case }
     }
@@ -287,7 +291,7 @@ mod tests {
         bytes
     }
 
-    /// The id stays: it is random, and may look like a letter.
+    /// The id is unchanged, because a random id can contain an ASCII letter.
     fn in_lower_case(query: &SentQuery) -> Vec<u8> {
         let mut bytes = response(query);
         bytes[HEADER..].make_ascii_lowercase();
@@ -295,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_repeats_id_and_question() {
+    fn a_response_has_the_id_and_the_question_of_the_query() {
         let query = query(false);
         assert!(query.matches(&response(&query)));
         assert!(query.matches(&in_lower_case(&query)));
@@ -308,14 +312,14 @@ mod tests {
     }
 
     #[test]
-    fn randomized_case_has_to_come_back() {
+    fn a_response_must_repeat_the_randomized_case() {
         let query = query(true);
         assert!(query.matches(&response(&query)));
         assert!(!query.matches(&in_lower_case(&query)));
     }
 
     #[test]
-    fn only_an_error_of_the_server_may_come_without_the_question() {
+    fn only_server_errors_may_come_without_the_question() {
         let answered = |exact_case, code: u8| {
             let query = query(exact_case);
             let mut bytes = response(&query)[..HEADER].to_vec();
@@ -329,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn what_answers_no_query_is_passed_over() {
+    fn a_response_with_another_opcode_does_not_match() {
         let query = query(false);
         let mut bytes = response(&query);
         bytes[2] |= 5 << 3;
@@ -337,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_cut_by_the_server_or_by_us() {
+    fn a_response_is_truncated_by_the_nameserver_or_by_the_buffer() {
         let mut bytes = response(&query(false));
         assert!(!is_truncated(&bytes));
         bytes[2] |= 0x02;
@@ -348,16 +352,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_datagram_is_judged(datagram: Vec<u8>) {
+        fn any_datagram_is_matched_without_a_panic(datagram: Vec<u8>) {
             let _ = query(false).matches(&datagram);
         }
 
         #[test]
-        fn any_cut_is_judged(length in 0usize..40) {
+        fn a_datagram_that_ends_early_does_not_match(length in 0usize..40) {
             let query = query(false);
             let bytes = response(&query);
-            let cut = &bytes[..length.min(bytes.len())];
-            prop_assert!(!query.matches(cut) || cut.len() >= query.question_end());
+            let start = &bytes[..length.min(bytes.len())];
+            prop_assert!(!query.matches(start) || start.len() >= query.question_end());
         }
     }
 }

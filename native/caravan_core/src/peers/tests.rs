@@ -40,7 +40,7 @@ fn put_names(table: &PeerTable<u8>, topology: u8, names: &[String]) -> Result<()
 }
 
 #[test]
-fn a_topology_replaces_what_it_said_before() {
+fn a_put_replaces_the_earlier_entries_of_the_topology() {
     let table = PeerTable::new();
     assert_eq!(put(&table, 1, &[("a@h", 1), ("b@h", 2)]), Ok(()));
     assert_eq!(put(&table, 1, &[("b@h", 3)]), Ok(()));
@@ -48,7 +48,7 @@ fn a_topology_replaces_what_it_said_before() {
 }
 
 #[test]
-fn the_topology_that_spoke_last_counts_and_uncovers_the_other_when_it_goes() {
+fn the_last_put_wins_until_its_topology_is_deleted() {
     let table = PeerTable::new();
     assert_eq!(put(&table, 1, &[("a@h", 1)]), Ok(()));
     assert_eq!(put(&table, 2, &[("a@h", 2)]), Ok(()));
@@ -63,7 +63,7 @@ fn the_topology_that_spoke_last_counts_and_uncovers_the_other_when_it_goes() {
 }
 
 #[test]
-fn a_name_is_found_as_a_whole() {
+fn only_the_full_name_is_found() {
     let table = PeerTable::new();
     assert_eq!(put(&table, 1, &[("app@host", 1)]), Ok(()));
     for name in ["app", "app@", "app@hos", "app@host2", "", "App@host"] {
@@ -72,14 +72,14 @@ fn a_name_is_found_as_a_whole() {
 }
 
 #[test]
-fn of_entries_with_the_same_name_the_last_counts() {
+fn of_entries_with_the_same_name_the_last_is_used() {
     let table = PeerTable::new();
     assert_eq!(put(&table, 1, &[("a@h", 1), ("a@h", 2)]), Ok(()));
     assert_eq!((port(&table, "a@h"), table.list().len()), (Some(2), 1));
 }
 
 #[test]
-fn addresses_keep_their_order_and_end_at_the_limit() {
+fn addresses_keep_their_order_up_to_the_limit() {
     let table = PeerTable::new();
     let addresses: Vec<IpAddr> = (0..100u16)
         .map(|n| Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 99 - n).into())
@@ -96,7 +96,7 @@ fn addresses_keep_their_order_and_end_at_the_limit() {
 }
 
 #[test]
-fn what_is_too_much_is_refused_and_changes_nothing() {
+fn a_put_over_the_limit_is_refused_and_changes_no_entry() {
     let table = PeerTable::new();
     assert_eq!(put(&table, 1, &[("a@h", 1)]), Ok(()));
     assert_eq!(put_names(&table, 2, &names(MAX_NAMES)), Err(TableFull));
@@ -104,7 +104,7 @@ fn what_is_too_much_is_refused_and_changes_nothing() {
     assert_eq!((port(&table, "a@h"), table.list().len()), (Some(1), 1));
 
     assert_eq!(put_names(&table, 2, &names(MAX_NAMES - 1)), Ok(()));
-    // The same names once more: a topology makes room for itself.
+    // The same names again: a put replaces the entries of its topology.
     assert_eq!(put_names(&table, 2, &names(MAX_NAMES - 1)), Ok(()));
     assert_eq!(put(&table, 1, &[("a@h", 1), ("b@h", 2)]), Err(TableFull));
     assert_eq!(put(&table, 3, &[("c@h", 1)]), Err(TableFull));
@@ -114,7 +114,7 @@ fn what_is_too_much_is_refused_and_changes_nothing() {
 }
 
 #[test]
-fn a_topology_without_names_takes_no_place() {
+fn a_topology_without_entries_is_not_stored() {
     let table = PeerTable::new();
     for topology in 0..=255 {
         assert_eq!(put(&table, topology, &[]), Ok(()));
@@ -123,7 +123,7 @@ fn a_topology_without_names_takes_no_place() {
 }
 
 #[test]
-fn readers_see_the_whole_of_one_answer_while_others_are_written() {
+fn readers_see_the_entries_of_one_put_while_others_are_written() {
     let table = PeerTable::new();
     let names = names(500);
     let answer = |port| {
@@ -168,12 +168,11 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    /// The rule word by word: asked for a name, the topologies are gone through from the last that
-    /// spoke to the first.
+    /// The rule, written a second time: for a name, the topologies are searched from the last put to the first.
     #[test]
-    fn agrees_with_the_rule(steps in vec(step(), 0..30)) {
+    fn find_and_list_agree_with_the_rule(steps in vec(step(), 0..30)) {
         let table = PeerTable::new();
-        let mut spoken: Vec<(u8, BTreeMap<u8, u16>)> = Vec::new();
+        let mut puts: Vec<(u8, BTreeMap<u8, u16>)> = Vec::new();
 
         for step in steps {
             match step {
@@ -181,20 +180,20 @@ proptest! {
                     let names: Vec<_> = entries.iter().map(|(n, port)| (format!("{n}@h"), *port)).collect();
                     let endpoints = names.iter().map(|(name, port)| (name.as_bytes(), endpoint(*port)));
                     prop_assert_eq!(table.put(topology, endpoints), Ok(()));
-                    spoken.retain(|(other, _)| *other != topology);
-                    spoken.insert(0, (topology, entries));
+                    puts.retain(|(other, _)| *other != topology);
+                    puts.insert(0, (topology, entries));
                 }
                 Step::Delete(topology) => {
                     table.delete(&topology);
-                    spoken.retain(|(other, _)| *other != topology);
+                    puts.retain(|(other, _)| *other != topology);
                 }
             }
             for name in 0u8..8 {
-                let expected = spoken.iter().find_map(|(_, entries)| entries.get(&name)).copied();
+                let expected = puts.iter().find_map(|(_, entries)| entries.get(&name)).copied();
                 prop_assert_eq!(port(&table, &format!("{name}@h")), expected);
             }
             let names: Vec<_> = table.list().keys().map(|name| name.to_vec()).collect();
-            let mut expected: Vec<_> = spoken
+            let mut expected: Vec<_> = puts
                 .iter()
                 .flat_map(|(_, entries)| entries.keys().map(|n| format!("{n}@h").into_bytes()))
                 .collect();

@@ -9,7 +9,7 @@ fn by_name(name: &str) -> Result<u16, PortError> {
     port(name.as_bytes(), Rule::Name(base(4370)))
 }
 
-/// The table of the module documentation, word by word, with none of its arithmetic shared.
+/// The table of the module documentation, written a second time without the code under test.
 fn oracle(name: &str, rule: Rule) -> Result<u16, PortError> {
     let basename = name.split_once('@').map_or(name, |(left, _)| left);
     if basename.is_empty() {
@@ -53,7 +53,7 @@ fn large_numbers_are_ports() {
 }
 
 #[test]
-fn impossible_ports_are_refused() {
+fn ports_that_cannot_exist_are_refused() {
     for name in [
         "app-65536",
         "app-99999@host",
@@ -98,7 +98,7 @@ fn helper_nodes_are_temporary_under_both_rules() {
 }
 
 #[test]
-fn names_that_only_look_like_helpers_are_ordinary() {
+fn names_that_only_resemble_helpers_are_ordinary() {
     assert_eq!(by_name("theorem-4001@host"), Ok(4001));
     assert_eq!(by_name("rpc-gateway-4001@host"), Ok(4001));
     assert_eq!(by_name("rpc-db-4001@host"), Ok(4001));
@@ -112,7 +112,7 @@ fn names_that_only_look_like_helpers_are_ordinary() {
 }
 
 prop_compose! {
-    // Stems that cannot start or end like a helper's name.
+    // Stems that do not start or end like the name of a helper node.
     fn ordinary_name()(stem in "[a-ln-qs-z_.-]{0,8}", digits in "[0-9]{0,7}", host in "(@[a-z0-9.:@-]{0,12})?")
         -> String { format!("{stem}{digits}{host}") }
 }
@@ -125,19 +125,19 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_answered(name: Vec<u8>, number in 1u16..) {
+    fn any_octets_have_a_port_or_an_error(name: Vec<u8>, number in 1u16..) {
         if let Ok(port) = port(&name, Rule::Name(base(number))) {
             prop_assert_ne!(port, 0);
         }
     }
 
     #[test]
-    fn the_host_never_counts(name in "[a-z0-9-]{1,12}", host in "[ -~]{0,20}") {
+    fn the_host_does_not_change_the_port(name in "[a-z0-9-]{1,12}", host in "[ -~]{0,20}") {
         prop_assert_eq!(by_name(&name), by_name(&format!("{name}@{host}")));
     }
 
     #[test]
-    fn whatever_runs_inside_a_helper_is_not_its_port(tool in "rem|rpc", id in "[0-9a-f]{4}", node in "[a-z]{1,5}-[0-9]{1,5}") {
+    fn the_digits_inside_the_name_of_a_helper_do_not_count(tool in "rem|rpc", id in "[0-9a-f]{4}", node in "[a-z]{1,5}-[0-9]{1,5}") {
         prop_assert_eq!(by_name(&format!("{tool}-{id}-{node}@host")), Err(PortError::Temporary));
     }
 }
