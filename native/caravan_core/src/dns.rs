@@ -29,7 +29,7 @@ pub use config::{
 };
 pub use error::LookupError;
 pub use question::{BadName, QueryType, Question};
-pub use resolvers::{LookupStart, MAX_RESOLVERS, Outcome, PendingLookup, Resolvers};
+pub use resolvers::{LookupStart, Outcome, PendingLookup, Resolvers};
 #[cfg(any(test, fuzzing))]
 pub use response::read_any_response;
 #[cfg(any(test, fuzzing))]

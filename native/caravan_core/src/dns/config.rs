@@ -30,7 +30,7 @@ pub struct BadNameserver;
 pub struct BadNetwork;
 
 /// The protocol to a nameserver.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Protocol {
     /// UDP, and TCP if an answer is truncated.
     Udp,
@@ -51,7 +51,7 @@ pub enum Protocol {
 }
 
 /// One nameserver.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NameServerConfig {
     /// Its address and port.
     pub address: SocketAddr,
@@ -60,7 +60,7 @@ pub struct NameServerConfig {
 }
 
 /// The nameservers and files of a resolver. Lookups with equal configurations share sockets and connections.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ResolverConfig {
     /// At most [`MAX_NAMESERVERS`]. If empty, the system's configuration is used.
     pub nameservers: Vec<NameServerConfig>,
@@ -73,14 +73,14 @@ pub struct ResolverConfig {
 }
 
 /// The validation of answers with DNSSEC (RFC 4035).
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DnssecConfig {
     /// A file with the DNSKEY records to trust. By default, the built-in keys of the root are trusted.
     pub trust_anchors: Option<PathBuf>,
 }
 
 /// The options of one lookup.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LookupOptions {
     /// The nameservers and files to use.
     pub config: ResolverConfig,

@@ -9,7 +9,7 @@ const MAX_NAME: usize = 253;
 const MAX_LABEL: usize = 63;
 
 /// The record types that can be looked up (RFC 1035: QTYPE).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum QueryType {
     /// Service records: host and port (RFC 2782).
     Srv,
@@ -45,7 +45,7 @@ pub enum BadName {
 }
 
 /// A checked name and the type of the records to look up.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Question {
     pub(super) name: Name,
     pub(super) query_type: QueryType,

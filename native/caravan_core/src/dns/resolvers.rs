@@ -16,7 +16,7 @@ use super::resolver::Resolver;
 use super::{Answer, LookupError, LookupOptions, Question};
 
 /// Maximum number of configurations whose resolvers are kept. One more replaces the oldest.
-pub const MAX_RESOLVERS: usize = 32;
+const MAX_RESOLVERS: usize = 32;
 /// Time without a lookup after which all idle sockets and connections are closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Interval at which `close_idle` checks whether there was a lookup. It is short for another reason: while it is
