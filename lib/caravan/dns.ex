@@ -76,16 +76,18 @@ defmodule Caravan.Dns do
   @defaults Options.defaults(@schema)
 
   @moduledoc """
-  DNS lookups of the records that name nodes: SRV, A and AAAA.
+  Looks up the DNS records that can name nodes: SRV, A and AAAA.
 
       iex> {:ok, answer} = Caravan.Dns.lookup("_app._tcp.example.com", :srv, nameservers: ["127.0.0.1:8600"])
       iex> hd(answer.records)
       %Caravan.Dns.Service{priority: 1, weight: 1, port: 4001, target: "node1.example.com", addresses: []}
 
-  A lookup runs in the Rust library (hickory), over UDP with EDNS, and over TCP when an answer is cut. The
-  calling process sends the question and looks twice for its answer, which a nameserver on the same host
-  mostly has by then; every wait, and all longer work, is on a thread outside the schedulers. It ends at
-  its deadline whatever the network does.
+  Lookups run in Caravan's Rust library, which uses hickory: over UDP with EDNS, and over TCP if an answer is
+  truncated. The calling process sends the query and tries twice to receive the answer. A nameserver on the same
+  host has usually responded by then. All waiting and all longer work is done on a thread outside the schedulers.
+  Each lookup ends at its deadline, whatever the network does.
+
+  Caravan keeps no answers. Each lookup queries a nameserver, which usually has a cache.
 
   ## Options
 
@@ -95,19 +97,21 @@ defmodule Caravan.Dns do
 
   | what | limit |
   |---|---|
-  | lookups under way in a VM | 1,024; one more is `:busy` |
-  | a name | 253 octets, labels of 63, ASCII letters, digits, `-`, `_` |
-  | records of an answer | 4,096; more is `:too_many_records` |
-  | addresses of an SRV target | 16; more are left out |
-  | octets of an answer | 1,232 over UDP, asked for by EDNS; one of 4,096 counts as cut; 65,535 over TCP |
-  | aliases (CNAME) of a name | 8 in one answer, 8 answers; more is `:bad_response` |
-  | configurations whose sockets and connections are kept | 32, for 60 seconds after the last lookup; one more closes those of the oldest |
-  | UDP sockets that wait for a question | 128 in all, each for 32 questions |
+  | lookups in flight in one VM | 1,024. One more returns `:busy`. |
+  | a name | 253 octets, labels of 63 octets, ASCII letters, digits, `-`, `_` |
+  | records of one answer | 4,096. More records return `:too_many_records`. |
+  | addresses of an SRV target | 16. More addresses are left out. |
+  | size of a response | 1,232 octets over UDP, as requested by EDNS. One of 4,096 octets counts as truncated. 65,535 octets over TCP. |
+  | CNAME records of a name | 8 in one response, and 8 responses. More return `:bad_response`. |
+  | configurations whose sockets and connections are kept | 32, until 60 seconds after the last lookup. One more replaces the oldest. |
+  | idle UDP sockets | 128 in one VM. Each is closed after 32 queries. |
 
-  None of them can be changed. A changed `/etc/resolv.conf`, `/etc/hosts`, `:ca_file` or `:trust_anchors` counts from the next lookup on.
+  The limits cannot be changed.
 
-  With `:dnssec`, a name that a wildcard stands for can be `:bogus` where the zone is signed with NSEC, because
-  hickory asks for more proof than RFC 4035 does.
+  The next lookup uses a changed `/etc/resolv.conf`, `/etc/hosts`, `:ca_file` or `:trust_anchors`.
+
+  With `:dnssec`, a name that matches a wildcard can be `:bogus` if its zone is signed with NSEC, because hickory
+  requires more proof than RFC 4035.
   """
 
   alias Caravan.Dns.Answer
@@ -132,20 +136,20 @@ defmodule Caravan.Dns do
   @max_nameservers 16
   @max_networks 64
 
-  # The library replies by the deadline; this covers a VM too busy to run its thread. Twice: for the
-  # reply, and, where it was on its way already, for its arrival.
+  # Milliseconds. The library replies by the deadline, but a busy VM may run its thread later. Added to the wait for
+  # the reply, and to the wait for a reply that could not be cancelled any more.
   @grace 5
 
   @doc """
-  Looks `name` up and waits for the answer, for no longer than the option `:timeout`.
+  Looks up `name` and waits for the answer, at most as long as the option `:timeout`.
 
-  A trailing dot makes a name absolute; the system's search domains are then not tried.
+  A trailing dot makes the name absolute. Then the search domains of the system are not used.
   """
   @spec lookup(String.t(), type, [option]) :: {:ok, Answer.t()} | {:error, Error.t()}
   def lookup(name, type, options \\ []) do
     options = validate!(options, type)
 
-    # Where the answer is not there at once, it often is when others have had their turn.
+    # An answer that is not there at once often is after other processes have run.
     with ref when is_reference(ref) <- start(name, type, options),
          true = :erlang.yield(),
          ref when is_reference(ref) <- Native.dns_poll(ref) do
@@ -157,7 +161,7 @@ defmodule Caravan.Dns do
     end
   end
 
-  @doc "As `lookup/3`, but returns the answer itself and raises `Caravan.Dns.Error`."
+  @doc "Looks up `name` like `lookup/3`. Returns the answer, or raises `Caravan.Dns.Error`."
   @spec lookup!(String.t(), type, [option]) :: Answer.t()
   def lookup!(name, type, options \\ []) do
     case lookup(name, type, options) do
@@ -167,10 +171,10 @@ defmodule Caravan.Dns do
   end
 
   @doc """
-  Starts a lookup and returns at once.
+  Starts a lookup and returns its reference at once.
 
-  The calling process gets one message, `{ref, {:ok, answer} | {:error, error}}`, by the option
-  `:timeout` at the latest. When the calling process dies, its lookups end.
+  The calling process gets one message, `{ref, {:ok, answer} | {:error, error}}`, within the option `:timeout`.
+  When the calling process dies, its lookups end.
   """
   @spec lookup_async(String.t(), type, [option]) :: {:ok, reference} | {:error, Error.t()}
   def lookup_async(name, type, options \\ []) do
@@ -182,19 +186,21 @@ defmodule Caravan.Dns do
   end
 
   @doc """
-  Ends a lookup of `lookup_async/3`. True: its message will not come. False: it was sent before, or the
-  reference is of no lookup.
+  Ends a lookup of `lookup_async/3`. Returns `true` if its message will not come, or `false` if the message was sent
+  before or the reference does not belong to a lookup.
   """
   @spec cancel(reference) :: boolean
   def cancel(ref) when is_reference(ref) do
     Native.dns_cancel(ref)
   rescue
-    # As for a lookup of the code before a reload.
+    # The reference does not belong to a lookup, or to one from before a reload of the library.
     ArgumentError -> false
   end
 
   @doc """
-  Closes the sockets and connections that no lookup is using.
+  Closes the sockets and connections that no lookup is using. Returns `:ok`.
+
+  Without it, they are closed after 60 seconds without a lookup.
   """
   @spec flush() :: :ok
   def flush, do: Native.dns_flush()
@@ -242,18 +248,18 @@ defmodule Caravan.Dns do
 
     if type == :srv and options.allow != [] and not options.addresses,
       do:
-        refuse!(:addresses, "where :allow is given for :srv, which has nothing else to leave out")
+        refuse!(:addresses, "if :allow is given for :srv, because SRV records have no addresses")
 
     if options.trust_anchors && not options.dnssec,
-      do: refuse!(:dnssec, "where :trust_anchors is given")
+      do: refuse!(:dnssec, "if :trust_anchors is given")
 
     options
   end
 
   @spec refuse!(atom, String.t()) :: no_return
-  defp refuse!(key, where) do
+  defp refuse!(key, condition) do
     raise ArgumentError,
-          "Caravan.Dns: expected #{inspect(key)} to be true #{where}, got: false"
+          "Caravan.Dns: expected #{inspect(key)} to be true #{condition}, got: false"
   end
 
   defp poll_once(ref) do

@@ -1,13 +1,14 @@
 defmodule Caravan.DnsClient do
   @moduledoc """
-  A DNS client of your own for `Caravan.Cluster.DnsStrategy`, given as its option `:dns_client`.
+  The behaviour of a custom DNS client for `Caravan.Cluster.DnsStrategy`, which takes it as its option `:dns_client`.
 
-  It runs in a process of its own, for no longer than the option `:lookup_timeout`. An exception, or
-  anything but the list below, counts as a failed lookup: it is logged and disconnects nobody.
+  The strategy calls the client in a separate process, at most as long as the option `:lookup_timeout`. If the client
+  raises, or returns anything but a list of ports and hosts, the lookup has failed: that is logged, and no node is
+  disconnected.
   """
 
   @doc """
-  The nodes behind `name`: a list of `{port, host}`, which is what an SRV record would say.
+  Looks up `name`. Returns the port and the host of each node, as an SRV record would have them.
   """
   @callback get_nodes(name :: String.t()) :: [{port :: :inet.port_number(), host :: String.t()}]
 end

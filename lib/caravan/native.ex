@@ -1,11 +1,12 @@
 defmodule Caravan.Native do
-  # NIF border, boot-safe. The functions of native/caravan_nif, one stub each. Runs inside kernel start, so: only :erlang,
-  # kernel and stdlib, and no @on_load. In a release the handlers of preloaded modules run after
-  # distribution has started (kernel_safe_sup), and the node would not boot. A stub loads the library
-  # on its first call instead, and the call goes on in the native function.
+  # NIF border, boot-safe. One stub for each function of native/caravan_nif. The first call of a stub loads the library
+  # and continues in the native function.
+  #
+  # There is no @on_load, because the handlers of preloaded modules run in a release after distribution has started
+  # (kernel_safe_sup), which needs this module.
   @moduledoc false
 
-  # Bounds the wait for a module that is reloaded again and again.
+  # Maximum number of purges of old code while loading. It limits the wait if this module is reloaded again and again.
   @purges 1_000
 
   @type port_error :: :empty_name | :out_of_range | :temporary
@@ -50,7 +51,7 @@ defmodule Caravan.Native do
   @spec dns_flush() :: :ok
   def dns_flush, do: first_call(:dns_flush, [])
 
-  # Lookups in flight, and tasks on the library's runtime. For tests.
+  # For tests. Tasks are those on the library's runtime.
   @spec dns_in_flight() :: {lookups :: non_neg_integer, tasks :: non_neg_integer}
   def dns_in_flight, do: first_call(:dns_in_flight, [])
 
@@ -61,8 +62,8 @@ defmodule Caravan.Native do
   def dns_network?(text), do: first_call(:dns_network?, [text])
 
   @doc """
-  Loads the library unless it is loaded. The error is a line for an operator: which file, why, what
-  to do.
+  Loads the library unless it is loaded. Returns `:ok`, or an error as a line for an operator: the file, the reason, and
+  what to do.
   """
   @spec load() :: :ok | {:error, :unicode.chardata()}
   def load, do: load(@purges)
@@ -74,12 +75,11 @@ defmodule Caravan.Native do
       :ok ->
         :ok
 
-      # Another process was faster, or reloaded this module: then the call goes on in the new code.
+      # Another process has loaded the library, or this module. Then the call continues in the new code.
       {:error, {reason, _}} when reason in [:reload, :old_code] ->
         :ok
 
-      # This module was reloaded, and its old code still holds the library. A process that is in the old
-      # code leaves it at once.
+      # This module was reloaded, and its old code still holds the library. Processes leave the old code soon.
       {:error, {:upgrade, _}} when purges > 0 ->
         :code.soft_purge(__MODULE__) or :erlang.yield()
         load(purges - 1)
@@ -89,8 +89,8 @@ defmodule Caravan.Native do
     end
   end
 
-  # Where a stub goes on, and never returns to: the load overwrites its machine code, and a process that
-  # came back into it would end the VM. After a failed load it must not be called again either.
+  # A stub must call this as its last action, without returning into the stub: loading overwrites the stub's machine
+  # code, and a process that returned into it would crash the VM. If loading fails, the stub is not called again.
   defp first_call(function, arguments) do
     case load() do
       :ok -> :erlang.apply(__MODULE__, function, arguments)
@@ -112,7 +112,7 @@ defmodule Caravan.Native do
       " cannot be loaded: ",
       text,
       ". Build it for this machine (mix compile, or mix release, on the same system and CPU as here; ",
-      "or CARAVAN_NIF=<file> mix compile) and see that its directory is on the code path as caravan/ebin."
+      "or CARAVAN_NIF=<file> mix compile). Its directory must be on the code path as caravan/ebin."
     ]
   end
 end

@@ -17,7 +17,7 @@ defmodule Caravan.DnsTest do
   defp service(port, target), do: %Service{priority: 0, weight: 0, port: port, target: target}
 
   describe "an answer" do
-    test "of SRV records keeps their order and says how long it holds and where it came from",
+    test "of SRV records keeps their order, with the TTL and the nameserver",
          context do
       records = [{1, 2, 4001, "Node2.Test"}, {3, 4, 4002, "node1.test"}]
       DnsServer.put(context.server, "_app._tcp.test", :srv, {records, ttl: 17})
@@ -53,7 +53,7 @@ defmodule Caravan.DnsTest do
                }
     end
 
-    test "of A and AAAA records holds addresses as :inet has them", context do
+    test "of A and AAAA records has addresses in the form of :inet", context do
       DnsServer.put(context.server, "app.test", :a, [{127, 0, 0, 1}, {10, 1, 2, 3}])
       DnsServer.put(context.server, "app.test", :aaaa, [{0xFD00, 0, 0, 1, 2, 3, 4, 0xFFFF}])
 
@@ -64,12 +64,12 @@ defmodule Caravan.DnsTest do
                Dns.lookup!("app.test", :aaaa, context.options)
     end
 
-    test "comes through a CNAME", context do
+    test "follows a CNAME record", context do
       DnsServer.put(context.server, "app.test", :a, {:cname, "real.test", [{127, 0, 0, 9}]})
       assert %{records: [{127, 0, 0, 9}]} = Dns.lookup!("app.test", :a, context.options)
     end
 
-    test "too long for UDP comes whole over TCP", context do
+    test "that is too large for UDP comes complete over TCP", context do
       records = for n <- 1..1_000, do: {0, 0, n, "node#{n}.app.test"}
       DnsServer.put(context.server, "big.test", :srv, records)
       answer = Dns.lookup!("big.test", :srv, context.options)
@@ -79,7 +79,7 @@ defmodule Caravan.DnsTest do
                DnsServer.queries(context.server)
     end
 
-    test "of a target . has no service in it (RFC 2782)", context do
+    test "of a record with the target . has no service (RFC 2782)", context do
       DnsServer.put(context.server, "none.test", :srv, [{0, 0, 0, "."}])
       assert reason("none.test", :srv, context.options) == :no_records
     end
@@ -100,12 +100,12 @@ defmodule Caravan.DnsTest do
       end
     end
 
-    test "for no answer comes at the deadline", context do
+    test "for a missing response comes at the deadline", context do
       DnsServer.put_default(context.server, :silent)
       assert reason("app.test", :srv, Keyword.put(context.options, :timeout, 100)) == :timeout
     end
 
-    test "for a name that cannot be asked for comes before anything is sent", context do
+    test "for an invalid name comes before a query is sent", context do
       names = ["", ".", "a..b", "a\0b", "a@b", "ä", <<255>>, String.duplicate("a", 300)]
 
       for name <- names do
@@ -116,7 +116,7 @@ defmodule Caravan.DnsTest do
       assert DnsServer.queries(context.server) == []
     end
 
-    test "says what to do" do
+    test "has a message with the reason" do
       error = %Error{name: "app.test", type: :srv, reason: :nxdomain}
       assert Exception.message(error) =~ ~s|"app.test" (SRV) failed: the name does not exist|
       assert_raise Error, fn -> Dns.lookup!("a@b", :srv) end
@@ -124,7 +124,7 @@ defmodule Caravan.DnsTest do
   end
 
   describe "options" do
-    test "that are wrong name key, expectation and value" do
+    test "that are invalid raise an error with the key, the expectation and the value" do
       for {options, message} <- [
             {[timeout: 0],
              ~r/expected :timeout to be an integer from 1 to 60_000 \(milliseconds\), got: 0/},
@@ -142,8 +142,7 @@ defmodule Caravan.DnsTest do
             {[addresses: 1], ~r/expected :addresses to be .* got: 1/},
             {[dnssec: "yes"], ~r/expected :dnssec to be .* got: "yes"/},
             {[randomize_case: nil], ~r/expected :randomize_case/},
-            {[trust_anchors: "/etc/anchors"],
-             ~r/expected :dnssec to be true where :trust_anchors/},
+            {[trust_anchors: "/etc/anchors"], ~r/expected :dnssec to be true if :trust_anchors/},
             {[nameservers: ["10.0.0.2" | "10.0.0.3"]], ~r/expected :nameservers/},
             {[allow: "10.0.0.0/8"], ~r/expected :allow/},
             {[allow: List.duplicate("10.0.0.0/8", 65)], ~r/expected :allow .* 64/},
@@ -154,7 +153,7 @@ defmodule Caravan.DnsTest do
       end
     end
 
-    test "are not the only arguments that are checked" do
+    test "are checked, and so are the other arguments" do
       assert_raise ArgumentError, ~r/record type .* got: :mx/, fn -> Dns.lookup("a", :mx) end
 
       assert_raise ArgumentError, ~r/name to be a string, got: 'a'|got: ~c"a"/, fn ->
@@ -164,7 +163,7 @@ defmodule Caravan.DnsTest do
   end
 
   describe "lookup_async" do
-    test "replies once, under the reference it returned", context do
+    test "sends one message, with the reference that it returned", context do
       DnsServer.put(context.server, "app.test", :a, [{127, 0, 0, 1}])
       {:ok, ref} = Dns.lookup_async("app.test", :a, context.options)
       assert_receive {^ref, {:ok, %Answer{records: [{127, 0, 0, 1}]}}}, 5_000
@@ -172,23 +171,24 @@ defmodule Caravan.DnsTest do
       refute_received {^ref, _}
     end
 
-    test "cannot be cancelled by a reference of nobody" do
+    test "is not cancelled by the reference of another thing" do
       refute Dns.cancel(make_ref())
     end
 
-    test "cancelled in time does not reply", context do
+    test "sends no message if it is cancelled in time", context do
       DnsServer.subscribe(context.server)
       DnsServer.put_default(context.server, {:fun, fn _query -> [{127, 0, 0, 1}] end})
       DnsServer.put(context.server, "slow.test", :a, :silent)
       {:ok, ref} = Dns.lookup_async("slow.test", :a, context.options)
       assert_receive {:dns_query, %{name: "slow.test"}}, 5_000
       assert Dns.cancel(ref)
-      # Lookups reply in the order in which they end; the later one stands for time passing.
+
+      # Lookups send their messages in the order in which they end. A message of the first one would be here now.
       assert {:ok, _} = Dns.lookup("other.test", :a, context.options)
       refute_received {^ref, _}
     end
 
-    test "ends when the process that asked dies", context do
+    test "ends when the calling process dies", context do
       DnsServer.subscribe(context.server)
       DnsServer.put_default(context.server, :silent)
       options = Keyword.put(context.options, :timeout, 60_000)
@@ -206,7 +206,7 @@ defmodule Caravan.DnsTest do
     end
   end
 
-  test "a thousand lookups at once are all answered", context do
+  test "a thousand lookups at the same time are all answered", context do
     DnsServer.put(context.server, "app.test", :a, [{127, 0, 0, 1}])
 
     answers =
@@ -223,7 +223,7 @@ defmodule Caravan.DnsTest do
     assert Enum.all?(answers, &match?({:ok, _}, &1))
   end
 
-  test "an answer makes no atom", context do
+  test "an answer creates no atom", context do
     DnsServer.put(context.server, "app.test", :srv, [{0, 0, 1, "never-seen-before-as-atom.test"}])
     assert {:ok, _} = Dns.lookup("app.test", :srv, context.options)
 

@@ -6,7 +6,7 @@ defmodule Caravan.NativeTest do
   alias Caravan.Test.PeerNode
 
   describe "port/3" do
-    test "gives the port, or why there is none" do
+    test "returns the port, or the reason why there is none" do
       assert Native.port("app-4001@host", :name, 4370) == 4001
       assert Native.port("app-4001@host", :fixed, 4370) == 4370
       assert Native.port("", :name, 4370) == :empty_name
@@ -15,13 +15,13 @@ defmodule Caravan.NativeTest do
       assert Native.port("rpc-1f2e-app@host", :fixed, 4370) == :temporary
     end
 
-    test "takes any bytes for a name" do
+    test "accepts any bytes as a name" do
       assert Native.port(<<255, 0, "-4001@", 128>>, :name, 4370) == 4001
       assert Native.port(:binary.copy("a", 1_000_000), :name, 4370) == 4370
       assert Native.port(:binary.copy("9", 1_000_000), :name, 4370) == :out_of_range
     end
 
-    test "raises for what is no name, rule or base port" do
+    test "raises for an invalid name, rule or base port" do
       for arguments <- [
             [~c"app", :name, 4370],
             [:app, :name, 4370],
@@ -40,7 +40,7 @@ defmodule Caravan.NativeTest do
   end
 
   describe "port/1" do
-    test "goes by the last settings, and by none before there are any" do
+    test "uses the last settings, and returns :unset before there are any" do
       node = PeerNode.start!()
       port = &PeerNode.call(node, Native, :port, [&1])
       assert port.("app-4001") == :unset
@@ -58,7 +58,7 @@ defmodule Caravan.NativeTest do
       end
     end
 
-    test "keeps its settings when new ones are none" do
+    test "keeps its settings when new ones are invalid" do
       node = PeerNode.start!()
       :ok = PeerNode.call(node, Native, :port_settings, [:name, 5001])
 
@@ -71,7 +71,7 @@ defmodule Caravan.NativeTest do
   end
 
   describe "load/0" do
-    test "is :ok as often as it is called" do
+    test "returns :ok each time it is called" do
       assert Native.load() == :ok
       assert Native.load() == :ok
       assert Native.port("app-4001", :name, 4370) == 4001
@@ -94,12 +94,12 @@ defmodule Caravan.NativeTest do
     racers |> Task.await_many() |> Enum.uniq()
     """
 
-    # Short stubs and long ones: loading overwrites their machine code while all are inside.
+    # A short stub and a long one: loading overwrites their machine code while all processes are in it.
     for {function, arguments, result} <- [
           {:port, ["app-4001", :name, 4370], 4001},
           {:dns_nameserver?, ["127.0.0.1:53"], true}
         ] do
-      test "serves fifty processes that call #{function} first, at the same moment" do
+      test "is run by fifty processes that make the first call of #{function} at the same time" do
         for _fresh_vm <- 1..4 do
           node = PeerNode.start!()
           call = [function: unquote(function), arguments: unquote(arguments)]
@@ -110,7 +110,7 @@ defmodule Caravan.NativeTest do
     end
   end
 
-  describe "loaded again while processes call it" do
+  describe "reloading the module while processes call it" do
     @reload """
     call = fn call, counts ->
       result = Caravan.Epmd.address_please(~c"app-4001", ~c"127.0.0.1", :inet)
@@ -122,7 +122,7 @@ defmodule Caravan.NativeTest do
 
     callers = for _ <- 1..8, do: Task.async(fn -> call.(call, %{}) end)
 
-    # Code that a process is in is left alone, as a release handler does.
+    # Code is not purged while a process is in it. A release handler does the same.
     load = fn load, loaded ->
       if loaded < 50 do
         loads =
@@ -143,7 +143,7 @@ defmodule Caravan.NativeTest do
       assert PeerNode.eval(node, @reload) == [{:ok, {127, 0, 0, 1}, 4001, 6}]
     end
 
-    test "works after c:l/1, which purges" do
+    test "works with c:l/1, which purges the old code" do
       node = PeerNode.start!()
 
       for _round <- 1..5 do

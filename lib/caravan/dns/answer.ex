@@ -1,16 +1,16 @@
 defmodule Caravan.Dns.Answer do
   @moduledoc """
-  What a lookup found: at least one record.
+  The answer of a lookup. It has at least one record.
 
-    * `:name` and `:type` as they were asked for;
-    * `:records` in the order of the server: `Caravan.Dns.Service` structs for `:srv`,
-      `t::inet.ip_address/0` tuples for `:a` and `:aaaa`; at most 4,096;
-    * `:ttl`, in seconds: the smallest of the answer;
-    * `:nameserver`, such as `"127.0.0.1:8600"`: which one answered; `nil`: `/etc/hosts` did;
-    * `:transport`: what the answer came over;
-    * `:time`, in microseconds: how long it took;
-    * `:dropped`: how many addresses the option `:allow` left out;
-    * `:secure`: whether DNSSEC proved it (option `:dnssec`).
+    * `:name` and `:type`: as they were looked up.
+    * `:records`: at most 4,096, in the order of the nameserver. `Caravan.Dns.Service` structs for `:srv`, or
+      `t::inet.ip_address/0` tuples for `:a` and `:aaaa`.
+    * `:ttl`: the smallest TTL of the answer, in seconds.
+    * `:nameserver`: the nameserver that answered, such as `"127.0.0.1:8600"`, or `nil` for `/etc/hosts`.
+    * `:transport`: the transport of the answer.
+    * `:time`: the duration of the lookup, in microseconds.
+    * `:dropped`: the number of addresses that the option `:allow` dropped.
+    * `:secure`: whether DNSSEC proved the answer (option `:dnssec`).
   """
 
   @enforce_keys [:name, :type, :records, :ttl]

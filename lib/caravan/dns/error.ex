@@ -2,71 +2,74 @@ defmodule Caravan.Dns.Error do
   @reasons [
     nxdomain: {
       "the name does not exist",
-      "see that the query name is right; a Kubernetes headless service needs publishNotReadyAddresses: true to exist before its pods are ready"
+      "check the name; a Kubernetes headless service has no name before its pods are ready, unless it has publishNotReadyAddresses: true"
     },
     no_records: {
       "the name has no record of this type",
-      "see that the service is registered and that :type is right"
+      "check that the service is registered, and that the record type is right"
     },
     not_allowed: {
-      "records were there, and all of them outside the networks of :allow",
-      "see that :allow names the networks of the nodes"
+      "all addresses of the answer are outside the networks of :allow",
+      "check that :allow has the networks of the nodes"
     },
     timeout: {
-      "no valid answer in time",
-      "see that the nameserver is reachable over UDP and TCP, or raise :timeout (in a strategy, :lookup_timeout)"
+      "no valid answer came in time",
+      "check that the nameserver is reachable over UDP and TCP, or raise the option :timeout (in a strategy, :lookup_timeout)"
     },
     servfail: {
-      "the server failed",
-      "look at the nameserver; Consul says so while it has no leader"
+      "the nameserver failed",
+      "look at the logs of the nameserver; Consul returns this while it has no leader"
     },
     refused: {
-      "the server refused the question",
-      "see that the nameserver serves this zone to this client"
+      "the nameserver refused the query",
+      "check that the nameserver serves this zone to this client"
     },
-    formerr: {"the server did not understand the question", "look at the nameserver"},
+    formerr: {
+      "the nameserver did not understand the query",
+      "look at the logs of the nameserver"
+    },
     bad_response: {
-      "the server's answer breaks the protocol or is an error of another kind",
-      "look at the nameserver, and at what stands between it and this node"
+      "the response violates the protocol, or has another error code",
+      "look at the logs of the nameserver, and at proxies and firewalls between it and this node"
     },
     truncated: {
-      "the answer was cut short, over TCP too",
+      "the answer was truncated, over TCP too",
       "allow DNS over TCP between this node and the nameserver"
     },
     too_many_records: {
       "the answer has more than 4,096 records",
-      "ask for a name with fewer"
+      "look up a name that has fewer"
     },
     connection: {
       "no nameserver could be reached",
-      "see that the addresses in :nameservers or /etc/resolv.conf are right and routed"
+      "check that the addresses in :nameservers or /etc/resolv.conf are right, and that there is a route to them"
     },
     tls: {
       "the TLS handshake with the nameserver failed",
-      "see that its certificate is valid, for the name behind the # (or the address), and from an issuer in :ca_file"
+      "check that its certificate is valid, is for the name after the # (or for the address), and is signed by a CA in :ca_file"
     },
     bogus: {
       "DNSSEC could not prove the answer",
-      "see that the zone is signed and its keys lead to the root's or to :trust_anchors; if it was right before, somebody may be forging answers"
+      "check that the zone is signed, and that its keys are signed by those of the root or of :trust_anchors; if this worked before, answers may be forged"
     },
     bad_file: {
-      "the file of :ca_file or :trust_anchors cannot be used",
-      "see that it exists, can be read, and holds certificates (PEM) or DNSKEY records"
+      "the file of :ca_file or :trust_anchors is unusable",
+      "check that it exists, is readable, and has certificates (PEM) or DNSKEY records"
     },
-    busy: {"1,024 lookups are under way", "ask less often"},
-    internal: {"Caravan itself failed", "report it, with what stands on stderr"}
+    busy: {"1,024 lookups are in flight", "start fewer lookups at the same time"},
+    internal: {"Caravan has a bug", "report it, with the output on stderr"}
   ]
 
   @moduledoc """
-  Why a lookup has no answer.
+  The reason why a lookup has no answer. It is returned, and raised by `Caravan.Dns.lookup!/3`.
 
-    * `:name` and `:type` as they were asked for;
-    * `:reason`, one of:
+    * `:name` and `:type`: as they were looked up.
+    * `:reason`: one of the following.
 
   | reason | meaning | what to do |
   |---|---|---|
   #{Enum.map_join(@reasons, "\n", fn {reason, {meaning, advice}} -> "| `#{inspect(reason)}` | #{meaning} | #{advice} |" end)}
-  | `{:bad_name, text}` | the name cannot be asked for; `text` says why | mend the name |
+  | `{:bad_name, text}` | the name cannot be looked up; `text` has the reason | correct the name |
   """
 
   defexception [:name, :type, :reason]
@@ -98,7 +101,7 @@ defmodule Caravan.Dns.Error do
       describe(reason)
   end
 
-  defp describe({:bad_name, text}), do: "the name cannot be asked for: #{text}"
+  defp describe({:bad_name, text}), do: "the name cannot be looked up: #{text}"
 
   for {reason, {meaning, advice}} <- @reasons do
     defp describe(unquote(reason)),

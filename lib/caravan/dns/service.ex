@@ -2,9 +2,9 @@ defmodule Caravan.Dns.Service do
   @moduledoc """
   One SRV record (RFC 2782).
 
-  `:target` is a host name, in lower case and without the trailing dot, as node names need it.
-  `:addresses` are the target's, where the option `:addresses` asked for them; `[]` when it has none, or
-  none that could be found in time.
+    * `:target`: the host name, in lower case and without the trailing dot, as node names need it.
+    * `:addresses`: the addresses of the target if the option `:addresses` is set. It is `[]` if the target has no
+      addresses, or if their lookup did not end in time.
   """
 
   @enforce_keys [:priority, :weight, :port, :target]

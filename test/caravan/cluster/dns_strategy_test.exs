@@ -785,7 +785,7 @@ defmodule Caravan.Cluster.DnsStrategyTest do
           await_round()
         end)
 
-      assert [_, _] = String.split(log, "the server failed (:servfail)")
+      assert [_, _] = String.split(log, "the nameserver failed (:servfail)")
       assert [_, _] = String.split(log, "DNS answers again for \"_app._tcp.test\"")
     end
   end

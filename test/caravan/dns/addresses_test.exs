@@ -22,14 +22,14 @@ defmodule Caravan.Dns.AddressesTest do
   defp addresses(options),
     do: for(service <- Dns.lookup!(@name, :srv, options).records, do: service.addresses)
 
-  # What was asked beside the SRV records, sorted.
-  defp asked(server) do
+  # The queries other than those for SRV records, sorted.
+  defp queried(server) do
     Enum.sort(
       for %{type: type, name: name} <- DnsServer.queries(server), type != :srv, do: {name, type}
     )
   end
 
-  # An answer with more in its additional section.
+  # An answer with the given additional section.
   defp with_additional(records) do
     answers =
       for {port, node} <- [{4001, "node1"}, {4002, "node2"}],
@@ -39,7 +39,7 @@ defmodule Caravan.Dns.AddressesTest do
   end
 
   describe "addresses: true" do
-    test "asks for both families of each target", %{server: server, options: options} do
+    test "looks up both address families of each target", %{server: server, options: options} do
       DnsServer.put(server, "node1.test", :a, [@ip, {127, 0, 0, 9}])
       DnsServer.put(server, "node1.test", :aaaa, [@ip6])
       DnsServer.put(server, "node2.test", :a, {:cname, "other.test", [{127, 0, 0, 2}]})
@@ -50,11 +50,11 @@ defmodule Caravan.Dns.AddressesTest do
              ]
 
       nodes = ["node1.test", "node2.test"]
-      assert asked(server) == for(node <- nodes, type <- [:a, :aaaa], do: {node, type})
+      assert queried(server) == for(node <- nodes, type <- [:a, :aaaa], do: {node, type})
     end
 
-    test "asks for them at the same time", %{server: server, options: options} do
-      # Nobody is answered before all have asked.
+    test "looks up all targets at the same time", %{server: server, options: options} do
+      # The server answers after it has received all queries.
       test = self()
       DnsServer.subscribe(server)
       targets = for n <- 1..20, do: {0, 0, n, "node#{n}.test"}
@@ -69,14 +69,14 @@ defmodule Caravan.Dns.AddressesTest do
       assert Enum.all?(found, &(@ip in &1))
     end
 
-    test "asks once for a target of several records", %{server: server, options: options} do
+    test "looks up a target of several records once", %{server: server, options: options} do
       DnsServer.put(server, @name, :srv, for(n <- 1..50, do: {0, 0, n, "node1.test"}))
       DnsServer.put(server, "node1.test", :a, [@ip])
       assert addresses([addresses: true] ++ options) == List.duplicate([@ip], 50)
-      assert asked(server) == [{"node1.test", :a}, {"node1.test", :aaaa}]
+      assert queried(server) == [{"node1.test", :a}, {"node1.test", :aaaa}]
     end
 
-    test "takes them from the additional section", %{server: server, options: options} do
+    test "uses the addresses in the additional section", %{server: server, options: options} do
       additional = [
         Wire.a(["NODE1", "test"], @ip),
         Wire.record(["node1", "test"], :aaaa, <<0xFD00::16, 0::96, 1::16>>),
@@ -85,20 +85,21 @@ defmodule Caravan.Dns.AddressesTest do
 
       DnsServer.put(server, @name, :srv, with_additional(additional))
       assert addresses([addresses: true] ++ options) == [[@ip, @ip6], [{127, 0, 0, 2}]]
-      assert asked(server) == []
+      assert queried(server) == []
     end
 
-    test "asks for what the additional section lacks, and takes nothing else from it", context do
+    test "looks up the targets that the additional section lacks, and ignores other names in it",
+         context do
       additional = [Wire.a(["node1", "test"], @ip), Wire.a(["evil", "test"], {6, 6, 6, 6})]
       DnsServer.put(context.server, @name, :srv, with_additional(additional))
       DnsServer.put(context.server, "node2.test", :a, [{127, 0, 0, 2}])
       found = addresses([addresses: true] ++ context.options)
       assert found == [[@ip], [{127, 0, 0, 2}]]
-      assert {"node2.test", :a} in asked(context.server)
-      refute {"node1.test", :a} in asked(context.server)
+      assert {"node2.test", :a} in queried(context.server)
+      refute {"node1.test", :a} in queried(context.server)
     end
 
-    test "takes 16 of a target, each once, however many there are", context do
+    test "returns at most 16 addresses of a target, each once", context do
       additional = for n <- 1..600, do: Wire.a(["node1", "test"], {10, 0, 0, rem(n, 20)})
       answers = for n <- 1..1_000, do: Wire.srv(:question, n, ["node1", "test"])
 
@@ -123,21 +124,21 @@ defmodule Caravan.Dns.AddressesTest do
       assert length(of_node2) == 16
     end
 
-    test "leaves a target without addresses with none", %{server: server, options: options} do
+    test "returns no addresses for a target that has none", %{server: server, options: options} do
       DnsServer.put(server, "node1.test", :a, [@ip])
       DnsServer.put(server, "node2.test", :a, :nxdomain)
       DnsServer.put(server, "node2.test", :aaaa, :nxdomain)
       assert addresses([addresses: true] ++ options) == [[@ip], []]
     end
 
-    test "counts the TTL of the addresses too", %{server: server, options: options} do
+    test "includes the TTL of the addresses", %{server: server, options: options} do
       DnsServer.put(server, @name, :srv, {[{0, 0, 1, "node1.test"}], ttl: 300})
       DnsServer.put(server, "node1.test", :a, {[@ip], ttl: 7})
       assert %{ttl: 300} = Dns.lookup!(@name, :srv, options)
       assert %{ttl: 7} = Dns.lookup!(@name, :srv, [addresses: true] ++ options)
     end
 
-    test "leaves a target whose addresses do not come in time with none", context do
+    test "returns no addresses for a target whose lookup does not end in time", context do
       DnsServer.put_default(context.server, :silent)
       options = [addresses: true, timeout: 300] ++ context.options
 
@@ -148,13 +149,13 @@ defmodule Caravan.Dns.AddressesTest do
     end
   end
 
-  test "without :addresses nobody asks for any", %{server: server, options: options} do
+  test "without :addresses, targets are not looked up", %{server: server, options: options} do
     assert addresses(options) == [[], []]
-    assert asked(server) == []
+    assert queried(server) == []
   end
 
   describe "allow:" do
-    test "drops addresses outside of it and counts them", %{server: server, options: options} do
+    test "drops other addresses and counts them", %{server: server, options: options} do
       inside = [{10, 0, 0, 1}, {10, 255, 255, 255}]
       outside = [{11, 0, 0, 0}, {9, 255, 255, 255}, {127, 0, 0, 1}]
       DnsServer.put(server, "app.test", :a, inside ++ outside)
@@ -162,7 +163,7 @@ defmodule Caravan.Dns.AddressesTest do
       assert %{records: ^inside, dropped: 3} = Dns.lookup!("app.test", :a, options)
     end
 
-    test "takes both families, and any number of prefixes", %{server: server, options: options} do
+    test "accepts networks of both address families", %{server: server, options: options} do
       outside = {0xFE00, 0, 0, 0, 0, 0, 0, 1}
       DnsServer.put(server, "app.test", :aaaa, [@ip6, outside])
       DnsServer.put(server, "app.test", :a, [{192, 0, 2, 7}, {192, 0, 2, 8}])
@@ -171,7 +172,7 @@ defmodule Caravan.Dns.AddressesTest do
       assert %{records: [{192, 0, 2, 7}], dropped: 1} = Dns.lookup!("app.test", :a, options)
     end
 
-    test "that drops all is an error of its own", %{server: server, options: options} do
+    test "that drops all addresses is the error :not_allowed", %{server: server, options: options} do
       DnsServer.put(server, "app.test", :a, [{192, 0, 2, 7}])
       options = [allow: ["10.0.0.0/8"]] ++ options
       assert {:error, %Error{reason: :not_allowed}} = Dns.lookup("app.test", :a, options)
@@ -185,16 +186,16 @@ defmodule Caravan.Dns.AddressesTest do
       assert {one.addresses, two.addresses} == {[{10, 0, 0, 1}], []}
     end
 
-    test "that drops those of all targets is an error too", context do
+    test "that drops the addresses of all targets is the error :not_allowed", context do
       DnsServer.put(context.server, "node1.test", :a, [{11, 0, 0, 1}])
       options = [addresses: true, allow: ["10.0.0.0/8"]] ++ context.options
       assert {:error, %Error{reason: :not_allowed}} = Dns.lookup(@name, :srv, options)
-      # Not so, where there was nothing to drop.
+      # Targets without any address are not an error.
       DnsServer.put(context.server, "node1.test", :a, :empty)
       assert %{dropped: 0} = Dns.lookup!(@name, :srv, options)
     end
 
-    test "finds the addresses that it lets through behind any number of others", context do
+    test "accepts addresses after any number of other ones", context do
       outside = for n <- 1..100, do: {11, 0, 0, n}
       DnsServer.put(context.server, "node1.test", :a, outside ++ [{10, 0, 0, 1}])
       options = [addresses: true, allow: ["10.0.0.0/8"]] ++ context.options
@@ -202,20 +203,23 @@ defmodule Caravan.Dns.AddressesTest do
       assert one.addresses == [{10, 0, 0, 1}]
     end
 
-    test "is refused where it could leave nothing out", %{options: options} do
-      assert_raise ArgumentError, ~r/expected :addresses to be true where :allow/, fn ->
+    test "is refused for SRV records without :addresses", %{options: options} do
+      assert_raise ArgumentError, ~r/expected :addresses to be true if :allow/, fn ->
         Dns.lookup(@name, :srv, [allow: ["10.0.0.0/8"]] ++ options)
       end
     end
 
-    test "sees an IPv4 address through its mapping in IPv6", %{server: server, options: options} do
+    test "drops an IPv4-mapped IPv6 address outside its networks", %{
+      server: server,
+      options: options
+    } do
       mapped = {0, 0, 0, 0, 0, 0xFFFF, 0x0A00, 0x0001}
       DnsServer.put(server, "app.test", :aaaa, [mapped, @ip6])
       options = [allow: ["fd00::/8"]] ++ options
       assert %{records: [@ip6], dropped: 1} = Dns.lookup!("app.test", :aaaa, options)
     end
 
-    test "that is wrong says what was expected", %{options: options} do
+    test "that is invalid raises an error with the expectation", %{options: options} do
       for bad <- [
             "10.0.0.0/33",
             "fd00::/129",

@@ -1,7 +1,7 @@
 defmodule Caravan.Dns.DnssecTest do
   use ExUnit.Case, async: true
 
-  # dnssec: true against a zone that knotd signs, and against the same zone with something broken.
+  # The option :dnssec, with a zone that knotd signs, and with damaged copies of that zone.
 
   alias Caravan.Dns
   alias Caravan.Dns.Error
@@ -21,7 +21,7 @@ defmodule Caravan.Dns.DnssecTest do
     "one.pool 60 A 127.0.0.10"
   ]
 
-  # A zone that the signed root delegates without a DS record is provably not signed.
+  # A zone is provably unsigned if the signed root delegates it without a DS record.
   @plain ["@ 5 SOA a. b. 1 1 1 1 1", "@ 5 NS ns", "ns 5 A 127.0.0.1", "app 5 A 127.0.0.9"]
   @delegations [
     "sec.test. NS ns.sec.test.",
@@ -36,7 +36,7 @@ defmodule Caravan.Dns.DnssecTest do
     on_exit(fn -> File.rm_rf!(dir) end)
 
     zone = start_supervised!({Knot, zone: "sec.test", records: @records, signed: true}, id: :zone)
-    # A zone says in its CDS record (RFC 7344) which DS record its parent is to have.
+    # The CDS record of a zone (RFC 7344) is the DS record that its parent needs.
     ds = for line <- Knot.dump(zone, "CDS"), do: String.replace(line, ~r/\tCDS\t/, "\tDS\t")
 
     root =
@@ -62,24 +62,24 @@ defmodule Caravan.Dns.DnssecTest do
     path
   end
 
-  # It ends with the SOA record that it began with.
+  # A transfer begins and ends with the same SOA record.
   defp transferred(knot), do: knot |> Knot.dump("AXFR") |> Enum.drop(-1)
 
-  # Options for a nameserver that has the root, the unsigned zone and, as given, the signed one.
+  # Options for a nameserver with the root, the unsigned zone, and the given copy of the signed zone.
   defp serving(context, zone) do
     more = [{".", context.root}, {"sec.test", zone}, {"plain.test", @plain}]
     knot = start_supervised!({Knot, zone: "beside.test", more: more}, id: make_ref())
     [nameservers: [Knot.address(knot)]] ++ context.options
   end
 
-  # The signed zone as `change` leaves it.
+  # Options for a nameserver whose copy of the signed zone is changed by `change`.
   defp broken(context, change) do
     options = Keyword.delete(context.options, :nameservers)
     zone = Enum.flat_map(context.zone, &List.wrap(change.(&1)))
     serving(%{context | options: options}, zone)
   end
 
-  test "a signed zone is proved, CNAMEs too", %{options: options} do
+  test "answers from a signed zone are secure, also through a CNAME", %{options: options} do
     assert %{records: [%{target: "node1.sec.test"}], secure: true} =
              Dns.lookup!("_app._tcp.sec.test", :srv, options)
 
@@ -87,29 +87,29 @@ defmodule Caravan.Dns.DnssecTest do
     assert %{records: [{127, 0, 0, 1}], secure: true} = Dns.lookup!("alias.sec.test", :a, options)
   end
 
-  test "addresses of targets are proved too", %{options: options} do
+  test "addresses of targets are validated too", %{options: options} do
     options = [addresses: true] ++ options
 
     assert %{records: [%{addresses: [{127, 0, 0, 1}]}], secure: true} =
              Dns.lookup!("_app._tcp.sec.test", :srv, options)
   end
 
-  test "so is that there is nothing", %{options: options} do
+  test "a missing name or record is proved", %{options: options} do
     assert {:error, %Error{reason: :nxdomain}} = Dns.lookup("none.sec.test", :a, options)
     assert {:error, %Error{reason: :no_records}} = Dns.lookup("node1.sec.test", :srv, options)
   end
 
-  test "a zone that provably is not signed has an answer that is not secure", %{options: options} do
+  test "answers from a provably unsigned zone are not secure", %{options: options} do
     assert %{records: [{127, 0, 0, 9}], secure: false} =
              Dns.lookup!("app.plain.test", :a, options)
   end
 
-  test "such a zone has no proof to give of what it does not have", %{options: options} do
+  test "a missing name or record in a provably unsigned zone needs no proof", %{options: options} do
     assert {:error, %Error{reason: :nxdomain}} = Dns.lookup("none.plain.test", :a, options)
     assert {:error, %Error{reason: :no_records}} = Dns.lookup("app.plain.test", :srv, options)
   end
 
-  test "without the option nothing is proved", %{options: options} do
+  test "without the option, answers are not validated", %{options: options} do
     options = Keyword.drop(options, [:dnssec, :trust_anchors])
 
     assert %{records: [{127, 0, 0, 1}], secure: false} =
@@ -121,7 +121,7 @@ defmodule Caravan.Dns.DnssecTest do
       options = broken(context, &String.replace(&1, ~r/\bA\t127\.0\.0\.1$/, "A\t127.0.0.66"))
       assert reason("node1.sec.test", :a, options) == :bogus
       assert %{secure: true} = Dns.lookup!("node2.sec.test", :a, options)
-      # Without dnssec, it is taken as it is.
+      # Without :dnssec, the changed record is accepted.
       assert %{records: [{127, 0, 0, 66}]} =
                Dns.lookup!("node1.sec.test", :a, Keyword.drop(options, [:dnssec, :trust_anchors]))
     end
@@ -159,9 +159,10 @@ defmodule Caravan.Dns.DnssecTest do
       assert reason("_app._tcp.sec.test", :srv, [addresses: true] ++ options) == :bogus
     end
 
-    # hickory looks for no proof where all of the authority section is provably unsigned.
+    # hickory itself requires no proof if all records of the authority section are provably unsigned.
     for {what, authority} <- [{"nothing", []}, {"an unsigned zone", ["plain", "test"]}] do
-      test "a name that is said not to exist, by #{what} in the authority section", context do
+      test "NXDOMAIN or no record for a name that exists, with #{what} in the authority section",
+           context do
         authority = authority(unquote(authority))
 
         for {flags, name} <- [{0x8183, "node1.sec.test"}, {0x8180, "node2.sec.test"}] do
@@ -170,11 +171,12 @@ defmodule Caravan.Dns.DnssecTest do
         end
       end
 
-      test "a wildcard's record in place of a name's own, beside #{what}", context do
+      test "the record of a wildcard for a name with a record, with #{what} in the authority section",
+           context do
         authority = authority(unquote(authority))
 
         forged = fn query ->
-          # Of another name of as many octets.
+          # The answer to a name of the same length, which only the wildcard has.
           response = forward(context, String.replace(query, <<3, "one">>, <<3, "two">>))
           <<_::48, count::16, _::32, sections::binary>> = response
           question = byte_size(Wire.question(query))
@@ -192,7 +194,7 @@ defmodule Caravan.Dns.DnssecTest do
       end
     end
 
-    test "a zone signed by somebody else", context do
+    test "a zone that is signed with other keys", context do
       other =
         start_supervised!({Knot, zone: "sec.test", records: @records, signed: true}, id: :other)
 
@@ -203,11 +205,11 @@ defmodule Caravan.Dns.DnssecTest do
   end
 
   describe "trust_anchors" do
-    test "nil are the root's own, under which nothing of this is proved", %{options: options} do
+    test "nil means the keys of the real root, which do not prove this zone", %{options: options} do
       assert reason("node1.sec.test", :a, Keyword.delete(options, :trust_anchors)) == :bogus
     end
 
-    test "can be the keys of a zone that the root does not lead to", context do
+    test "can be the keys of a zone that is not signed from the root down", context do
       options = Keyword.delete(context.options, :nameservers)
 
       knot =
@@ -222,7 +224,7 @@ defmodule Caravan.Dns.DnssecTest do
       assert %{secure: true} = Dns.lookup!("_app._tcp.sec.test", :srv, options)
     end
 
-    test "that cannot be read or hold no key are a bad file", context do
+    test "that cannot be read or have no key are the error :bad_file", context do
       nonsense = file(context.dir, "nonsense", ["nonsense"])
       empty = file(context.dir, "empty", [])
 
@@ -232,7 +234,7 @@ defmodule Caravan.Dns.DnssecTest do
       end
     end
 
-    test "that were changed count from the next lookup on", context do
+    test "that were changed are used by the next lookup", context do
       path = Path.join(context.dir, "changing")
       options = Keyword.put(context.options, :trust_anchors, path)
       File.cp!(context.zone_keys, path)
@@ -241,14 +243,14 @@ defmodule Caravan.Dns.DnssecTest do
       assert %{secure: false} = Dns.lookup!("app.plain.test", :a, options)
     end
 
-    test "that are no path say what was expected", %{options: options} do
+    test "that are not a path raise an error with the expectation", %{options: options} do
       assert_raise ArgumentError, ~r/expected :trust_anchors to be .* got: 1/, fn ->
         Dns.lookup("app.test", :a, Keyword.put(options, :trust_anchors, 1))
       end
     end
   end
 
-  # Options for a nameserver that says the same as the one of all tests, but for the address of `name`.
+  # Options for a nameserver that forwards all queries to that of the context, except for the address of `name`.
   defp forging(context, name, forged) do
     server = start_supervised!({DnsServer, []}, id: make_ref())
 
@@ -270,7 +272,7 @@ defmodule Caravan.Dns.DnssecTest do
   defp authority([]), do: []
   defp authority(zone), do: [Wire.record(zone, :ns, Wire.name(["ns" | zone]))]
 
-  # The bytes of so many records, whose owner is the name in the question.
+  # The bytes of the first n records. The owner of each is a pointer to the question.
   defp records(_bytes, 0), do: ""
 
   defp records(<<0xC00C::16, _::64, size::16, data::binary-size(size), rest::binary>> = bytes, n),
@@ -283,7 +285,7 @@ defmodule Caravan.Dns.DnssecTest do
 
   defp rrsig?(line, owner, type), do: line =~ ~r/^#{Regex.escape(owner)}\s.*\sRRSIG\s#{type}\s/
 
-  # Another first character of the signature in base 64, which comes last.
+  # Changes the first character of the signature, which is the last field, in base 64.
   defp damaged(line) do
     [signature | rest] = line |> String.split(" ") |> Enum.reverse()
     <<first, others::binary>> = signature

@@ -1,6 +1,6 @@
 defmodule Caravan.Dns.HostileTest do
-  # Answers of a nameserver that is broken or means harm: each gives the documented reason by the
-  # deadline and leaves nothing behind. Not async: it counts what this VM holds.
+  # Responses of a broken or hostile nameserver. Each lookup ends with the documented reason by its deadline, and leaks
+  # nothing. Not async: it counts the resources of this VM.
   use ExUnit.Case
 
   alias Caravan.Dns
@@ -10,10 +10,10 @@ defmodule Caravan.Dns.HostileTest do
   alias Caravan.Test.OsResources
 
   @ip {127, 0, 0, 1}
-  # What a lookup waits for an answer that does not come, and what it gets to fail by itself in.
+  # Milliseconds. The timeout of a lookup that ends at its deadline, and of one that ends before.
   @short 300
   @long 5_000
-  # A busy machine's. How deadlines are kept to is shown by bench/dns.exs.
+  # Milliseconds. It allows for a busy machine. bench/dns.exs measures how exactly lookups keep their deadlines.
   @margin 3_000
   @at_once 20
 
@@ -27,7 +27,7 @@ defmodule Caravan.Dns.HostileTest do
     %{server: start_supervised!({DnsServer, []}), good: [nameservers: [DnsServer.address(good)]]}
   end
 
-  describe "is no answer, and the wait goes on:" do
+  describe "the lookup ignores" do
     for {title, reply} <- [
           {"a wrong id", :wrong_id},
           {"a wrong question", :wrong_question},
@@ -46,8 +46,8 @@ defmodule Caravan.Dns.HostileTest do
       end
     end
 
-    test "fifty forged packets: the right one is found among them", %{server: server} do
-      # A packet each way and answers that come in order on one socket of the server.
+    test "fifty forged packets before the right one", %{server: server} do
+      # The server sends all packets from one socket, so they arrive in order.
       forge = fn query, _ ->
         Wire.response(query, id: 0, answers: [Wire.a(:question, {6, 6, 6, 6})])
       end
@@ -60,16 +60,16 @@ defmodule Caravan.Dns.HostileTest do
   end
 
   for {transport, reason, timeout} <- [{:udp, :bad_response, 20_000}, {:tcp, :timeout, 300}] do
-    # Over a stream an answer that cannot be read is passed over: it may be to another question.
-    describe "over #{transport} is no answer (#{reason}):" do
+    # Over TCP, a response that cannot be parsed is ignored, because it may belong to another query.
+    describe "over #{transport}, the reason is #{reason} for" do
       for {title, reply} <- [
-            {"an answer cut in the middle of a record", :cut},
+            {"a response that ends within a record", :cut},
             {"a name that points to itself", :loop},
             {"two names that point to each other", :long_loop},
             {"a name that points beyond the end", :beyond},
             {"a label of a kind that does not exist", :reserved_label},
-            {"65,535 answers promised, one there", :many_answers},
-            {"65,535 records of each section promised", :many_records},
+            {"a count of 65,535 answers, with one answer", :many_answers},
+            {"a count of 65,535 records in each section", :many_records},
             {"a record longer than the message", :too_long},
             {"an address of three octets", :short_address}
           ] do
@@ -85,11 +85,11 @@ defmodule Caravan.Dns.HostileTest do
       end
     end
 
-    describe "over #{transport} is a bad response:" do
+    describe "over #{transport}, endless CNAME records are a bad response:" do
       for {title, reply} <- [
             {"a CNAME to itself", :cname_to_itself},
             {"two CNAMEs that name each other", :cname_circle},
-            {"one more CNAME whatever is asked", :endless_cname}
+            {"another CNAME for each name", :endless_cname}
           ] do
         test title, context do
           check(context, unquote(transport), reply(unquote(reply)), :bad_response, @long)
@@ -97,8 +97,8 @@ defmodule Caravan.Dns.HostileTest do
       end
     end
 
-    describe "over #{transport} is no record:" do
-      test "an answer whose count says none", context do
+    describe "over #{transport}, the reason is no_records for" do
+      test "a response whose count of answers is zero", context do
         reply = {:raw, fn query, _ -> answer(query, counts: [1, 0, 0, 0]) end}
         check(context, unquote(transport), reply, :no_records, @long)
       end
@@ -119,8 +119,8 @@ defmodule Caravan.Dns.HostileTest do
   end
 
   describe "over TCP" do
-    test "a wrong id is no answer", context do
-      # One at a time: it may be that of another question on the connection.
+    test "a response with a wrong id is ignored", context do
+      # One lookup at a time: a wrong id could be that of another query on the connection.
       DnsServer.put_default(context.server, :wrong_id)
       options = [nameservers: ["tcp://" <> DnsServer.address(context.server)], timeout: @short]
 
@@ -128,11 +128,11 @@ defmodule Caravan.Dns.HostileTest do
           do: assert({:error, %Error{reason: :timeout}} = Dns.lookup("n#{n}.test", :a, options))
     end
 
-    test "a wrong question is a bad response", context do
+    test "a response with a wrong question is a bad response", context do
       check(context, :tcp, :wrong_question, :bad_response, @long)
     end
 
-    test "a slow drip ends at the deadline", context do
+    test "a lookup whose response comes octet by octet ends at the deadline", context do
       drip = fn query ->
         bytes = answer(query, answers: [Wire.a(:question, @ip)])
         steps = for <<(byte <- <<byte_size(bytes)::16, bytes::binary>>)>>, do: [<<byte>>, 50]
@@ -142,37 +142,37 @@ defmodule Caravan.Dns.HostileTest do
       check(context, :tcp, {:stream, drip}, :timeout, @short)
     end
 
-    test "a connection that is closed has no answer", context do
+    test "a closed connection is the error :connection", context do
       check(context, :tcp, :close, :connection, @long)
     end
 
-    test "a connection that is closed in the middle of an answer has none", context do
+    test "a connection that is closed within a response is the error :connection", context do
       check(context, :tcp, {:stream, &half/1}, :connection, @long)
     end
 
     test "more than 4,096 records are too many", context do
-      # The smallest address record there is: 15 octets, of the root. 4,096 of the name asked for would
-      # not go into one message.
+      # The smallest address record has 15 octets and the owner root. 4,096 records with the owner n1.test do not fit
+      # into one message.
       records = List.duplicate(Wire.a([], @ip), 4_200)
       reply = {:raw, fn query, _ -> answer(query, answers: records) end}
       check(context, :tcp, reply, :too_many_records, @long)
     end
 
-    test "10,000 records, of which a message holds a part, are cut short", context do
+    test "10,000 records, of which one message holds a part, are the error :truncated", context do
       check(context, :tcp, for(_ <- 1..10_000, do: @ip), :truncated, @long)
     end
 
-    test "nobody who listens is no connection", context do
+    test "a closed port is the error :connection", context do
       closed = "tcp://127.0.0.1:#{Caravan.Test.Host.free_port()}"
       check_address(context, closed, :connection, @long)
     end
   end
 
-  describe "an answer cut short over UDP" do
+  describe "an answer that is truncated over UDP" do
     setup %{server: server},
       do: %{options: [nameservers: [DnsServer.address(server)], attempts: 1]}
 
-    test "is asked for over TCP, wherever it was cut", %{server: server, options: options} do
+    test "is queried over TCP, wherever it ends", %{server: server, options: options} do
       cut_in_a_record = fn bytes -> binary_part(bytes, 0, byte_size(bytes) - 5) end
       whole = &Wire.response(&1, answers: for(_ <- 1..300, do: Wire.a(:question, @ip)))
 
@@ -181,7 +181,7 @@ defmodule Caravan.Dns.HostileTest do
              &cut_in_a_record.(
                Wire.response(&1, flags: 0x8380, answers: [Wire.a(:question, @ip)])
              )},
-            # Larger than what is taken of a datagram, and without a word of being cut.
+            # Larger than the receive buffer, and without the flag TC.
             {"buffer.test", whole}
           ] do
         reply = fn query, transport ->
@@ -194,8 +194,8 @@ defmodule Caravan.Dns.HostileTest do
       end
     end
 
-    test "is asked for over UDP again where TCP was silent", %{server: server, options: options} do
-      # A rate limiter says so once, and a firewall drops TCP.
+    test "is queried over UDP again after a timeout over TCP", %{server: server, options: options} do
+      # For example, a rate limiter truncates one response, and a firewall drops TCP.
       cut = {:fun, &if(&1.transport == :tcp, do: :silent, else: :truncated)}
       DnsServer.put(server, "app.test", :a, cut)
 
@@ -206,7 +206,7 @@ defmodule Caravan.Dns.HostileTest do
       assert {:ok, %{transport: :udp}} = Dns.lookup("app.test", :a, [timeout: @long] ++ options)
     end
 
-    test "is asked for over TCP alone once that has worked", %{server: server, options: options} do
+    test "is queried only over TCP after TCP had the answer", %{server: server, options: options} do
       DnsServer.put(server, "app.test", :a, for(n <- 1..200, do: {10, 0, 0, n}))
       for _ <- 1..3, do: assert({:ok, %{transport: :tcp}} = Dns.lookup("app.test", :a, options))
       transports = for query <- DnsServer.queries(server), do: query.transport
@@ -214,16 +214,16 @@ defmodule Caravan.Dns.HostileTest do
     end
   end
 
-  test "a server that does not know EDNS is asked without it", %{server: server} do
+  test "a nameserver that does not support EDNS is queried without it", %{server: server} do
     DnsServer.put_default(server, {:fun, &if(&1.edns, do: :formerr, else: [@ip])})
     options = [nameservers: [DnsServer.address(server)]]
     assert {:ok, %{records: [@ip]}} = Dns.lookup("app.test", :a, options)
-    # One that understands neither says so.
+    # This nameserver returns FORMERR for both queries.
     DnsServer.put_default(server, :formerr)
     assert {:error, %Error{reason: :formerr}} = Dns.lookup("other.test", :a, options)
   end
 
-  test "randomize_case takes no error without the question that was asked", %{server: server} do
+  test "randomize_case ignores an error without the question", %{server: server} do
     bare =
       {:raw,
        fn query, _ -> Wire.response(query, flags: 0x8182, counts: [0, 0, 0, 0], question: "") end}
@@ -234,7 +234,7 @@ defmodule Caravan.Dns.HostileTest do
     assert {:ok, %{records: [@ip]}} = Dns.lookup("b.test", :a, [randomize_case: true] ++ options)
   end
 
-  test "a TTL of over 68 years is none", %{server: server} do
+  test "a TTL of over 68 years is read as zero", %{server: server} do
     reply = fn query, _ ->
       Wire.response(query, answers: [Wire.record(:question, :a, <<10, 0, 0, 1>>, 0xFFFFFFFF)])
     end
@@ -243,7 +243,7 @@ defmodule Caravan.Dns.HostileTest do
     assert {:ok, %{ttl: 0}} = Dns.lookup("app.test", :a, nameservers: [DnsServer.address(server)])
   end
 
-  test "whatever the deadline cuts off, a caller has its answer or :timeout, and no message after that",
+  test "a caller whose deadline ends during the lookup gets an answer or :timeout, and no message afterwards",
        %{server: server} do
     answers = for n <- 1..2_000, do: Wire.srv(:question, n, ["n", "test"])
     additional = for n <- 1..16, do: Wire.a(["n", "test"], {10, 0, 0, n})
@@ -269,20 +269,20 @@ defmodule Caravan.Dns.HostileTest do
     refute_received _
   end
 
-  describe "an answer cut short over UDP that TCP does not give whole either:" do
+  describe "an answer that is truncated over UDP is the error :truncated if, over TCP," do
     test "the connection is closed", context do
       check(context, :udp, :truncated, :truncated, @long)
     end
 
-    test "it is closed in the middle of the answer", context do
+    test "the connection is closed within the response", context do
       check(context, :udp, {:stream, &half/1}, :truncated, @long)
     end
 
-    test "it is cut there too", context do
+    test "the response is truncated too", context do
       check(context, :udp, for(_ <- 1..10_000, do: @ip), :truncated, @long)
     end
 
-    test "nobody listens", context do
+    test "the port is closed", context do
       {:ok, udp} = :gen_udp.open(0, [:binary, ip: @ip, active: false, recbuf: 1_048_576])
       {:ok, port} = :inet.port(udp)
       spawn_link(fn -> always_truncated(udp) end)
@@ -290,7 +290,7 @@ defmodule Caravan.Dns.HostileTest do
     end
   end
 
-  test "names of every byte come as visible ASCII, and as no atoms", context do
+  test "targets of all bytes are returned as visible ASCII, and create no atoms", context do
     labels = for chunk <- Enum.chunk_every(0..255, 32), do: :erlang.list_to_binary(chunk)
     records = for label <- labels, do: Wire.srv(:question, 4001, [label, "test"])
     reply = {:raw, fn query, _ -> answer(query, answers: records) end}
@@ -309,14 +309,14 @@ defmodule Caravan.Dns.HostileTest do
         do: assert(byte in ?!..?~)
   end
 
-  test "an owner of every byte is the owner of something else", context do
+  test "records whose owners have all bytes are records of other names", context do
     owners = for chunk <- Enum.chunk_every(0..255, 32), do: :erlang.list_to_binary(chunk)
     records = for owner <- owners, do: Wire.a([owner, "test"], @ip)
     reply = {:raw, fn query, _ -> answer(query, answers: records) end}
     check(context, :udp, reply, :no_records, @long)
   end
 
-  test "a chain of 8 CNAMEs is followed, whether it comes in one answer or piece by piece",
+  test "a chain of 8 CNAMEs is followed, in one response or in several",
        context do
     options = [nameservers: [DnsServer.address(context.server)]]
     chain = Enum.reduce(8..1//-1, [@ip], fn n, rest -> {:cname, "c#{n}.test", rest} end)
@@ -330,12 +330,12 @@ defmodule Caravan.Dns.HostileTest do
     assert {:ok, %{records: [@ip]}} = Dns.lookup("p0.test", :a, options)
   end
 
-  test "a chain of 9 CNAMEs is not", context do
+  test "a chain of 9 CNAMEs is a bad response", context do
     chain = Enum.reduce(9..1//-1, [@ip], fn n, rest -> {:cname, "c#{n}.test", rest} end)
     check(context, :udp, chain, :bad_response, @long)
   end
 
-  # Asks once to have all code loaded, then many times at once: nothing may have grown.
+  # The first lookups load all code. Then the same lookups must not increase any count of resources.
   defp check(context, transport, reply, reason, timeout) do
     DnsServer.put_default(context.server, reply)
     address = DnsServer.address(context.server)
@@ -399,7 +399,7 @@ defmodule Caravan.Dns.HostileTest do
   defp bytes(:long_loop, query) do
     first = first_record(query)
 
-    # A pointer of two octets and the twelve of type, class, TTL, length and address stand between.
+    # Between both are a pointer (2 octets) and the other fields of the record (14 octets).
     second = first + 2 + 14
     answers(query, [Wire.a(pointer(second), @ip), Wire.a(pointer(first), @ip)])
   end
@@ -439,7 +439,7 @@ defmodule Caravan.Dns.HostileTest do
     always_truncated(udp)
   end
 
-  # RFC 4343, 2.1: `\DDD` is an octet in decimal, a backslash before another character that character.
+  # RFC 4343, 2.1: `\DDD` is an octet in decimal. A backslash before another character means that character.
   defp unescape(<<?\\, rest::binary>>) do
     case Integer.parse(binary_part(rest <> "   ", 0, 3)) do
       {octet, ""} -> <<octet>> <> unescape(binary_part(rest, 3, byte_size(rest) - 3))

@@ -1,5 +1,5 @@
 defmodule Caravan.Dns.LimitsTest do
-  # Not async: it counts what this VM holds.
+  # Not async: it counts the resources of this VM.
   use ExUnit.Case
 
   alias Caravan.Dns
@@ -19,7 +19,7 @@ defmodule Caravan.Dns.LimitsTest do
     %{server: server, options: [nameservers: [DnsServer.address(server)]]}
   end
 
-  test "1,024 lookups are under way; one more is busy, until one has ended", %{
+  test "1,024 lookups can be in flight; one more is busy until one has ended", %{
     server: server,
     options: options
   } do
@@ -33,7 +33,7 @@ defmodule Caravan.Dns.LimitsTest do
 
     [{:ok, first} | others] = started
     assert Dns.cancel(first)
-    Host.await(fn -> OsResources.held().lookups < 1_024 end, "the place of the cancelled one")
+    Host.await(fn -> OsResources.held().lookups < 1_024 end, "the cancelled lookup to end")
     assert {:ok, last} = Dns.lookup_async("app.test", :a, options)
 
     for {:ok, ref} <- [{:ok, last} | others],
@@ -43,7 +43,7 @@ defmodule Caravan.Dns.LimitsTest do
     assert {:ok, _} = Dns.lookup("app.test", :a, options)
   end
 
-  test "a place is free again when its lookup is cancelled, or its process has died", %{
+  test "a lookup ends when it is cancelled, or when its process dies", %{
     server: server,
     options: options
   } do
@@ -58,13 +58,13 @@ defmodule Caravan.Dns.LimitsTest do
       end)
 
     mine = for n <- 1..512, do: Dns.lookup_async("app#{n}.test", :a, options)
-    Host.await(fn -> OsResources.held().lookups == 1_024 end, "all to be under way")
+    Host.await(fn -> OsResources.held().lookups == 1_024 end, "all lookups to be in flight")
     Process.exit(pid, :kill)
     assert_receive {:DOWN, ^monitor, _, _, :killed}
 
     Host.await(
       fn -> match?(%{lookups: 512}, OsResources.held()) end,
-      "those of the dead to end"
+      "the lookups of the dead process to end"
     )
 
     for {:ok, ref} <- mine, do: assert(Dns.cancel(ref))
@@ -89,7 +89,7 @@ defmodule Caravan.Dns.LimitsTest do
       randomize_case: false
     }
 
-    # The first loads the configuration on the library's thread, the others wait for the second poll.
+    # The first lookup loads the configuration on the runtime, the others wait for the second poll.
     for n <- 1..3 do
       pid =
         spawn(fn ->
@@ -101,7 +101,11 @@ defmodule Caravan.Dns.LimitsTest do
       assert_receive {:started, ^pid}
       assert %{lookups: 1} = OsResources.held()
       Process.exit(pid, :kill)
-      Host.await(fn -> OsResources.held().lookups == 0 end, "the lookup of the dead to end")
+
+      Host.await(
+        fn -> OsResources.held().lookups == 0 end,
+        "the lookup of the dead process to end"
+      )
     end
   end
 
@@ -113,7 +117,7 @@ defmodule Caravan.Dns.LimitsTest do
       for n <- 1..100,
           do: Dns.lookup!("app.test", :a, nameservers: [scheme <> address, "127.0.0.2:#{n}"])
 
-      # The server, in this VM, has the other end of each connection.
+      # The server runs in this VM too, and has the other end of each connection.
       kept = if scheme == "", do: 32, else: 64
       no_more = fn -> OsResources.held().sockets - before.sockets <= kept end
       assert Eventually.true?(no_more), inspect({before, OsResources.held()})
@@ -123,7 +127,7 @@ defmodule Caravan.Dns.LimitsTest do
     OsResources.await_no_more(Map.delete(before, :atoms))
   end
 
-  test "128 UDP sockets are kept", %{server: server, options: options} do
+  test "128 idle UDP sockets are kept", %{server: server, options: options} do
     before = OsResources.now()
     DnsServer.subscribe(server)
     DnsServer.put_default(server, {:delay, 500, [@ip]})

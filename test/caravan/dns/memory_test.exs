@@ -1,9 +1,9 @@
 defmodule Caravan.Dns.MemoryTest do
-  # Not async: it takes all the CPU there is for some seconds. bench/memory.exs does a million.
+  # Not async: it uses all CPUs for some seconds. bench/memory.exs makes a million lookups.
   use ExUnit.Case
 
-  # However many lookups and however they end, the process does not grow. In a VM of its own, so that no
-  # other test counts.
+  # Many lookups, with each way to end, do not increase the memory of the VM. They run in a separate VM, so that other
+  # tests do not count.
 
   alias Caravan.Test.Knot
   alias Caravan.Test.PeerNode
@@ -13,10 +13,10 @@ defmodule Caravan.Dns.MemoryTest do
 
   @limit 5 * 1_048_576
   @warm_up 8_000
-  # Of each kind: 300 octets lost in each lookup would be over the limit.
+  # Lookups of each kind. A leak of 300 octets per lookup exceeds the limit.
   @lookups 50_000
 
-  # `numbers` is 1..n; the VM's processes are new each time, so what is left is the library's.
+  # `numbers` is a range. Each run has new processes, so memory that stays belongs to the library.
   @run """
   numbers
   |> Enum.chunk_every(div(Enum.count(numbers), 16))
@@ -52,13 +52,13 @@ defmodule Caravan.Dns.MemoryTest do
   end
 
   for {kind, ask} <- @kinds do
-    test "of lookups that are #{kind}", %{options: options} do
+    test "the VM does not grow by lookups that are #{kind}", %{options: options} do
       node = PeerNode.start!(epmd: false)
       run = &PeerNode.eval(node, "ask = #{unquote(ask)}\n" <> @run, options: options, numbers: &1)
       before = run.(1..@warm_up)
       samples = for part <- 1..5, do: run.(part_of(part))
 
-      # A leak grows with every part. The VM itself takes a large piece at once, and gives it back.
+      # A leak grows with every part. The VM itself allocates a large piece at once, and returns it later.
       steps = Enum.zip_with(tl(samples), samples, &(&1 - &2))
       growth = Enum.sum(steps) - Enum.max(steps)
       assert growth < @limit, "grew by #{growth} bytes: #{inspect([before | samples])}"

@@ -1,7 +1,7 @@
 defmodule Caravan.Dns.NameserversTest do
   use ExUnit.Case, async: true
 
-  # Which nameserver is asked, when, and over what.
+  # Which nameserver is queried, when, and over which transport.
 
   alias Caravan.Dns
   alias Caravan.Dns.Error
@@ -9,7 +9,7 @@ defmodule Caravan.Dns.NameserversTest do
   alias Caravan.Test.Host
 
   @ip {127, 0, 0, 1}
-  # No test waits so long: what has failed does not use up its time.
+  # Milliseconds. No test waits that long, because a failed attempt does not use up its time.
   @patience 60_000
 
   setup context do
@@ -26,26 +26,28 @@ defmodule Caravan.Dns.NameserversTest do
 
   defp closed, do: "127.0.0.1:#{Host.free_port()}"
 
-  # In a process that waits less than the lookup may take.
+  # Waits for less time than the timeout of the lookup.
   defp lookup_soon(name, options) do
     {:ok, ref} = Dns.lookup_async(name, :a, options)
     assert_receive {^ref, result}, 10_000
     result
   end
 
-  test "the answer says who gave it, over what and in how many microseconds", %{address: address} do
+  test "an answer has its nameserver, its transport and its duration in microseconds", %{
+    address: address
+  } do
     answer = Dns.lookup!("app.test", :a, nameservers: [address])
     assert %{nameserver: ^address, transport: :udp, secure: false} = answer
     assert answer.time in 1..5_000_000
   end
 
-  test "tcp:// asks over TCP alone", %{server: server, address: address} do
+  test "tcp:// means TCP only", %{server: server, address: address} do
     answer = Dns.lookup!("app.test", :a, nameservers: ["tcp://" <> address])
     assert %{records: [@ip], nameserver: ^address, transport: :tcp} = answer
     assert [%{transport: :tcp}] = DnsServer.queries(server)
   end
 
-  test "an answer that UDP cuts short comes over TCP", %{server: server, address: address} do
+  test "an answer that is truncated over UDP comes over TCP", %{server: server, address: address} do
     addresses = for n <- 1..1_000, do: {127, 0, div(n, 256), rem(n, 256)}
     DnsServer.put(server, "many.test", :a, addresses)
     answer = Dns.lookup!("many.test", :a, nameservers: [address])
@@ -58,8 +60,8 @@ defmodule Caravan.Dns.NameserversTest do
     assert %{transport: :tcp} = Dns.lookup!("app.test", :a, nameservers: ["tcp://" <> address])
   end
 
-  describe "the second nameserver is asked" do
-    test "when the first is silent, or dead", %{address: address} do
+  describe "the second nameserver is queried" do
+    test "if the first is silent, or its port is closed", %{address: address} do
       silent = start(:silent, :silent)
 
       for first <- [DnsServer.address(silent), closed(), "tcp://" <> closed()] do
@@ -68,7 +70,7 @@ defmodule Caravan.Dns.NameserversTest do
       end
     end
 
-    test "at once when nobody listens on the port of the first", %{address: address} do
+    test "at once if the port of the first is closed", %{address: address} do
       for first <- [closed(), "tcp://" <> closed()] do
         options = [nameservers: [first, address], timeout: @patience]
         assert {:ok, %{records: [@ip]}} = lookup_soon("app.test", options)
@@ -76,7 +78,7 @@ defmodule Caravan.Dns.NameserversTest do
     end
 
     for reply <- [:servfail, :refused, :formerr, :notimp, :cut, :truncated] do
-      test "at once when the first says #{reply}", %{server: server, address: address} do
+      test "at once if the response of the first is #{reply}", %{server: server, address: address} do
         first = start(:first, unquote(reply))
         options = [nameservers: [DnsServer.address(first), address], timeout: @patience]
         assert {:ok, %{records: [@ip]}} = lookup_soon("app.test", options)
@@ -84,14 +86,16 @@ defmodule Caravan.Dns.NameserversTest do
       end
     end
 
-    test "when the first closes its TCP connections", %{address: address} do
+    test "if the first closes its TCP connections", %{address: address} do
       first = DnsServer.address(start(:first, :close))
       options = [nameservers: ["tcp://" <> first, address], timeout: @patience]
       assert {:ok, %{nameserver: ^address}} = lookup_soon("app.test", options)
     end
   end
 
-  test "the third is asked when the first fails and the second is silent", %{address: address} do
+  test "the third nameserver is queried if the first fails and the second is silent", %{
+    address: address
+  } do
     first = start(:first, :servfail)
     second = start(:second, :silent)
     addresses = [DnsServer.address(first), DnsServer.address(second), address]
@@ -99,7 +103,7 @@ defmodule Caravan.Dns.NameserversTest do
     assert %{records: [@ip], nameserver: ^address} = answer
   end
 
-  test "the first is asked alone, even when the second is faster", context do
+  test "only the first nameserver is queried, even if the second is faster", context do
     second = start(:second, :nxdomain)
     DnsServer.put(context.server, "app.test", :a, {:delay, 50, [@ip]})
     addresses = [context.address, DnsServer.address(second)]
@@ -107,7 +111,7 @@ defmodule Caravan.Dns.NameserversTest do
     assert DnsServer.queries(second) == []
   end
 
-  test "that a name does not exist needs no second nameserver", context do
+  test "no second nameserver is queried if the name does not exist, or has no records", context do
     second = start(:second, [@ip])
     addresses = [context.address, DnsServer.address(second)]
     options = [nameservers: addresses]
@@ -117,7 +121,7 @@ defmodule Caravan.Dns.NameserversTest do
     assert DnsServer.queries(second) == []
   end
 
-  test "a nameserver is asked as often as :attempts says", %{server: server, address: address} do
+  test "a nameserver is queried :attempts times", %{server: server, address: address} do
     options = [nameservers: [address], timeout: @patience]
     DnsServer.put_default(server, :servfail)
 
@@ -129,7 +133,7 @@ defmodule Caravan.Dns.NameserversTest do
     end
   end
 
-  test "the second attempt helps", %{server: server, address: address} do
+  test "the second attempt can have the answer", %{server: server, address: address} do
     for first <- [:servfail, :cut, :silent] do
       DnsServer.put(server, "app.test", :a, {:sequence, [first, [@ip]]})
       options = [nameservers: [address], timeout: 2_000]
@@ -137,13 +141,16 @@ defmodule Caravan.Dns.NameserversTest do
     end
   end
 
-  test "over TCP too, when the connection was closed", %{server: server, address: address} do
+  test "a query over a closed TCP connection is repeated over a new one", %{
+    server: server,
+    address: address
+  } do
     DnsServer.put(server, "app.test", :a, {:sequence, [:close, [@ip]]})
     options = [nameservers: ["tcp://" <> address], timeout: @patience]
     assert {:ok, %{records: [@ip], transport: :tcp}} = lookup_soon("app.test", options)
   end
 
-  test "what a nameserver said tells more than another's silence", %{server: server} do
+  test "the error of one nameserver is reported, not the timeout of another", %{server: server} do
     DnsServer.put_default(server, :refused)
     silent = start(:silent, :silent)
     addresses = [DnsServer.address(server), DnsServer.address(silent)]
@@ -154,7 +161,7 @@ defmodule Caravan.Dns.NameserversTest do
     end
   end
 
-  test "nobody at the port is no connection, and known at once" do
+  test "a closed port is the error :connection at once" do
     for address <- [closed(), "tcp://" <> closed()] do
       options = [nameservers: [address], timeout: @patience]
       assert {:error, %Error{reason: :connection}} = lookup_soon("app.test", options)

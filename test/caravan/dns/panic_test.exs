@@ -2,7 +2,7 @@ defmodule Caravan.Dns.PanicTest do
   # Not async: it builds with cargo.
   use ExUnit.Case
 
-  # A library that is made to panic (cargo feature `panics`), in a VM of its own.
+  # A library that panics on request (cargo feature `panics`), in a separate VM.
 
   alias Caravan.Dns
   alias Caravan.Dns.Error
@@ -13,14 +13,14 @@ defmodule Caravan.Dns.PanicTest do
   alias Caravan.Test.Requirements
 
   @native Path.expand("../../../native", __DIR__)
-  # That of bin/test, which has built all but the library itself.
+  # The target directory of bin/test, which has built the dependencies.
   @target Path.expand("../../../_build/cargo", __DIR__)
-  # What panics say on stderr is not for the report of the tests.
+  # The messages of panics on stderr do not belong in the output of the tests.
   @quietly ["sh", "-c", ~S(exec "$@" 2>/dev/null), "sh"]
 
   @moduletag Requirements.tag(:cargo)
 
-  # The first build of all there is takes a minute or two.
+  # The first build includes the dependencies and takes a minute or two.
   @moduletag timeout: 600_000
 
   setup_all do
@@ -53,7 +53,7 @@ defmodule Caravan.Dns.PanicTest do
   end
 
   for place <- ["nif", "task"] do
-    test "a panic in the #{place} is an error of its lookup, and of no other", context do
+    test "a panic in the #{place} is an error of its lookup only", context do
       lookup = &PeerNode.call(context.node, Dns, :lookup, [&1, :a, context.options])
       assert {:ok, %{records: [{127, 0, 0, 1}]}} = lookup.("app.test")
 
@@ -63,7 +63,7 @@ defmodule Caravan.Dns.PanicTest do
       end
 
       in_flight = fn -> PeerNode.call(context.node, Native, :dns_in_flight, []) end
-      Host.await(fn -> match?({0, _tasks}, in_flight.()) end, "no lookup to be under way")
+      Host.await(fn -> match?({0, _tasks}, in_flight.()) end, "all lookups to end")
     end
   end
 

@@ -1,7 +1,7 @@
 defmodule Caravan.Dns.QuestionsTest do
   use ExUnit.Case, async: true
 
-  # What a nameserver sees of a lookup.
+  # What a nameserver receives of a lookup.
 
   alias Caravan.Dns
   alias Caravan.Dns.Error
@@ -21,15 +21,17 @@ defmodule Caravan.Dns.QuestionsTest do
     queries = DnsServer.queries(server)
     assert length(queries) == 64
     ids = for query <- queries, do: query.id
-    # That 64 random ids of 65,536 are fewer than 61 different ones does not happen.
+
+    # The probability that 64 random ids out of 65,536 have fewer than 61 different values is negligible.
     assert length(Enum.uniq(ids)) > 60
-    # Nor do random ids come sorted, or one after the other.
+    # So is the probability that random ids are sorted.
     assert ids != Enum.sort(ids)
-    # A socket asks a bounded number of questions before another takes its place.
+    # A socket is replaced after a number of queries.
     assert queries |> Enum.uniq_by(& &1.port) |> length() >= 2
   end
 
-  test "EDNS is asked for, with the payload that fits every path, and no DNSSEC", context do
+  test "a query has EDNS with a payload that fits every path, and does not request DNSSEC",
+       context do
     Dns.lookup!("app.test", :a, context.options)
     assert [%{payload: 1_232, dnssec: false}] = DnsServer.queries(context.server)
   end
@@ -37,23 +39,24 @@ defmodule Caravan.Dns.QuestionsTest do
   describe "0x20" do
     @name "a-name-of-many-letters-to-be-written-in-both-cases.test"
 
-    test "writes the name in random case", %{server: server, options: options} do
+    test "sends the name in random case", %{server: server, options: options} do
       options = [randomize_case: true] ++ options
       for _ <- 1..4, do: Dns.lookup!(@name, :a, options)
       asked = for query <- DnsServer.queries(server), do: query.asked
       assert Enum.all?(asked, &(String.downcase(&1) == @name))
-      # That a name of 40 letters comes out all lower or twice alike does not happen.
+
+      # The probability that a name of 40 letters is in lower case, or the same twice, is negligible.
       assert @name not in asked
       assert length(Enum.uniq(asked)) == 4
     end
 
-    test "takes an answer in another case for none", %{server: server, options: options} do
+    test "ignores an answer in another case", %{server: server, options: options} do
       DnsServer.put_default(server, {:raw, &lowered/2})
       options = [randomize_case: true, timeout: 300] ++ options
       assert {:error, %Error{reason: :timeout}} = Dns.lookup(@name, :a, options)
     end
 
-    test "is off by default: the name is asked for as given, an answer in any case is one",
+    test "is off by default: the name is sent as given, and an answer in any case is accepted",
          context do
       DnsServer.put_default(context.server, {:raw, &lowered/2})
       assert %{records: [@ip]} = Dns.lookup!("App.Test", :a, context.options)
@@ -61,8 +64,8 @@ defmodule Caravan.Dns.QuestionsTest do
     end
   end
 
-  describe "identical lookups in flight" do
-    test "of which one is cancelled: the other is answered", %{server: server, options: options} do
+  describe "of two identical lookups in flight" do
+    test "one is answered if the other is cancelled", %{server: server, options: options} do
       DnsServer.subscribe(server)
       DnsServer.put(server, "app.test", :a, {:delay, 200, [@ip]})
       {:ok, first} = Dns.lookup_async("app.test", :a, options)
@@ -73,7 +76,7 @@ defmodule Caravan.Dns.QuestionsTest do
       refute_received {^first, _}
     end
 
-    test "of which each has its own deadline", %{server: server, options: options} do
+    test "each ends at its own deadline", %{server: server, options: options} do
       DnsServer.put(server, "app.test", :a, {:delay, 1_000, [@ip]})
       {:ok, patient} = Dns.lookup_async("app.test", :a, [timeout: 30_000] ++ options)
       {:ok, hasty} = Dns.lookup_async("app.test", :a, [timeout: 100] ++ options)

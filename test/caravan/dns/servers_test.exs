@@ -1,7 +1,7 @@
 defmodule Caravan.Dns.ServersTest do
   use ExUnit.Case, async: true
 
-  # Lookups against real nameservers: knotd, which has zones, and unbound, which asks knotd.
+  # Lookups with real nameservers: knotd, which has the zone, and unbound, which forwards to knotd.
 
   alias Caravan.Dns
   alias Caravan.Dns.Error
@@ -46,7 +46,7 @@ defmodule Caravan.Dns.ServersTest do
         %{options: [nameservers: [scheme <> servers[server]]], scheme: scheme}
       end
 
-      test "SRV", %{options: options} do
+      test "SRV records are returned", %{options: options} do
         answer = Dns.lookup!("_app._tcp.knot.test", :srv, options)
 
         assert Enum.sort_by(answer.records, & &1.port) == [
@@ -69,7 +69,7 @@ defmodule Caravan.Dns.ServersTest do
         assert answer.ttl in 1..60
       end
 
-      test "SRV with addresses", %{options: options} do
+      test "SRV records with addresses are returned", %{options: options} do
         answer = Dns.lookup!("_app._tcp.knot.test", :srv, [addresses: true] ++ options)
         [one, two] = Enum.sort_by(answer.records, & &1.port)
 
@@ -82,7 +82,7 @@ defmodule Caravan.Dns.ServersTest do
         assert two.addresses == [{127, 0, 0, 3}]
       end
 
-      test "A and AAAA, through CNAMEs too", %{options: options} do
+      test "A and AAAA records are returned, also through CNAMEs", %{options: options} do
         for name <- ["node1.knot.test", "alias.knot.test"] do
           assert Enum.sort(Dns.lookup!(name, :a, options).records) == [
                    {127, 0, 0, 1},
@@ -95,7 +95,7 @@ defmodule Caravan.Dns.ServersTest do
         assert Dns.lookup!("alias.knot.test", :a, options).ttl in 1..9
       end
 
-      test "1,000 records, whole", %{options: options, scheme: scheme} do
+      test "1,000 records are all returned", %{options: options, scheme: scheme} do
         answer = Dns.lookup!("many.knot.test", :srv, options)
         assert answer.transport == :tcp or scheme == ""
 
@@ -103,14 +103,14 @@ defmodule Caravan.Dns.ServersTest do
                  Enum.to_list(1..1_000)
       end
 
-      test "in random case", %{options: options} do
+      test "a name in random case is answered", %{options: options} do
         options = [randomize_case: true] ++ options
 
         for _ <- 1..8,
             do: assert(length(Dns.lookup!("_app._tcp.knot.test", :srv, options).records) == 2)
       end
 
-      test "what is not there", %{options: options} do
+      test "a missing name or record is an error", %{options: options} do
         for {name, type, reason} <- [
               {"nowhere.knot.test", :srv, :nxdomain},
               {"dangling.knot.test", :a, :nxdomain},
@@ -121,19 +121,19 @@ defmodule Caravan.Dns.ServersTest do
         end
       end
 
-      test "CNAMEs in a circle", %{options: options, server: server} do
-        # unbound sees it first and says SERVFAIL.
+      test "a circle of CNAMEs is an error", %{options: options, server: server} do
+        # unbound detects the circle and returns SERVFAIL.
         expected = %{knot: :bad_response, unbound: :servfail}[server]
         assert {:error, %Error{reason: reason}} = Dns.lookup("circle.knot.test", :a, options)
         assert reason in [expected, :bad_response]
       end
 
-      test "a target that is no host name", %{options: options} do
+      test "a target with octets that no host name has is escaped", %{options: options} do
         assert %{records: [%{target: target}]} = Dns.lookup!("strange.knot.test", :srv, options)
         assert target == ~S(a\.b\000\195\\.test)
       end
 
-      test "names of any case, absolute or not", %{options: options} do
+      test "names in any case, absolute or not, are answered", %{options: options} do
         for name <- ["NODE2.Knot.TEST", "node2.knot.test."] do
           assert %{name: ^name, records: [{127, 0, 0, 3}]} = Dns.lookup!(name, :a, options)
         end
@@ -141,7 +141,7 @@ defmodule Caravan.Dns.ServersTest do
     end
   end
 
-  test "knot refuses a zone that is not its own", %{servers: %{knot: knot}} do
+  test "knotd refuses names outside its zone", %{servers: %{knot: knot}} do
     assert {:error, %Error{reason: :refused}} =
              Dns.lookup("app.elsewhere", :a, nameservers: [knot])
   end

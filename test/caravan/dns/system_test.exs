@@ -1,8 +1,8 @@
 defmodule Caravan.Dns.SystemTest do
-  # Not async: each test has a VM of its own.
+  # Not async: each test starts a VM.
   use ExUnit.Case
 
-  # Without :nameservers: /etc/resolv.conf and /etc/hosts, as resolv.conf(5) and hosts(5) have them.
+  # Lookups without :nameservers, which use /etc/resolv.conf and /etc/hosts (resolv.conf(5), hosts(5)).
 
   alias Caravan.Dns.Error
   alias Caravan.Test.Requirements
@@ -37,25 +37,25 @@ defmodule Caravan.Dns.SystemTest do
     for query <- queries, do: query.name
   end
 
-  test "search: a relative name is tried in each domain, in order" do
+  test "search: a relative name is queried in each domain, in order" do
     system = start("search a.test b.test\n" <> @localhost)
     put(system, "app.b.test", [@one])
     assert a(system, "app") == [@one]
     assert asked(system) == ["app.a.test", "app.b.test"]
 
-    # A name with a dot as it is first (ndots is 1), an absolute one as it is only.
+    # ndots is 1: a name with a dot is queried first as it is. An absolute name is not searched.
     put(system, "app.x.b.test", [@two])
     assert a(system, "app.x") == [@two]
     assert asked(system) == ["app.x", "app.x.a.test", "app.x.b.test"]
     assert a(system, "app.x.") == :nxdomain
     assert asked(system) == ["app.x"]
 
-    # None of them exists: the name itself comes last.
+    # The name itself is queried last.
     assert a(system, "none") == :nxdomain
     assert asked(system) == ["none.a.test", "none.b.test", "none"]
   end
 
-  test "search: SERVFAIL leaves the next to be tried; told, when none has an answer" do
+  test "search: after SERVFAIL the next name is queried; SERVFAIL is reported if none has an answer" do
     system = start("search a.test b.test\n" <> @localhost)
     put(system, "app.a.test", :servfail)
     put(system, "app.b.test", [@one])
@@ -65,15 +65,15 @@ defmodule Caravan.Dns.SystemTest do
     assert a(system, "app") == :servfail
   end
 
-  test "search: any other failure ends it, for the answer could have been there" do
+  test "search: any other error ends the lookup" do
     system = start("search a.test b.test\n" <> @localhost)
     put(system, "app.a.test", :refused)
     put(system, "app.b.test", [@one])
     assert a(system, "app") == :refused
   end
 
-  test "search: a nameserver that is silent is waited for once, not for each name" do
-    # As Kubernetes has it.
+  test "search: a silent nameserver delays a lookup once, not for each name" do
+    # As in Kubernetes.
     domains = "ns.svc.cluster.local svc.cluster.local cluster.local"
 
     system =
@@ -82,11 +82,11 @@ defmodule Caravan.Dns.SystemTest do
     SystemFiles.nameserver!(system, :second, ip: {127, 0, 0, 2})
     SystemFiles.server(system, :first, :put_default, [:silent])
     put(system, :second, "app.other.svc.cluster.local", [@two])
-    # A try may take a second, and there are four names.
+    # An attempt can take a second, and there are four names.
     assert a(system, "app.other.svc.cluster.local", timeout: 4_000) == [@two]
   end
 
-  test "hosts: what is not UTF-8 costs its own line" do
+  test "hosts: only a line that is not UTF-8 is ignored" do
     system =
       start(@localhost, "127.0.0.1 localhost\n10.0.0.7 db.test\n# caf\xe9\n10.0.0.8 db2.test\n")
 
@@ -94,7 +94,7 @@ defmodule Caravan.Dns.SystemTest do
     assert a(system, "db2.test") == [{10, 0, 0, 8}]
   end
 
-  test "search: the domain that this machine is in, when nothing is said" do
+  test "search: the domain of this machine is used, and the root can be a domain" do
     system = start("domain a.test\n" <> @localhost)
     put(system, "app.a.test", [@one])
     assert a(system, "app") == [@one]
@@ -104,8 +104,8 @@ defmodule Caravan.Dns.SystemTest do
     assert a(system, "app") == [@two]
   end
 
-  test "ndots: the dots from which on a name is tried as it is first" do
-    # As Kubernetes has it.
+  test "ndots: a name with at least this number of dots is queried first as it is" do
+    # As in Kubernetes.
     system =
       start("search ns.svc.cluster.local svc.cluster.local\noptions ndots:5\n" <> @localhost)
 
@@ -116,18 +116,18 @@ defmodule Caravan.Dns.SystemTest do
     assert hd(asked(system)) == "a.b.c.d.e.f"
   end
 
-  test "timeout and attempts: how long and how often a nameserver is asked" do
+  test "timeout and attempts: they limit the attempts per nameserver, unless the options of the lookup do" do
     system = start("options timeout:1 attempts:3\n" <> @localhost)
     put(system, "app.test", :silent)
-    # By itself, long before the deadline.
+    # The lookup ends long before its deadline.
     assert a(system, "app.test", timeout: 60_000) in [:timeout]
     assert asked(system) == ["app.test", "app.test", "app.test"]
-    # What the caller says counts.
+    # The options of the lookup override the file.
     assert a(system, "app.test", timeout: 400, attempts: 2) == :timeout
     assert asked(system) == ["app.test", "app.test"]
   end
 
-  test "nameservers: in order; the next one when one fails or is silent" do
+  test "nameservers: they are queried in order, the next one if one fails or is silent" do
     system = start("nameserver 127.0.0.1\nnameserver 127.0.0.2\nnameserver 127.0.0.3\n")
 
     for {name, n} <- [second: 2, third: 3],
@@ -143,7 +143,7 @@ defmodule Caravan.Dns.SystemTest do
     assert a(system, "app.test", timeout: 3_000) == [@three]
   end
 
-  test "rotate: each nameserver has its turn" do
+  test "rotate: each lookup starts with another nameserver" do
     system = start("options rotate\nnameserver 127.0.0.1\nnameserver 127.0.0.2\n")
     SystemFiles.nameserver!(system, :second, ip: {127, 0, 0, 2})
     put(system, :first, "app.test", [@one])
@@ -152,7 +152,7 @@ defmodule Caravan.Dns.SystemTest do
     assert Enum.frequencies(found) == %{[@one] => 5, [@two] => 5}
   end
 
-  test "a nameserver with an IPv6 address, with a zone too, and one that is none" do
+  test "nameservers with an IPv6 address and a scope are used, and invalid ones ignored" do
     system = start("nameserver fe80::1%lo\nnameserver nonsense\nnameserver ::1\n")
 
     SystemFiles.nameserver!(system, :six,
@@ -163,7 +163,7 @@ defmodule Caravan.Dns.SystemTest do
     assert a(system, "app.test", timeout: 10_000) == [@one]
   end
 
-  test "without a resolv.conf, or a nameserver in it, this machine is asked" do
+  test "without a resolv.conf, or without a nameserver in it, the one on this machine is used" do
     system = start(nil)
     put(system, "app.test", [@one])
     assert a(system, "app.test") == [@one]
@@ -185,7 +185,7 @@ defmodule Caravan.Dns.SystemTest do
     nonsense  node2.test
     """
 
-    test "comes first, in any case, for both families and all addresses" do
+    test "is used first, for names in any case, with all addresses of both families" do
       system = start("search test\n" <> @localhost, @hosts)
 
       for name <- ["node1.test", "NODE1.test.", "node1"] do
@@ -202,14 +202,14 @@ defmodule Caravan.Dns.SystemTest do
       assert asked(system) == []
     end
 
-    test "has what it has and nothing else" do
+    test "is not used for other names and record types" do
       system = start(@localhost, @hosts)
       put(system, "node2.test", [@three])
       assert a(system, "node2.test") == [@three]
       assert {:error, %Error{reason: :nxdomain}} = SystemFiles.lookup(system, "node1.test", :srv)
     end
 
-    test "counts for the targets of SRV records" do
+    test "is used for the targets of SRV records" do
       system = start(@localhost, @hosts)
 
       SystemFiles.server(system, :first, :put, ["_app._tcp.test", :srv, [{0, 0, 1, "node1.test"}]])
@@ -220,7 +220,7 @@ defmodule Caravan.Dns.SystemTest do
       assert @one in addresses
     end
 
-    test "does not count where nameservers are given" do
+    test "is not used if nameservers are given" do
       system = start(@localhost, @hosts)
       put(system, "node1.test", [@three])
       assert a(system, "node1.test", nameservers: ["127.0.0.1"]) == [@three]
@@ -233,7 +233,7 @@ defmodule Caravan.Dns.SystemTest do
     end
   end
 
-  describe "a change is noticed by the next lookup:" do
+  describe "the next lookup uses a change:" do
     setup do
       system = start("nameserver 127.0.0.1\n")
       SystemFiles.nameserver!(system, :second, ip: {127, 0, 0, 2})
@@ -243,7 +243,7 @@ defmodule Caravan.Dns.SystemTest do
       %{system: system}
     end
 
-    # All of one length.
+    # Both have the same length.
     defp other(_now = 1), do: "nameserver 127.0.0.2\n"
     defp other(_now = 2), do: "nameserver 127.0.0.1\n"
 
@@ -259,12 +259,12 @@ defmodule Caravan.Dns.SystemTest do
       assert a(system, "app.test") == [@two]
     end
 
-    test "resolv.conf was replaced by one of the same time and size", %{system: system} do
+    test "resolv.conf was replaced by a file with the same time and size", %{system: system} do
       SystemFiles.replace!(system, :resolv_conf, other(1), keep_time: true)
       assert a(system, "app.test") == [@two]
     end
 
-    test "resolv.conf has come, gone and come", %{system: system} do
+    test "resolv.conf was replaced, removed and created", %{system: system} do
       SystemFiles.replace!(system, :resolv_conf, other(1))
       assert a(system, "app.test") == [@two]
       SystemFiles.remove!(system, :resolv_conf)
@@ -273,7 +273,7 @@ defmodule Caravan.Dns.SystemTest do
       assert a(system, "app.test") == [@two]
     end
 
-    test "hosts was written, replaced, and has gone", %{system: system} do
+    test "hosts was written, replaced and removed", %{system: system} do
       SystemFiles.write!(system, :hosts, "10.0.0.3 app.test\n")
       assert a(system, "app.test") == [@three]
       SystemFiles.replace!(system, :hosts, "10.0.0.2 app.test\n", keep_time: true)

@@ -1,8 +1,8 @@
 defmodule Caravan.Dns.TlsTest do
-  # Not async: it counts what this VM holds.
+  # Not async: it counts the resources of this VM.
   use ExUnit.Case
 
-  # tls:// (RFC 7858) and https:// (RFC 8484) against unbound: knotd of Debian 12 serves neither.
+  # tls:// (RFC 7858) and https:// (RFC 8484) with unbound. The knotd of Debian 12 supports neither.
 
   alias Caravan.Dns
   alias Caravan.Dns.Error
@@ -62,7 +62,8 @@ defmodule Caravan.Dns.TlsTest do
         %{addresses: addresses}
       end
 
-      test "a certificate for the name", %{addresses: addresses, ca_file: ca_file} = context do
+      test "a certificate for the name is accepted",
+           %{addresses: addresses, ca_file: ca_file} = context do
         options = [nameservers: [addresses.named <> "#dns.test"], ca_file: ca_file]
         assert %{records: [@ip], transport: transport} = Dns.lookup!("app.test", :a, options)
         assert transport == context.transport
@@ -71,34 +72,40 @@ defmodule Caravan.Dns.TlsTest do
         assert Enum.sort(ports) == Enum.to_list(1..1_000)
       end
 
-      test "a certificate for the address", %{addresses: addresses, ca_file: ca_file} do
+      test "a certificate for the address is accepted", %{addresses: addresses, ca_file: ca_file} do
         options = [nameservers: [addresses.named], ca_file: ca_file]
         assert %{records: [@ip]} = Dns.lookup!("app.test", :a, options)
       end
 
-      test "a certificate for another name", %{addresses: addresses, ca_file: ca_file} do
+      test "a certificate for another name is refused", %{addresses: addresses, ca_file: ca_file} do
         for address <- [addresses.named <> "#other.test", addresses.nameless],
             do: assert(reason([address], ca_file: ca_file) == :tls)
       end
 
-      test "a certificate of another authority", %{addresses: addresses, other_ca: other_ca} do
+      test "a certificate of another authority is refused", %{
+        addresses: addresses,
+        other_ca: other_ca
+      } do
         address = addresses.named <> "#dns.test"
         assert reason([address], ca_file: other_ca) == :tls
-        # Without :ca_file Mozilla's count.
+        # Without :ca_file, the authorities of Mozilla are trusted.
         assert reason([address], []) == :tls
       end
 
-      test "a certificate that has expired", %{addresses: addresses, ca_file: ca_file} do
+      test "an expired certificate is refused", %{addresses: addresses, ca_file: ca_file} do
         assert reason([addresses.expired <> "#dns.test"], ca_file: ca_file) == :tls
       end
 
-      test "failing, the next nameserver", %{addresses: addresses, ca_file: ca_file} do
+      test "the next nameserver is queried after a failed handshake", %{
+        addresses: addresses,
+        ca_file: ca_file
+      } do
         servers = [addresses.nameless <> "#other.test", addresses.named <> "#dns.test"]
         options = [nameservers: servers, ca_file: ca_file, timeout: 60_000]
         assert %{records: [@ip]} = Dns.lookup!("app.test", :a, options)
       end
 
-      test "many lookups over one connection", %{addresses: addresses, ca_file: ca_file} do
+      test "many lookups share one connection", %{addresses: addresses, ca_file: ca_file} do
         options = [nameservers: [addresses.named <> "#dns.test"], ca_file: ca_file]
         Dns.lookup!("app.test", :a, options)
         before = OsResources.now()
@@ -110,7 +117,7 @@ defmodule Caravan.Dns.TlsTest do
         OsResources.await_no_more(before)
       end
 
-      test "a server that says nothing, one that is no TLS, and none",
+      test "a silent server, one without TLS, and a closed port are errors",
            %{ca_file: ca_file} = context do
         scheme = hd(String.split(context.addresses.named, ":"))
 
@@ -130,7 +137,7 @@ defmodule Caravan.Dns.TlsTest do
         assert reason([address], ca_file: ca_file, timeout: 60_000) == :connection
       end
 
-      test "a connection that the server has closed is made anew", context do
+      test "a connection that the server has closed is opened again", context do
         certificate = {Path.join(context.dir, "named.pem"), Path.join(context.dir, "named.key")}
         spec = {Unbound, records: ["app.test. 5 IN A 127.0.0.1"], certificate: certificate}
         unbound = start_supervised!(spec, id: :restarted)
@@ -147,7 +154,7 @@ defmodule Caravan.Dns.TlsTest do
     end
   end
 
-  test "https:// where the server has nothing is a bad response", context do
+  test "https:// with a path that the server does not have is a bad response", context do
     address = Unbound.https_address(context.servers.named)
     path = URI.parse(address).path || ""
     address = String.replace_suffix(address, path, "/elsewhere") <> "#dns.test"
@@ -155,7 +162,7 @@ defmodule Caravan.Dns.TlsTest do
   end
 
   describe "ca_file" do
-    test "that cannot be read or holds no certificate is a bad file", context do
+    test "that cannot be read or has no certificate is the error :bad_file", context do
       nonsense = Path.join(context.dir, "nonsense.pem")
       File.write!(nonsense, "nonsense")
       address = Unbound.tls_address(context.servers.named) <> "#dns.test"
@@ -164,7 +171,7 @@ defmodule Caravan.Dns.TlsTest do
           do: assert(reason([address], ca_file: bad) == :bad_file)
     end
 
-    test "that was changed counts from the next lookup on", context do
+    test "that was changed is used by the next lookup", context do
       path = Path.join(context.dir, "changing.pem")
       address = Unbound.tls_address(context.servers.named) <> "#dns.test"
       File.cp!(context.other_ca, path)
@@ -176,7 +183,7 @@ defmodule Caravan.Dns.TlsTest do
       assert reason([address], ca_file: path) == :tls
     end
 
-    test "that is a pipe, at which a reader would wait, is a bad file", context do
+    test "that is a pipe, which could block its reader, is the error :bad_file", context do
       path = Path.join(context.dir, "pipe")
       {_, 0} = System.cmd("mkfifo", [path])
       address = Unbound.tls_address(context.servers.named) <> "#dns.test"
@@ -184,14 +191,14 @@ defmodule Caravan.Dns.TlsTest do
       assert reason([address], dnssec: true, trust_anchors: path) == :bad_file
     end
 
-    test "that is no path says what was expected" do
+    test "that is not a path raises an error with the expectation" do
       assert_raise ArgumentError, ~r/expected :ca_file to be .* got: 1/, fn ->
         Dns.lookup("app.test", :a, ca_file: 1)
       end
     end
   end
 
-  # Said to whoever comes first.
+  # Sends a line without TLS to the next client.
   defp greet(listener) do
     {:ok, socket} = :gen_tcp.accept(listener)
     :ok = :gen_tcp.send(socket, "220 this is no TLS\r\n")
