@@ -1,8 +1,8 @@
-# How fast Caravan.Dns is, each figure against its alternative in the same run, on knot on loopback:
+# Compares the speed of Caravan.Dns with alternatives, in one run, with knot on loopback:
 #
 #   mix run bench/dns.exs
 #
-# Medians. A ratio is Caravan's figure over the other one's; for name to port, the other way round.
+# The figures are medians. A ratio is Caravan's figure divided by the other one. For "name to port", it is the inverse.
 
 Code.require_file("../test/support/servers/daemon.ex", __DIR__)
 Code.require_file("../test/support/servers/knot.ex", __DIR__)
@@ -21,8 +21,8 @@ defmodule Bench do
   end
 
   @doc """
-  Median times of one call of each function, in nanoseconds. They take turns, a hundred calls each, so
-  that whatever else the machine does meets both.
+  Returns the median duration of one call of each function, in nanoseconds. The functions take turns, with a hundred
+  calls each, so that other load on the machine affects both.
   """
   def medians(count, ours, other) do
     turns = for _ <- 1..div(count, 100), do: {times(ours), times(other)}
@@ -43,7 +43,7 @@ defmodule Bench do
     Enum.at(times, div(length(times), 2))
   end
 
-  @doc "Mean time of one call, for calls too short to be timed one by one."
+  @doc "Returns the mean duration of one call in nanoseconds, for calls that are too short to be measured singly."
   def mean(count, fun) do
     {time, :ok} = :timer.tc(fn -> repeat(count, fun) end)
     time * 1_000 / count
@@ -56,7 +56,7 @@ defmodule Bench do
     repeat(count - 1, fun)
   end
 
-  @doc "Calls per second of `callers` processes, each asking for names of its own."
+  @doc "Returns the calls per second of `callers` processes."
   def throughput(callers, total, fun) do
     share = div(total, callers)
 
@@ -65,7 +65,7 @@ defmodule Bench do
         1..callers
         |> Enum.map(fn caller ->
           Task.async(fn ->
-            # As far apart as there are names.
+            # The callers start at different names.
             first = div(2_000 * caller, callers)
             Enum.each(1..share, fn i -> fun.(rem(first + i, 2_000) + 1) end)
           end)
@@ -76,7 +76,7 @@ defmodule Bench do
     callers * share * 1_000_000 / time
   end
 
-  @doc "CPU microseconds per call of each function, of all threads of this VM; they take turns."
+  @doc "Returns the CPU time per call of each function, over all threads of this VM, in microseconds."
   def cpu(count, ours, other) do
     turns = 20
     share = div(count, turns)
@@ -92,7 +92,7 @@ defmodule Bench do
     (cpu_time() - before) / count
   end
 
-  # /proc/self/stat, fields 14 and 15 (proc(5)): user and system time in ticks of 10 ms.
+  # Fields 14 and 15 of /proc/self/stat (proc(5)): user and system time, in ticks of 10 ms.
   defp cpu_time do
     [_, rest] = "/proc/self/stat" |> File.read!() |> String.split(") ")
     [user, system] = rest |> String.split() |> Enum.slice(11, 2) |> Enum.map(&String.to_integer/1)
@@ -106,7 +106,7 @@ defmodule Bench do
     )
   end
 
-  @doc "The longest run of a scheduler without a pause, in milliseconds, of those over 1 ms; else 0."
+  @doc "Returns the longest run of a process on a scheduler in milliseconds, or 0 if none is longer than 1 ms."
   def longest_run(count, fun) do
     :erlang.system_monitor(self(), [{:long_schedule, 1}])
     repeat(count, fun)
@@ -127,7 +127,7 @@ defmodule Bench do
   defp format({:per_s, n}), do: "#{round(n)}/s"
 end
 
-# Caravan 1.0's Caravan.Epmd.dist_port/1 did this.
+# Caravan.Epmd.dist_port/1 of Caravan 1.0.
 regexes = fn name ->
   node_name = Regex.replace(~r/@.*$/, name, "")
 
@@ -173,7 +173,8 @@ end
 
 for _ <- 1..500, do: {ours.("few"), inet.("few")}
 
-# On two cores a round trip takes 5 or 50 us, by where the kernel puts client and server: the median of many.
+# On two cores a round trip takes 5 or 50 µs, depending on the cores of client and server. So this takes the median of
+# several runs.
 floors = for _ <- 1..9, do: floor.()
 [floor_one, floor_many] = floors |> Enum.zip_with(&Enum.at(Enum.sort(&1), 4))
 
@@ -192,7 +193,7 @@ for size <- [200, 1_000] do
   Bench.row("SRV, #{size} records", {:us, a}, {:us, b}, ":inet_res", "≤ 0.5", a / b)
 end
 
-# knotd takes more than a millisecond to make that answer, of either client's time.
+# knotd needs more than a millisecond for an answer of 1,000 records. unbound is faster.
 at = Caravan.Test.Unbound.address(unbound)
 {a, b} = Bench.medians(1_000, fn -> ours_at.(at).("r1000") end, fn -> inet_at.(at).("r1000") end)
 Bench.row("the same, of unbound", {:us, a}, {:us, b}, ":inet_res", "", a / b)
@@ -207,7 +208,7 @@ for callers <- [16, 128] do
     do: Bench.row("the same", {:per_s, a}, {:per_s, floor_many}, "bare UDP", "", a / floor_many)
 end
 
-# Reads the settings once, as the start of distribution does.
+# Reads the settings, as at the start of distribution. It returns :ignore.
 :ignore = Caravan.Epmd.start_link()
 a = Bench.mean(1_000_000, fn -> Caravan.Epmd.dist_port("app-4001@node1.example.com") end)
 b = Bench.mean(50_000, fn -> regexes.("app-4001@node1.example.com") end)
@@ -223,7 +224,7 @@ IO.puts(
   "| longest run of a scheduler, 10,000 lookups of 1,000 records | #{run} ms over 1 ms | | | none |"
 )
 
-# Of a nameserver that says nothing; the other side is to wait for the same time.
+# A nameserver that does not respond, compared with a sleep of the same duration.
 {:ok, silent} = :gen_udp.open(0, ip: {127, 0, 0, 1}, active: false)
 {:ok, port} = :inet.port(silent)
 

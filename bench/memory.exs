@@ -1,9 +1,9 @@
-# How much a million lookups grow this process, with 16 callers, on knot on loopback:
+# Measures how much a million lookups by 16 callers increase the memory of this VM, with knot on loopback:
 #
 #   mix run bench/memory.exs
 #   mix run bench/memory.exs 100000
 #
-# Ends with status 1 when it grows by 5 MiB or more.
+# Ends with status 1 if the memory grows by 5 MiB or more.
 
 for file <- ["eventually", "servers/daemon", "servers/knot", "os/os_resources"],
     do: Code.require_file("../test/support/#{file}.ex", __DIR__)
@@ -53,7 +53,7 @@ IO.puts(
   end)
 
 IO.puts("#{lookups} lookups in #{div(time, 1_000)} ms, #{callers} callers")
-# The VM gives memory back too: what counts is the way up from the lowest point.
+# The VM also returns memory, so the growth is measured from the lowest sample.
 growth = List.last(samples) - Enum.min([before | samples])
 IO.puts("grown by #{megabytes.(growth)} (wanted: less than 5 MiB)")
 if growth >= limit, do: exit({:shutdown, 1})
