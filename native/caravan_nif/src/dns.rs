@@ -115,8 +115,8 @@ impl Reply {
             ReplyState::Claimed => return,
         };
         let mut message_env = OwnedEnv::new();
-        // Encoded before the claim, because a caller that cannot cancel any more waits only a few milliseconds for the
-        // message.
+        // Encoded before the claim: after it, the caller cannot cancel any more, and then waits only a few milliseconds
+        // for the message.
         let message = message_env.run(|env| {
             let result = dns_terms::result(env, &self.name, self.query_type, &outcome);
             message_env.save((reference, result))
