@@ -30,6 +30,9 @@ defmodule Caravan.Native do
   @spec peers_delete(atom) :: :ok
   def peers_delete(topology), do: first_call(:peers_delete, [topology])
 
+  @spec peers_rotate(binary) :: :ok
+  def peers_rotate(name), do: first_call(:peers_rotate, [name])
+
   @spec peers_find(binary) :: peer | nil
   def peers_find(name), do: first_call(:peers_find, [name])
 

@@ -18,7 +18,7 @@ defmodule Caravan.Epmd.Peers do
 
   ## Limits
 
-  The table has at most 16,384 names over all topologies. A name has at most 255 bytes, and the first 8
+  The table has at most 16,384 names over all topologies. A name has at most 255 bytes, and the first 16
   addresses of a node are kept. Calls create no atoms, and no reader waits for a writer. The table is in
   memory until the VM ends.
   """
@@ -45,6 +45,15 @@ defmodule Caravan.Epmd.Peers do
     Enum.each(entries, &check!/1)
     Native.peers_put(topology, entries)
   end
+
+  @doc """
+  Moves the first address of a node to the end, so that the next connect uses the second one.
+
+  To be called when a connect has failed. The next `put/2` of a topology sets the order again. Names that are
+  not in the table are ignored.
+  """
+  @spec rotate(node_name :: String.t()) :: :ok
+  def rotate(node_name) when is_binary(node_name), do: Native.peers_rotate(node_name)
 
   @doc "Deletes all entries of this topology. Entries of other topologies for the same nodes count again."
   @spec delete(topology :: atom) :: :ok

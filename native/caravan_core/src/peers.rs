@@ -15,7 +15,7 @@ use parking_lot::{Mutex, RwLock};
 /// Maximum number of entries over all topologies. A name counts once in each topology.
 pub const MAX_NAMES: usize = 16_384;
 /// Maximum number of addresses of one node. Further addresses are left out.
-pub const MAX_ADDRESSES: usize = 8;
+pub const MAX_ADDRESSES: usize = 16;
 
 /// The port and the addresses of one node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -101,6 +101,17 @@ impl<T: PartialEq> PeerTable<T> {
         self.publish(&topologies);
     }
 
+    /// Moves the first address of a node to the end. A topology that has the node keeps the new order until its next
+    /// put.
+    pub fn rotate(&self, name: &[u8]) {
+        let mut topologies = self.topologies.lock();
+        for (_, peers) in topologies.iter_mut() {
+            rotate(peers, name);
+        }
+        // This copies the table only while a caller of `list` has it.
+        rotate(Arc::make_mut(&mut *self.peers.write()), name);
+    }
+
     /// Returns the endpoint of the node with this full name.
     #[must_use]
     pub fn find(&self, name: &[u8]) -> Option<Arc<Endpoint>> {
@@ -121,6 +132,14 @@ impl<T: PartialEq> PeerTable<T> {
         // Dropping the old table takes long, so it is done after the lock is released.
         let old = mem::replace(&mut *self.peers.write(), Arc::new(all));
         drop(old);
+    }
+}
+
+fn rotate(peers: &mut Peers, name: &[u8]) {
+    if let Some(endpoint) = peers.get_mut(name)
+        && endpoint.addresses.len() > 1
+    {
+        Arc::make_mut(endpoint).addresses.rotate_left(1);
     }
 }
 

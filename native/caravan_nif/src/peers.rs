@@ -1,4 +1,5 @@
-//! The NIFs `peers_put/2`, `peers_delete/1`, `peers_find/1` and `peers_list/0`: the table of discovered nodes.
+//! The NIFs `peers_put/2`, `peers_delete/1`, `peers_rotate/1`, `peers_find/1` and `peers_list/0`: the table of
+//! discovered nodes.
 //!
 //! All but `peers_find` take time in proportion to the number of names, so they run on a dirty scheduler.
 
@@ -40,6 +41,13 @@ fn peers_put<'a>(
 #[rustler::nif(schedule = "DirtyCpu")]
 fn peers_delete(topology: Atom) -> Atom {
     TABLE.delete(&topology);
+    atoms::ok()
+}
+
+/// Moves the first address of a node to the end.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn peers_rotate(name: Binary) -> Atom {
+    TABLE.rotate(&name);
     atoms::ok()
 }
 

@@ -56,7 +56,7 @@ defmodule Caravan.Epmd.PeersTest do
       assert list(node) == [{"a@h.test", 1, []}]
     end
 
-    test "keep 16,384 names at most, and 8 addresses of each", %{node: node} do
+    test "keep 16,384 names at most, and 16 addresses of each", %{node: node} do
       assert put(node, :one, names(16_384)) == :ok
       assert put(node, :two, [{"b@h.test", nil, []}]) == {:error, :full}
       assert put(node, :one, names(16_385)) == {:error, :full}
@@ -65,7 +65,7 @@ defmodule Caravan.Epmd.PeersTest do
 
       addresses = for n <- 1..20, do: {10, 77, 0, n}
       assert put(node, :one, [{"a@h.test", nil, addresses}]) == :ok
-      assert list(node) == [{"a@h.test", nil, Enum.take(addresses, 8)}]
+      assert list(node) == [{"a@h.test", nil, Enum.take(addresses, 16)}]
       assert put(node, :two, [{"b@h.test", nil, []}]) == :ok
     end
 

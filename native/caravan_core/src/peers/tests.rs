@@ -96,6 +96,34 @@ fn addresses_keep_their_order_up_to_the_limit() {
 }
 
 #[test]
+fn a_rotation_moves_the_first_address_to_the_end() {
+    let table = PeerTable::new();
+    let addresses = |first: u8| (first..first + 3).map(|n| Ipv4Addr::new(10, 0, 0, n).into());
+    for (topology, first) in [(1, 1), (2, 11)] {
+        let endpoint = Endpoint {
+            port: None,
+            addresses: addresses(first).collect(),
+        };
+        let entries = [(&b"a@h"[..], endpoint), (&b"b@h"[..], Endpoint::default())];
+        assert_eq!(table.put(topology, entries), Ok(()));
+    }
+    let first = || table.find(b"a@h").map(|endpoint| endpoint.addresses[0]);
+    let list = table.list();
+    for expected in [12, 13, 11, 12] {
+        table.rotate(b"a@h");
+        assert_eq!(first(), Some(Ipv4Addr::new(10, 0, 0, expected).into()));
+    }
+    // The list of a reader does not change.
+    assert_eq!(list[&b"a@h"[..]].addresses[0], Ipv4Addr::new(10, 0, 0, 11));
+    table.delete(&2);
+    assert_eq!(first(), Some(Ipv4Addr::new(10, 0, 0, 2).into()));
+    // A node without addresses, and a name that is not there.
+    table.rotate(b"b@h");
+    table.rotate(b"c@h");
+    assert_eq!(table.list().len(), 2);
+}
+
+#[test]
 fn a_put_over_the_limit_is_refused_and_changes_no_entry() {
     let table = PeerTable::new();
     assert_eq!(put(&table, 1, &[("a@h", 1)]), Ok(()));
