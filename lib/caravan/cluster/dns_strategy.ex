@@ -266,6 +266,11 @@ defmodule Caravan.Cluster.DnsStrategy do
 
   defp perform({:publish, entries}, state), do: publish(state, entries)
 
+  defp perform({:rotate_addresses, name}, state) do
+    :ok = Peers.rotate(name)
+    {[], state}
+  end
+
   defp perform({:report, {:connect_failed, name, reason}}, %{config: config} = state),
     do: {[], update(state, :jobs, &Connections.report_failure(&1, config, name, reason))}
 

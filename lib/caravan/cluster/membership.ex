@@ -272,8 +272,10 @@ defmodule Caravan.Cluster.Membership do
     kind = kind(result)
     peer = Peer.connect_failed(peer, now, Dial.longest(state), random)
     {news, peer} = Peer.report_once(peer, kind)
+    {rotated, peer} = Peer.next_address(peer)
 
-    state |> put_peer(peer) |> report_if(news, {:connect_failed, peer.name, kind})
+    state = state |> put_peer(peer) |> report_if(news, {:connect_failed, peer.name, kind})
+    if rotated, do: add_action(state, {:rotate_addresses, peer.name}), else: state
   end
 
   # A connect function may claim a success that nobody can see.

@@ -72,6 +72,33 @@ defmodule Caravan.Cluster.MembershipTest do
     end
   end
 
+  # Answers every 10 seconds that name one node, which never accepts a connection. `addresses` gets the
+  # number of the answer.
+  defp dead_node(addresses, rounds \\ 60) do
+    start = %{state: membership(), dials: [], reports: []}
+
+    Enum.reduce(0..(rounds - 1), start, fn round, acc ->
+      now = round * 10_000
+      answered = handle(acc.state, answer([{"a@h", [], addresses.(round)}]), now)
+      acc = dial_and_fail(%{acc | state: answered}, now)
+      Enum.reduce(1..9, acc, &tick_and_fail(&2, now + &1 * 1_000))
+    end)
+  end
+
+  defp tick_and_fail(acc, now),
+    do: dial_and_fail(%{acc | state: handle(acc.state, :tick, now)}, now)
+
+  defp dial_and_fail(acc, now) do
+    failures = for {:report, {:connect_failed, _, _} = report} <- actions(acc.state), do: report
+    acc = %{acc | reports: acc.reports ++ failures}
+
+    Enum.reduce(dialled(acc.state), acc, fn name, acc ->
+      state = handle(acc.state, {:connect_result, name, {:error, :unreachable}}, now)
+      failures = for {:connect_failed, _, _} = report <- reports(state), do: report
+      %{acc | state: state, dials: [now | acc.dials], reports: acc.reports ++ failures}
+    end)
+  end
+
   describe "connecting" do
     test "the union of all sources, without this node" do
       other = {"other.test", :srv}
@@ -121,6 +148,19 @@ defmodule Caravan.Cluster.MembershipTest do
       assert hd(times) in 250..500
       assert Enum.max(waits) <= 60_000
       assert Enum.sum(Enum.take(waits, -4)) > 120_000
+    end
+
+    test "a dead node whose answers rotate among two addresses as rarely as one with a fixed address" do
+      fixed = dead_node(fn _round -> [{10, 0, 0, 1}] end)
+      rotating = dead_node(fn round -> [{10, 0, 0, 1 + rem(round, 2)}] end)
+      assert length(rotating.dials) <= length(fixed.dials) + 4
+      assert rotating.reports == fixed.reports
+    end
+
+    test "a node at once whose answer has an address that was not seen within :keep" do
+      rotating = dead_node(fn round -> [{10, 0, 0, 1 + rem(round, 2)}] end, 50)
+      state = handle(rotating.state, answer([{"a@h", [], [{10, 0, 0, 9}]}]), 500_000)
+      assert dialled(state) == ["a@h"]
     end
 
     test "a node that was connected at least at every poll" do

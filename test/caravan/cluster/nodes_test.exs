@@ -445,6 +445,25 @@ defmodule Caravan.Cluster.NodesTest do
     assert File.read!(file) =~ "Node1.Caravan.Test"
   end
 
+  test "a node is connected whose first address in DNS does not answer", context do
+    args = ["-kernel", "inet_dist_use_interface", "{127,0,0,2}"]
+    b = start_alone(name: PeerNode.name("app", "b.caravan.test"), args: args)
+
+    Knot.put_records(context.knot, [
+      "_app._tcp 1 SRV 0 0 #{PeerNode.port(b)} b",
+      "b 1 A 127.0.0.1",
+      "b 1 A 127.0.0.2"
+    ])
+
+    a =
+      start_node(context.knot,
+        name: PeerNode.name("app", "a.caravan.test"),
+        strategy: [node_name: "{name}-{port}@{host}"]
+      )
+
+    Host.await(fn -> peers(a) == [b.name] end, "#{a.name} to connect #{b.name}")
+  end
+
   test "a node whose distribution starts after the strategy does not dial itself", context do
     port = Host.free_port()
     name = :"app-#{port}@127.0.0.1"

@@ -36,7 +36,7 @@ defmodule Caravan.Cluster.Membership.Members do
   defp add_endpoints(state, source, endpoints, now) do
     Enum.reduce(endpoints, state, fn {name, endpoint}, state ->
       peer = Map.get_lazy(state.peers, name, fn -> Peer.new(name, now) end)
-      put_peer(state, Peer.put_endpoint(peer, source, endpoint, now))
+      put_peer(state, Peer.put_endpoint(peer, source, endpoint, state.options.keep, now))
     end)
   end
 

@@ -10,6 +10,8 @@ defmodule Caravan.Cluster.Membership.Peer do
   defstruct @enforce_keys ++
               [
                 endpoints: %{},
+                recently_seen: %{},
+                address_turn: 0,
                 missed_answers: %{},
                 prune_attempts: 0,
                 connected_since: nil,
@@ -25,6 +27,8 @@ defmodule Caravan.Cluster.Membership.Peer do
   @typedoc """
     * `:endpoints`: by source, when it last named it, with which ports and addresses; without any, the
       name is no member any more and stays here only while its node is connected;
+    * `:recently_seen`: the ports and addresses that answers had within `keep`, with the time of the last one;
+    * `:address_turn`: with which of its addresses the next connect begins;
     * `:missed_answers`: by source, in how many complete answers in a row it was missing, since anybody named
       it or it came up; `:prune_attempts`: how often it was to be disconnected since then;
     * `:connected_since`: connected since; `:was_connected`: once, at least;
@@ -39,6 +43,8 @@ defmodule Caravan.Cluster.Membership.Peer do
           name: String.t(),
           first_seen_at: integer,
           endpoints: %{Config.source() => {seen_at :: integer, Endpoint.t()}},
+          recently_seen: %{(:inet.port_number() | :inet.ip_address()) => seen_at :: integer},
+          address_turn: non_neg_integer,
           missed_answers: %{Config.source() => pos_integer},
           prune_attempts: non_neg_integer,
           connected_since: integer | nil,
@@ -59,7 +65,10 @@ defmodule Caravan.Cluster.Membership.Peer do
   @many_failures 8
 
   # As many as the table in the NIF takes.
-  @max_addresses 8
+  @max_addresses 16
+
+  # The most ports and addresses of a name that are remembered. Of more, the oldest are forgotten.
+  @max_recently_seen 64
 
   @spec new(String.t(), now :: integer) :: t
   def new(name, now), do: %__MODULE__{name: name, first_seen_at: now, retry_at: now}
@@ -71,25 +80,58 @@ defmodule Caravan.Cluster.Membership.Peer do
   def connected?(%__MODULE__{connected_since: since}), do: since != nil
 
   @doc """
-  A source names it. Where it names another port, or other addresses, than before, what failed so far says
-  nothing any more. No addresses are no news: they could not be found in time.
+  Stores what an answer of a source says about the node.
+
+  A port or an address that no answer had within `keep` milliseconds is news: earlier failures then say nothing
+  about the node any more, and it is dialled soon. Addresses that come and go with the server that answers are
+  not. An endpoint without addresses keeps the earlier ones, because they could not be found in time.
   """
-  @spec put_endpoint(t, Config.source(), Endpoint.t(), integer) :: t
-  def put_endpoint(peer, source, endpoint, now) do
+  @spec put_endpoint(t, Config.source(), Endpoint.t(), keep :: non_neg_integer, now :: integer) ::
+          t
+  def put_endpoint(peer, source, endpoint, keep, now) do
     {_seen_at, old} = Map.get(peer.endpoints, source, {now, endpoint})
 
     endpoint =
       if endpoint.addresses == [], do: %{endpoint | addresses: old.addresses}, else: endpoint
 
     # A server may change the order of its records from answer to answer. That changes nothing.
-    same? = Endpoint.same?(endpoint, old)
-    endpoint = if same?, do: old, else: endpoint
-    endpoints = Map.put(peer.endpoints, source, {now, endpoint})
-    peer = %{peer | endpoints: endpoints, missed_answers: %{}, prune_attempts: 0}
+    endpoint = if Endpoint.same?(endpoint, old), do: old, else: endpoint
+    news? = endpoint != old and not recently_seen?(peer, endpoint, now - keep)
 
-    if same? or peer.draining,
-      do: peer,
-      else: retry_by(%{peer | reported: []}, now)
+    peer = %{
+      peer
+      | endpoints: Map.put(peer.endpoints, source, {now, endpoint}),
+        recently_seen: see(peer.recently_seen, endpoint, now - keep, now),
+        missed_answers: %{},
+        prune_attempts: 0
+    }
+
+    if news? and not peer.draining,
+      do: retry_by(%{peer | address_turn: 0}, now),
+      else: peer
+  end
+
+  defp recently_seen?(peer, endpoint, since) do
+    Enum.all?(endpoint.ports ++ endpoint.addresses, fn item ->
+      match?(%{^item => at} when at >= since, peer.recently_seen)
+    end)
+  end
+
+  defp see(recently_seen, endpoint, since, now) do
+    items = endpoint.ports ++ endpoint.addresses
+    recently_seen = Enum.reduce(items, recently_seen, &Map.put(&2, &1, now))
+
+    if map_size(recently_seen) == length(items),
+      do: recently_seen,
+      else: forget(recently_seen, since)
+  end
+
+  defp forget(recently_seen, since) do
+    recently_seen
+    |> Enum.filter(fn {_item, at} -> at >= since end)
+    |> Enum.sort_by(fn {_item, at} -> -at end)
+    |> Enum.take(@max_recently_seen)
+    |> Map.new()
   end
 
   @doc "A complete answer of a source lacks it: after `keep` milliseconds it is no longer named by it."
@@ -122,10 +164,33 @@ defmodule Caravan.Cluster.Membership.Peer do
     {new, old} = Enum.split_with(seen, fn {seen_at, _endpoint} -> seen_at >= fresh end)
     endpoints = for {_seen_at, endpoint} <- new ++ old, do: endpoint
     port = endpoints |> Enum.flat_map(& &1.ports) |> List.first()
-    addresses = endpoints |> Enum.flat_map(& &1.addresses) |> Enum.uniq()
+    addresses = endpoints |> addresses() |> rotate(peer.address_turn)
     ports = new |> Enum.flat_map(fn {_seen_at, endpoint} -> endpoint.ports end) |> Enum.uniq()
 
-    {{peer.name, port, Enum.take(addresses, @max_addresses)}, match?([_, _ | _], ports)}
+    {{peer.name, port, addresses}, match?([_, _ | _], ports)}
+  end
+
+  @doc """
+  Makes the next connect begin with the next address. Returns `false` if the node has no other address.
+
+  So a node with k addresses, of which one answers, is connected by the k-th connect at the latest.
+  """
+  @spec next_address(t) :: {boolean, t}
+  def next_address(peer) do
+    case addresses(for {_source, {_seen_at, endpoint}} <- peer.endpoints, do: endpoint) do
+      [_, _ | _] -> {true, %{peer | address_turn: peer.address_turn + 1}}
+      _ -> {false, peer}
+    end
+  end
+
+  defp addresses(endpoints),
+    do: endpoints |> Enum.flat_map(& &1.addresses) |> Enum.uniq() |> Enum.take(@max_addresses)
+
+  defp rotate([], _turn), do: []
+
+  defp rotate(addresses, turn) do
+    {first, rest} = Enum.split(addresses, rem(turn, length(addresses)))
+    rest ++ first
   end
 
   @spec connected(t, integer) :: t

@@ -74,6 +74,7 @@ defmodule Caravan.Cluster.Membership.State do
           | {:connect, String.t()}
           | {:disconnect, String.t()}
           | {:publish, [entry]}
+          | {:rotate_addresses, String.t()}
           | {:report, report}
 
   @type report ::
