@@ -15,7 +15,7 @@ defmodule Caravan.Cluster.Membership.Members do
   @spec apply_answer(State.t(), Config.source(), Membership.answer(), Membership.env()) ::
           State.t()
   def apply_answer(%State{} = state, source, answer, %{now: now, self: self}) do
-    before = MapSet.new(members(state))
+    before = state.peers
 
     state
     |> add_endpoints(source, Map.drop(answer.endpoints, NodeName.aliases(self)), now)
@@ -80,10 +80,22 @@ defmodule Caravan.Cluster.Membership.Members do
     do: {not Peer.connected?(peer), not peer.was_connected, peer.first_seen_at, peer.name}
 
   defp report_members(state, before) do
-    now = MapSet.new(members(state))
-    added = now |> MapSet.difference(before) |> Enum.sort()
-    removed = before |> MapSet.difference(now) |> Enum.sort()
+    added = new_members(before, state.peers)
+    removed = new_members(state.peers, before)
     report_if(state, added != [] or removed != [], {:members_changed, added, removed})
+  end
+
+  # The members of `peers` that are not members of `before`.
+  defp new_members(before, peers) do
+    names = for {name, peer} <- peers, Peer.member?(peer), not member_of?(before, name), do: name
+    Enum.sort(names)
+  end
+
+  defp member_of?(peers, name) do
+    case peers do
+      %{^name => peer} -> Peer.member?(peer)
+      _ -> false
+    end
   end
 
   @doc "Tells the table of addresses what it does not know."
@@ -93,7 +105,7 @@ defmodule Caravan.Cluster.Membership.Members do
     # Each source has had its turn since, unless it fails.
     fresh = now - max(options.keep, 2 * options.poll_interval)
     peers = for {_name, peer} <- state.peers, Peer.member?(peer), do: peer
-    said = peers |> Enum.sort_by(& &1.name) |> Enum.map(&Peer.entry(&1, sources, fresh))
+    said = Enum.map(peers, &Peer.entry(&1, sources, fresh))
     entries = Enum.map(said, &elem(&1, 0))
     state = tell_conflicts(state, said)
 
