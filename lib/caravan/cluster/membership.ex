@@ -19,6 +19,7 @@ defmodule Caravan.Cluster.Membership do
   alias Caravan.Cluster.Discovery.Endpoint
   alias Caravan.Cluster.Membership.Backoff
   alias Caravan.Cluster.Membership.Dial
+  alias Caravan.Cluster.Membership.DialQueue
   alias Caravan.Cluster.Membership.Members
   alias Caravan.Cluster.Membership.Peer
   alias Caravan.Cluster.Membership.PollSchedule
@@ -72,16 +73,18 @@ defmodule Caravan.Cluster.Membership do
   @doc "Takes an event in; the actions are in the order in which they are to be carried out."
   @spec handle(t, event, env) :: {[State.action()], t}
   def handle(%State{} = state, event, env) do
-    # A name that DNS gave may have become this node's own.
-    state =
-      env.self
-      |> NodeName.aliases()
-      |> Enum.reduce(state, &delete_peer(&2, &1))
-      |> take_in(event, env)
-      |> plan(env)
-
+    state = delete_self(state, env.self)
+    state = %{state | queue: DialQueue.mature(state.queue, env.now, env.self)}
+    state = state |> take_in(event, env) |> plan(env)
     {Enum.reverse(state.actions), %{state | actions: []}}
   end
+
+  # When distribution starts, this node gets a name, which DNS may have given before. Later answers are taken
+  # in without it.
+  defp delete_self(%{queue: %{self: self}} = state, self), do: state
+
+  defp delete_self(state, self),
+    do: self |> NodeName.aliases() |> Enum.reduce(state, &delete_peer(&2, &1))
 
   @doc "When to send the next `:tick`."
   @spec wake(t, now :: integer) :: integer | :never

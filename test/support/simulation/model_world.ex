@@ -314,19 +314,15 @@ defmodule Caravan.Test.ModelWorld do
       for {name, peer} <- membership.peers,
           peer.endpoints != %{} and peer.connected_since == nil,
           not is_map_key(connecting, name),
-          into: %{},
-          do: {name, {peer.retry_at, peer.connect_failures}}
+          do: {peer.retry_at, peer.connect_failures, name}
 
-    assert Map.new(queue.keys, fn {name, {at, failures, _}} -> {name, {at, failures}} end) ==
-             waiting
+    {ready, later} = Enum.split_with(waiting, fn {at, _failures, _name} -> at <= now end)
 
-    stages = for {name, {at, _, :waiting}} <- queue.keys, do: {at, name}
-    assert Enum.sort(stages) == :gb_sets.to_list(queue.waiting)
+    ready =
+      for {_at, failures, name} <- ready, do: {failures, :erlang.phash2({@self, name}), name}
 
-    ranks =
-      for {name, {_, failures, {:ready, {failures, _, name} = rank}}} <- queue.keys, do: rank
-
-    assert Enum.sort(ranks) == :gb_sets.to_list(queue.ready)
+    assert :gb_sets.to_list(queue.waiting) == Enum.sort(later)
+    assert :gb_sets.to_list(queue.ready) == Enum.sort(ready)
   end
 
   defp check_drops(world, _connected, []), do: world

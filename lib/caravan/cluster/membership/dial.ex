@@ -18,8 +18,7 @@ defmodule Caravan.Cluster.Membership.Dial do
   @doc "Connects the nodes that are due, as far as `:max_connects` goes."
   @spec dial(State.t(), Membership.env()) :: State.t()
   def dial(%State{} = state, env) do
-    queue = DialQueue.mature(state.queue, env.now, env.self)
-    dial_ready(%{state | queue: queue, slots: Slots.expire(state.slots, env.now)}, env)
+    dial_ready(%{state | slots: Slots.expire(state.slots, env.now)}, env)
   end
 
   @doc "Returns when the next node may be dialled, `nil` if none waits."

@@ -1,76 +1,68 @@
 defmodule Caravan.Cluster.Membership.DialQueue do
   # Pure. The nodes that wait to be dialled.
   #
-  # There are two stages. A node first waits for its time. Then it is ready, and waits for a slot in the order
-  # of its rank. Each node is ranked once per wait, so an event costs O(log n) however many nodes are ready.
+  # A node first waits for its time, then it is ready and waits for a slot in the order of its rank. Each node
+  # is ranked once per wait, so an event costs O(log n) however many nodes are ready.
   @moduledoc false
 
   alias Caravan.Cluster.Membership.Peer
 
-  @enforce_keys [:keys, :waiting, :ready]
-  defstruct @enforce_keys ++ [:self]
+  @enforce_keys [:waiting, :ready]
+  defstruct @enforce_keys ++ [:now, :self]
 
   @typedoc """
-    * `:keys`: by name, with what it is in the queue. The peer may have changed since, so the key is needed to find it;
-    * `:waiting`: the names whose time has not come, by time;
-    * `:ready`: the names whose time has come, by rank;
+    * `:waiting`: the nodes whose time is after `:now`, by time;
+    * `:ready`: the others, by rank;
+    * `:now`: the time of the last `mature/3`;
     * `:self`: the name of this node, on which ranks depend.
   """
   @type t :: %__MODULE__{
-          keys: %{String.t() => {retry_at :: integer, connect_failures :: integer, stage}},
-          waiting: :gb_sets.set({integer, String.t()}),
+          waiting: :gb_sets.set(key),
           ready: :gb_sets.set(rank),
+          now: integer | nil,
           self: String.t() | nil
         }
 
-  @type stage :: :waiting | {:ready, rank}
+  @typedoc "What decides on the place of a node in the queue."
+  @type key :: {retry_at :: integer, connect_failures :: non_neg_integer, String.t()}
+
   @type rank :: {connect_failures :: non_neg_integer, hash :: non_neg_integer, String.t()}
 
   @spec new() :: t
-  def new, do: %__MODULE__{keys: %{}, waiting: :gb_sets.new(), ready: :gb_sets.new()}
+  def new, do: %__MODULE__{waiting: :gb_sets.new(), ready: :gb_sets.new()}
 
-  @doc "Puts a peer into the queue, or moves it if its time or its failures are others than before."
-  @spec put(t, Peer.t()) :: t
-  def put(queue, %Peer{name: name, retry_at: at, connect_failures: failures}) do
-    case queue.keys do
-      %{^name => {^at, ^failures, _stage}} -> queue
-      _ -> queue |> delete(name) |> wait(name, at, failures)
-    end
-  end
+  @spec key(Peer.t()) :: key
+  def key(%Peer{name: name, retry_at: at, connect_failures: failures}), do: {at, failures, name}
 
-  @doc "Takes a name out of the queue, if it is there."
-  @spec delete(t, String.t()) :: t
-  def delete(queue, name) do
-    case Map.pop(queue.keys, name) do
-      {nil, _keys} ->
-        queue
+  @doc "Moves a node from one place to another. `nil` is the place outside of the queue."
+  @spec move(t, from :: key | nil, to :: key | nil) :: t
+  def move(queue, key, key), do: queue
+  def move(queue, from, to), do: queue |> delete(from) |> insert(to)
 
-      {{at, _failures, :waiting}, keys} ->
-        %{queue | keys: keys, waiting: :gb_sets.delete({at, name}, queue.waiting)}
-
-      {{_at, _failures, {:ready, rank}}, keys} ->
-        %{queue | keys: keys, ready: :gb_sets.delete(rank, queue.ready)}
-    end
-  end
-
-  @doc "Makes all names ready whose time has come. `self` is the name of this node."
+  @doc "Makes all nodes ready whose time has come. `self` is the name of this node."
   @spec mature(t, now :: integer, self :: String.t()) :: t
-  def mature(%__MODULE__{self: self} = queue, now, self) do
-    case next_waiting(queue) do
-      {at, name} when at <= now -> queue |> make_ready(name) |> mature(now, self)
-      _later_or_nil -> queue
-    end
+  def mature(%__MODULE__{self: self} = queue, now, self), do: mature(%{queue | now: now})
+
+  # This node has got another name: distribution has started.
+  def mature(queue, now, self) do
+    queue = %{queue | now: now, self: self}
+
+    ranks =
+      for {failures, _, name} <- :gb_sets.to_list(queue.ready), do: rank(queue, failures, name)
+
+    mature(%{queue | ready: :gb_sets.from_list(ranks)})
   end
 
-  # This node has got another name: distribution has started. Ranks depend on it.
-  def mature(queue, now, self) do
-    queue
-    |> ready()
-    |> Enum.reduce(%{queue | self: self}, fn name, queue ->
-      {at, failures, _stage} = queue.keys[name]
-      queue |> delete(name) |> wait(name, at, failures)
-    end)
-    |> mature(now, self)
+  defp mature(queue) do
+    case next_waiting(queue) do
+      {at, failures, name} = key when at <= queue.now ->
+        waiting = :gb_sets.delete(key, queue.waiting)
+        ready = :gb_sets.insert(rank(queue, failures, name), queue.ready)
+        mature(%{queue | waiting: waiting, ready: ready})
+
+      _later_or_nil ->
+        queue
+    end
   end
 
   @doc "Returns the names that are ready, best rank first."
@@ -96,29 +88,28 @@ defmodule Caravan.Cluster.Membership.DialQueue do
     end
   end
 
-  defp wait(queue, name, at, failures) do
-    %{
-      queue
-      | keys: Map.put(queue.keys, name, {at, failures, :waiting}),
-        waiting: :gb_sets.add({at, name}, queue.waiting)
-    }
+  defp delete(queue, nil), do: queue
+
+  defp delete(queue, {at, failures, name} = key) do
+    if ready?(queue, at),
+      do: %{queue | ready: :gb_sets.delete(rank(queue, failures, name), queue.ready)},
+      else: %{queue | waiting: :gb_sets.delete(key, queue.waiting)}
   end
 
-  defp make_ready(queue, name) do
-    {at, failures, :waiting} = queue.keys[name]
-    rank = rank(failures, queue.self, name)
+  defp insert(queue, nil), do: queue
 
-    %{
-      queue
-      | keys: Map.put(queue.keys, name, {at, failures, {:ready, rank}}),
-        waiting: :gb_sets.delete({at, name}, queue.waiting),
-        ready: :gb_sets.add(rank, queue.ready)
-    }
+  defp insert(queue, {at, failures, name} = key) do
+    if ready?(queue, at),
+      do: %{queue | ready: :gb_sets.insert(rank(queue, failures, name), queue.ready)},
+      else: %{queue | waiting: :gb_sets.insert(key, queue.waiting)}
   end
+
+  defp ready?(%{now: nil}, _at), do: false
+  defp ready?(%{now: now}, at), do: at <= now
 
   # Names that failed least come first. The hash orders the rest differently on each node, so that the nodes
   # of a cluster do not all dial the same new node first.
-  defp rank(failures, self, name), do: {failures, :erlang.phash2({self, name}), name}
+  defp rank(queue, failures, name), do: {failures, :erlang.phash2({queue.self, name}), name}
 
   defp next_waiting(queue) do
     unless :gb_sets.is_empty(queue.waiting), do: :gb_sets.smallest(queue.waiting)

@@ -33,7 +33,7 @@ defmodule Caravan.Cluster.Membership.Slots do
   def start(slots, name, now) do
     %__MODULE__{
       started: Map.put(slots.started, name, now),
-      young: :gb_sets.add({now, name}, slots.young)
+      young: :gb_sets.insert({now, name}, slots.young)
     }
   end
 

@@ -118,26 +118,31 @@ defmodule Caravan.Cluster.Membership.State do
 
   @doc "Stores a peer, new or changed, and keeps what is derived from the peers in step."
   @spec put_peer(t, Peer.t()) :: t
-  def put_peer(state, peer) do
-    counts = state.counts |> count(state.peers[peer.name], -1) |> count(peer, 1)
-    requeue(%{state | peers: Map.put(state.peers, peer.name, peer), counts: counts}, peer)
-  end
+  def put_peer(state, %Peer{name: name} = peer),
+    do: index(%{state | peers: Map.put(state.peers, name, peer)}, state, name)
 
   @doc "Deletes a peer, if there is one of this name."
   @spec delete_peer(t, String.t()) :: t
   def delete_peer(state, name) do
-    case state.peers do
-      %{^name => peer} ->
-        %{
-          state
-          | peers: Map.delete(state.peers, name),
-            counts: count(state.counts, peer, -1),
-            queue: DialQueue.delete(state.queue, name)
-        }
+    if is_map_key(state.peers, name),
+      do: index(%{state | peers: Map.delete(state.peers, name)}, state, name),
+      else: state
+  end
 
-      _ ->
-        state
-    end
+  @spec start_connect(t, String.t(), now :: integer) :: t
+  def start_connect(state, name, now),
+    do: index(%{state | slots: Slots.start(state.slots, name, now)}, state, name)
+
+  @spec finish_connect(t, String.t()) :: t
+  def finish_connect(state, name),
+    do: index(%{state | slots: Slots.finish(state.slots, name)}, state, name)
+
+  # Everything that is derived from the peers changes here, by what has changed with this one.
+  defp index(state, before, name) do
+    {old, new} = {before.peers[name], state.peers[name]}
+    counts = state.counts |> count(old, -1) |> count(new, 1)
+    queue = DialQueue.move(state.queue, key(before, old), key(state, new))
+    %{state | counts: counts, queue: queue}
   end
 
   defp count(counts, nil, _step), do: counts
@@ -150,33 +155,11 @@ defmodule Caravan.Cluster.Membership.State do
   end
 
   # A peer waits to be dialled if it is a member that is neither connected nor being dialled.
-  defp requeue(state, peer) do
-    waits =
-      Peer.member?(peer) and not Peer.connected?(peer) and
-        not Slots.started?(state.slots, peer.name)
+  defp key(_state, nil), do: nil
 
-    queue =
-      if waits,
-        do: DialQueue.put(state.queue, peer),
-        else: DialQueue.delete(state.queue, peer.name)
-
-    %{state | queue: queue}
-  end
-
-  @spec start_connect(t, String.t(), now :: integer) :: t
-  def start_connect(state, name, now),
-    do: put_slots(state, name, Slots.start(state.slots, name, now))
-
-  @spec finish_connect(t, String.t()) :: t
-  def finish_connect(state, name), do: put_slots(state, name, Slots.finish(state.slots, name))
-
-  defp put_slots(state, name, slots) do
-    state = %{state | slots: slots}
-
-    case state.peers do
-      %{^name => peer} -> requeue(state, peer)
-      _ -> state
-    end
+  defp key(%{slots: slots}, peer) do
+    if Peer.member?(peer) and not Peer.connected?(peer) and not Slots.started?(slots, peer.name),
+      do: DialQueue.key(peer)
   end
 
   @spec update_peers(t, [String.t()], (Peer.t() -> Peer.t())) :: t

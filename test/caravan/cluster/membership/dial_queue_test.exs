@@ -4,16 +4,17 @@ defmodule Caravan.Cluster.Membership.DialQueueTest do
   alias Caravan.Cluster.Membership.DialQueue
   alias Caravan.Cluster.Membership.Peer
 
-  defp peer(name, retry_at, failures \\ 0),
-    do: %{Peer.new(name, 0) | retry_at: retry_at, connect_failures: failures}
-
-  defp queue(peers), do: Enum.reduce(peers, DialQueue.new(), &DialQueue.put(&2, &1))
+  defp queue(keys), do: Enum.reduce(keys, DialQueue.new(), &DialQueue.move(&2, nil, &1))
 
   # The names in the order in which they are dialled.
-  defp drain(queue) do
+  defp drain(queue, keys) do
     case DialQueue.first(queue) do
-      nil -> []
-      name -> [name | queue |> DialQueue.delete(name) |> drain()]
+      nil ->
+        []
+
+      name ->
+        key = List.keyfind!(keys, name, 2)
+        [name | queue |> DialQueue.move(key, nil) |> drain(keys)]
     end
   end
 
@@ -23,56 +24,69 @@ defmodule Caravan.Cluster.Membership.DialQueueTest do
     assert DialQueue.first(queue) == nil
   end
 
-  test "a peer is ready when its time has come" do
-    queue = queue([peer("a@h", 10), peer("b@h", 20)])
+  test "the key of a peer is its time, its failures and its name" do
+    peer = %{Peer.new("a@h", 5) | connect_failures: 2, retry_at: 10}
+    assert DialQueue.key(peer) == {10, 2, "a@h"}
+  end
+
+  test "a node is ready when its time has come" do
+    queue = queue([{10, 0, "a@h"}, {20, 0, "b@h"}])
     assert DialQueue.next_at(queue) == 10
     assert queue |> DialQueue.mature(9, "me@h") |> DialQueue.ready() == []
     queue = DialQueue.mature(queue, 10, "me@h")
     assert DialQueue.ready(queue) == ["a@h"]
     assert DialQueue.next_at(queue) == :now
-    assert queue |> DialQueue.delete("a@h") |> DialQueue.next_at() == 20
+    assert queue |> DialQueue.move({10, 0, "a@h"}, nil) |> DialQueue.next_at() == 20
   end
 
-  test "a peer that failed less often comes first" do
-    queue = queue([peer("a@h", 0, 2), peer("b@h", 0, 0), peer("c@h", 0, 1)])
-    assert queue |> DialQueue.mature(0, "me@h") |> drain() == ["b@h", "c@h", "a@h"]
+  test "a node whose time has come already is ready at once" do
+    queue = DialQueue.new() |> DialQueue.mature(10, "me@h") |> DialQueue.move(nil, {10, 0, "a@h"})
+    assert DialQueue.ready(queue) == ["a@h"]
   end
 
-  test "two nodes dial the same new peers in different orders" do
-    queue = queue(for n <- 1..20, do: peer("n#{n}@h", 0))
-    orders = for self <- ["me@h", "you@h"], do: queue |> DialQueue.mature(0, self) |> drain()
-    assert [same, same] = Enum.map(orders, &Enum.sort/1)
-    assert orders |> Enum.uniq() |> length() == 2
+  test "a node that failed less often comes first" do
+    keys = [{0, 2, "a@h"}, {0, 0, "b@h"}, {0, 1, "c@h"}]
+    assert keys |> queue() |> DialQueue.mature(0, "me@h") |> drain(keys) == ["b@h", "c@h", "a@h"]
   end
 
-  test "a peer that was ready waits again when its time moves" do
-    queue = queue([peer("a@h", 0)]) |> DialQueue.mature(0, "me@h")
-    queue = DialQueue.put(queue, peer("a@h", 50, 1))
+  test "two nodes dial the same new nodes in different orders" do
+    keys = for n <- 1..20, do: {0, 0, "n#{n}@h"}
+
+    [mine, yours] =
+      for self <- ["me@h", "you@h"],
+          do: keys |> queue() |> DialQueue.mature(0, self) |> drain(keys)
+
+    assert Enum.sort(mine) == Enum.sort(yours)
+    assert mine != yours
+  end
+
+  test "a node that was ready waits again when its time moves" do
+    queue = queue([{0, 0, "a@h"}]) |> DialQueue.mature(0, "me@h")
+    queue = DialQueue.move(queue, {0, 0, "a@h"}, {50, 1, "a@h"})
     assert DialQueue.ready(queue) == []
     assert DialQueue.next_at(queue) == 50
-    queue = DialQueue.put(queue, peer("a@h", 5, 1))
+    queue = DialQueue.move(queue, {50, 1, "a@h"}, {5, 1, "a@h"})
     assert DialQueue.next_at(queue) == 5
   end
 
-  test "a peer that has not changed keeps its place" do
-    queue = queue([peer("a@h", 0), peer("b@h", 9)]) |> DialQueue.mature(0, "me@h")
-    assert DialQueue.put(queue, %{peer("a@h", 0) | atom_allowed: true}) == queue
-    assert DialQueue.put(queue, peer("b@h", 9)) == queue
+  test "a node that has not changed keeps its place" do
+    queue = queue([{0, 0, "a@h"}, {9, 0, "b@h"}]) |> DialQueue.mature(0, "me@h")
+    assert DialQueue.move(queue, {0, 0, "a@h"}, {0, 0, "a@h"}) == queue
+    assert DialQueue.move(queue, nil, nil) == queue
   end
 
-  test "a deleted peer is gone from either stage" do
-    queue = queue([peer("a@h", 0), peer("b@h", 9)]) |> DialQueue.mature(0, "me@h")
-    queue = queue |> DialQueue.delete("a@h") |> DialQueue.delete("b@h") |> DialQueue.delete("c@h")
-    assert %{queue | self: nil} == DialQueue.new()
+  test "a node that is moved out of the queue is gone from either stage" do
+    queue = queue([{0, 0, "a@h"}, {9, 0, "b@h"}]) |> DialQueue.mature(0, "me@h")
+    queue = queue |> DialQueue.move({0, 0, "a@h"}, nil) |> DialQueue.move({9, 0, "b@h"}, nil)
+    assert DialQueue.ready(queue) == []
+    assert DialQueue.next_at(queue) == nil
   end
 
-  test "a new name of this node changes the order of the peers that are ready" do
-    queue = queue(for n <- 1..20, do: peer("n#{n}@h", 0))
-    before = DialQueue.mature(queue, 0, "nonode@nohost")
-
-    assert before |> DialQueue.mature(0, "me@h") |> drain() ==
-             queue |> DialQueue.mature(0, "me@h") |> drain()
-
-    assert before |> DialQueue.mature(0, "me@h") |> drain() != drain(before)
+  test "another name of this node changes the order of the nodes that are ready" do
+    keys = for n <- 1..20, do: {0, 0, "n#{n}@h"}
+    before = keys |> queue() |> DialQueue.mature(0, "nonode@nohost")
+    renamed = before |> DialQueue.mature(0, "me@h") |> drain(keys)
+    assert renamed == keys |> queue() |> DialQueue.mature(0, "me@h") |> drain(keys)
+    assert renamed != drain(before, keys)
   end
 end
