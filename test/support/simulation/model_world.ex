@@ -321,7 +321,9 @@ defmodule Caravan.Test.ModelWorld do
     ready =
       for {_at, failures, name} <- ready, do: {failures, :erlang.phash2({@self, name}), name}
 
-    assert :gb_sets.to_list(queue.waiting) == Enum.sort(later)
+    waiting = for {at, nodes} <- :gb_trees.to_list(queue.waiting), do: {at, Enum.sort(nodes)}
+    later = Enum.group_by(later, &elem(&1, 0), fn {_at, failures, name} -> {name, failures} end)
+    assert Map.new(waiting) == Map.new(later, fn {at, nodes} -> {at, Enum.sort(nodes)} end)
     assert :gb_sets.to_list(queue.ready) == Enum.sort(ready)
   end
 

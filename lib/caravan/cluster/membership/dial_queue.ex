@@ -11,13 +11,16 @@ defmodule Caravan.Cluster.Membership.DialQueue do
   defstruct @enforce_keys ++ [:now, :self]
 
   @typedoc """
-    * `:waiting`: the nodes whose time is after `:now`, by time;
+    * `:waiting`: the nodes whose time is after `:now`, by time. Many have the same time, or one of few;
     * `:ready`: the others, by rank;
     * `:now`: the time of the last `mature/3`;
     * `:self`: the name of this node, on which ranks depend.
   """
   @type t :: %__MODULE__{
-          waiting: :gb_sets.set(key),
+          waiting:
+            :gb_trees.tree(retry_at :: integer, %{
+              String.t() => connect_failures :: non_neg_integer
+            }),
           ready: :gb_sets.set(rank),
           now: integer | nil,
           self: String.t() | nil
@@ -29,7 +32,7 @@ defmodule Caravan.Cluster.Membership.DialQueue do
   @type rank :: {connect_failures :: non_neg_integer, hash :: non_neg_integer, String.t()}
 
   @spec new() :: t
-  def new, do: %__MODULE__{waiting: :gb_sets.new(), ready: :gb_sets.new()}
+  def new, do: %__MODULE__{waiting: :gb_trees.empty(), ready: :gb_sets.new()}
 
   @spec key(Peer.t()) :: key
   def key(%Peer{name: name, retry_at: at, connect_failures: failures}), do: {at, failures, name}
@@ -55,9 +58,14 @@ defmodule Caravan.Cluster.Membership.DialQueue do
 
   defp mature(queue) do
     case next_waiting(queue) do
-      {at, failures, name} = key when at <= queue.now ->
-        waiting = :gb_sets.delete(key, queue.waiting)
-        ready = :gb_sets.insert(rank(queue, failures, name), queue.ready)
+      at when is_integer(at) and at <= queue.now ->
+        {_at, nodes, waiting} = :gb_trees.take_smallest(queue.waiting)
+
+        ready =
+          Enum.reduce(nodes, queue.ready, fn {name, failures}, ready ->
+            :gb_sets.insert(rank(queue, failures, name), ready)
+          end)
+
         mature(%{queue | waiting: waiting, ready: ready})
 
       _later_or_nil ->
@@ -83,25 +91,39 @@ defmodule Caravan.Cluster.Membership.DialQueue do
   def next_at(queue) do
     cond do
       not :gb_sets.is_empty(queue.ready) -> :now
-      next = next_waiting(queue) -> elem(next, 0)
+      at = next_waiting(queue) -> at
       true -> nil
     end
   end
 
   defp delete(queue, nil), do: queue
 
-  defp delete(queue, {at, failures, name} = key) do
+  defp delete(queue, {at, failures, name}) do
     if ready?(queue, at),
       do: %{queue | ready: :gb_sets.delete(rank(queue, failures, name), queue.ready)},
-      else: %{queue | waiting: :gb_sets.delete(key, queue.waiting)}
+      else: %{queue | waiting: delete_waiting(queue.waiting, at, name)}
   end
 
   defp insert(queue, nil), do: queue
 
-  defp insert(queue, {at, failures, name} = key) do
+  defp insert(queue, {at, failures, name}) do
     if ready?(queue, at),
       do: %{queue | ready: :gb_sets.insert(rank(queue, failures, name), queue.ready)},
-      else: %{queue | waiting: :gb_sets.insert(key, queue.waiting)}
+      else: %{queue | waiting: insert_waiting(queue.waiting, at, name, failures)}
+  end
+
+  defp insert_waiting(waiting, at, name, failures) do
+    case :gb_trees.lookup(at, waiting) do
+      {:value, nodes} -> :gb_trees.update(at, Map.put(nodes, name, failures), waiting)
+      :none -> :gb_trees.insert(at, %{name => failures}, waiting)
+    end
+  end
+
+  defp delete_waiting(waiting, at, name) do
+    case Map.delete(:gb_trees.get(at, waiting), name) do
+      nodes when nodes == %{} -> :gb_trees.delete(at, waiting)
+      nodes -> :gb_trees.update(at, nodes, waiting)
+    end
   end
 
   defp ready?(%{now: nil}, _at), do: false
@@ -112,6 +134,6 @@ defmodule Caravan.Cluster.Membership.DialQueue do
   defp rank(queue, failures, name), do: {failures, :erlang.phash2({queue.self, name}), name}
 
   defp next_waiting(queue) do
-    unless :gb_sets.is_empty(queue.waiting), do: :gb_sets.smallest(queue.waiting)
+    unless :gb_trees.is_empty(queue.waiting), do: queue.waiting |> :gb_trees.smallest() |> elem(0)
   end
 end
