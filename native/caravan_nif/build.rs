@@ -1,5 +1,5 @@
-//! Sets a linker argument that the library needs. RUSTFLAGS in a configuration file would be replaced by the user's
-//! RUSTFLAGS.
+//! Sets a linker argument that the library needs. It is not set in a cargo configuration, because the environment
+//! variable RUSTFLAGS would replace it there.
 
 fn main() {
     // The VM unmaps a NIF library when its module is purged. The library must stay mapped, because the runtime's

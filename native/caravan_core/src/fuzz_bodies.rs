@@ -1,4 +1,4 @@
-//! Runs the bodies of the fuzz targets as property tests, and with the seeds of the fuzz targets.
+//! Runs the bodies of the fuzz targets as property tests, and once with each of their seeds.
 
 #[path = "../fuzz/bodies.rs"]
 mod bodies;
@@ -26,7 +26,8 @@ fn cases() -> u32 {
     cases.and_then(|text| text.parse().ok()).unwrap_or(2_000)
 }
 
-/// Returns inputs: a seed of which octets were changed, removed or repeated, or any octets.
+/// Returns inputs. Three of four are a seed in which octets were changed, removed or repeated. The others are random
+/// octets.
 fn input(target: &str) -> impl Strategy<Value = Vec<u8>> + use<> {
     let changes = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0..4u8), 0..8);
     let mutated = (prop::sample::select(seeds(target)), changes).prop_map(|(mut seed, changes)| {

@@ -9,7 +9,7 @@ pub mod dns;
 pub mod peers;
 pub mod port;
 
-// The bodies of the fuzz targets name this crate from outside, and also run as its tests.
+// The bodies of the fuzz targets also run as tests of this crate. They refer to it by its name.
 #[cfg(test)]
 extern crate self as caravan_core;
 #[cfg(test)]

@@ -1,8 +1,10 @@
 //! The table of discovered nodes: the port and the addresses of each node name.
 //!
 //! Each topology puts all its entries at once. If two topologies have the same node, the later put wins. When that
-//! topology is deleted, the entry of the other one is used again. A writer prepares the new table without a lock on
-//! the old one, so readers wait at most while one pointer is replaced.
+//! topology is deleted, the entry of the other one is used again.
+//!
+//! Readers wait only for short changes. A put and a delete prepare a new table without a lock on the old one, and then
+//! replace one pointer. [`PeerTable::rotate`] changes one entry in place.
 
 use std::collections::BTreeMap;
 use std::mem;
@@ -108,7 +110,7 @@ impl<T: PartialEq> PeerTable<T> {
         for (_, peers) in topologies.iter_mut() {
             rotate(peers, name);
         }
-        // This copies the table only while a caller of `list` has it.
+        // This copies the table only if a caller of `list` still holds it.
         rotate(Arc::make_mut(&mut *self.peers.write()), name);
     }
 

@@ -6,7 +6,7 @@
 //! | digits at the end, 0 to 1023 | base port + that number |
 //! | digits at the end, 1024 to 65535 | that number |
 //! | any name, with [`Rule::Fixed`] | base port |
-//! | that of a temporary node (release helpers, remote consoles) | [`PortError::Temporary`] |
+//! | the name of a temporary node (release helpers, remote consoles) | [`PortError::Temporary`] |
 
 use std::num::NonZeroU16;
 
@@ -20,7 +20,8 @@ const MAX_DIGITS: usize = 5;
 pub enum Rule {
     /// The port follows from the digits at the end of the name.
     Name(NonZeroU16),
-    /// The port is always the base port. For one node per address, whose names may end in random digits.
+    /// The port is always the base port, even if the name ends in digits. It is meant for platforms with one node per
+    /// address, where names may end in random digits.
     Fixed(NonZeroU16),
 }
 
@@ -29,7 +30,7 @@ pub enum Rule {
 pub enum PortError {
     /// There is no text before the `@`.
     EmptyName,
-    /// The name has more than five digits, or the port would be over 65535.
+    /// The name ends in more than five digits, or the port would be over 65535.
     OutOfRange,
     /// The node lives for one command. It listens on any free port.
     Temporary,
@@ -79,8 +80,8 @@ fn by_digits(digits: &[u8], base: NonZeroU16) -> Result<u16, PortError> {
     u16::try_from(port).map_err(|_| PortError::OutOfRange)
 }
 
-/// Returns whether a name is that of a helper node. It contains the name of the main node, whose digits must not
-/// count.
+/// Returns whether a name is that of a helper node. Such a name contains the name of the main node, and a helper must
+/// not listen on the port of the main node.
 ///
 /// - `rem-1f2e-NODE`, `rpc-1f2e-NODE`: `bin/app remote` and `rpc` of an Elixir release
 ///   (`Mix.Tasks.Release.Init`, Elixir 1.9 and later)

@@ -1,5 +1,5 @@
-//! Lookups over real sockets, with each way to end. The Elixir tests check their results in detail. These tests also
-//! run under a leak checker (`.ci/leaks`).
+//! Tests that lookups over real sockets end in each possible way. The Elixir tests check the results in detail. These
+//! tests also run under a leak checker (`.ci/leaks`).
 
 // A panic fails the test, as it should.
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
@@ -18,6 +18,7 @@ use caravan_core::dns::{
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 
+/// Longer than any step of a test takes. A test that waits longer fails.
 const ENOUGH: Duration = Duration::from_secs(20);
 
 /// Starts a nameserver. It answers `many.…` with a truncated response over UDP and 300 records over TCP, `bad.…` with
@@ -213,7 +214,7 @@ fn pending(started: LookupStart) -> PendingLookup {
     }
 }
 
-/// Returns a client of that nameserver that has loaded its configuration.
+/// Returns a client of the nameserver. The client has loaded its configuration.
 fn patient_client(server: &Patient) -> Client {
     let client = Client::new(&server.address.to_string());
     let (started, receiver) = client.start("first.test");

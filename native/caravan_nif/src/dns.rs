@@ -72,7 +72,7 @@ struct Reply {
 }
 
 enum ReplyState {
-    /// The caller has not called `dns_poll`. An outcome that comes before is stored here.
+    /// The caller has not called `dns_poll` yet. If the outcome comes first, it is stored here.
     Unpolled(Option<Outcome>),
     /// The outcome will be sent under this reference.
     Owed(ResourceArc<Lookup>),
@@ -103,8 +103,8 @@ impl Reply {
         }
     }
 
-    /// Sends the outcome, or stores it during the first phase. Must not run on a scheduler's thread, from which rustler
-    /// cannot send.
+    /// Sends the outcome, or stores it during the first phase. Must not run on a scheduler's thread, because rustler
+    /// cannot send from there.
     fn deliver(&self, outcome: Outcome) {
         let reference = match &mut *self.state.lock() {
             ReplyState::Unpolled(waiting) => {
@@ -115,8 +115,8 @@ impl Reply {
             ReplyState::Claimed => return,
         };
         let mut message_env = OwnedEnv::new();
-        // Encoded before the claim: after it, the caller cannot cancel any more, and then waits only a few milliseconds
-        // for the message.
+        // The message is encoded before the claim. After the claim, the caller cannot cancel, and waits only a few
+        // milliseconds for the message.
         let message = message_env.run(|env| {
             let result = dns_terms::result(env, &self.name, self.query_type, &outcome);
             message_env.save((reference, result))
@@ -193,7 +193,7 @@ fn dns_poll<'a>(env: Env<'a>, lookup: ResourceArc<Lookup>) -> Term<'a> {
         }
     }
     lookup.reply.owe(&lookup);
-    // Set only now, because a monitor costs a lookup a tenth of its time.
+    // The monitor is set only now, because it costs a tenth of the time of a lookup.
     if env.monitor(&lookup, caller).is_none() {
         lookup.cancel();
     }

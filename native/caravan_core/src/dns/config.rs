@@ -90,7 +90,7 @@ pub struct LookupOptions {
     pub attempts: Option<NonZeroU8>,
     /// Whether the addresses of SRV targets are looked up too.
     pub addresses: bool,
-    /// The networks whose addresses are accepted, at most [`MAX_NETWORKS`]. If empty, all addresses are.
+    /// The networks whose addresses are accepted, at most [`MAX_NETWORKS`]. If empty, all addresses are accepted.
     pub allow: Vec<IpNet>,
 }
 

@@ -5,7 +5,8 @@
 //! have run, nearly always finds the response. Each try costs one system call. A response that comes later costs
 //! more: it wakes up the runtime's thread, and that wakes up the scheduler (bench/dns.exs).
 //!
-//! Wakers poll on the runtime, so the runtime is not woken up before a lookup waits there.
+//! After that, the lookup waits on the runtime, where its wakers poll it. A lookup that ends by the second poll does
+//! not wake up the runtime's thread.
 
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -42,7 +43,7 @@ pub struct Finished<T> {
 }
 
 impl<T: Send + 'static> InlineTask<T> {
-    /// Returns a task that does `work`, to which its early polls are given. If the work panics, its outcome is
+    /// Returns a task that does `work`, which gets the early polls of the task. If the work panics, its outcome is
     /// `panicked`. `done` gets the outcome, unless the task is cancelled or the polling thread uses the outcome.
     pub fn new<W>(
         runtime: Handle,
@@ -74,7 +75,7 @@ impl<T: Send + 'static> InlineTask<T> {
     }
 
     /// Polls on the calling thread if the work waits for its second early poll. Returns the outcome if the work has
-    /// ended. From now on, the work does not wait for it.
+    /// ended. Afterwards, the work no longer waits for an early poll.
     pub fn poll_second(self: &Arc<Self>) -> Option<Finished<T>> {
         if self.early_polls.take_second() {
             self.poll_inline()
@@ -96,7 +97,8 @@ impl<T: Send + 'static> InlineTask<T> {
     /// Ends the work. Does not wait for a poll that is running on another thread.
     pub fn cancel(&self) {
         self.cancelled.store(true, Ordering::SeqCst);
-        // Together with the fence in `poll`: either this finds the lock free, or the polling thread sees the flag.
+        // This fence belongs to the one in `poll`. Either this thread finds the lock free, or the polling thread sees
+        // the flag.
         fence(Ordering::SeqCst);
         let state = self.state.try_lock().and_then(|mut state| state.take());
         drop(state);
@@ -104,7 +106,8 @@ impl<T: Send + 'static> InlineTask<T> {
 
     fn poll(self: &Arc<Self>) -> Option<Finished<T>> {
         let finished = self.poll_locked();
-        // The flag is read after the lock is released: a `cancel` that found it locked leaves the rest to this.
+        // The flag is read after the lock is released. If `cancel` found the lock taken, it has left the state to this
+        // thread.
         fence(Ordering::SeqCst);
         if self.cancelled.load(Ordering::SeqCst) {
             let state = self.state.lock().take();
@@ -184,7 +187,7 @@ impl EarlyPolls {
         .await;
     }
 
-    /// Returns whether the work waits for its second early poll. It does not wait for one afterwards.
+    /// Returns whether the work waits for its second early poll. Afterwards, it no longer waits for one.
     pub fn take_second(&self) -> bool {
         self.0.swap(OVER, Ordering::AcqRel) == WAITING
     }

@@ -32,7 +32,7 @@ const ATTEMPTS: u8 = 2;
 /// The nameservers of one configuration.
 pub struct NameServerPool {
     servers: Vec<Arc<NameServer>>,
-    /// One for each of `servers` if answers are validated, or else none.
+    /// If answers are validated, one for each of `servers`. Otherwise empty.
     validators: Vec<Validator>,
     /// From resolv.conf, like the next two fields.
     attempts: Option<NonZeroU8>,
@@ -51,8 +51,8 @@ pub struct QueryBudget<'a> {
     pub attempts: u8,
     /// The maximum duration of one attempt.
     pub per_try: Duration,
-    /// The index of the nameserver to start with, modulo their number. It is that of the nameserver that responded
-    /// last, so that a silent nameserver costs a lookup one `per_try`, not one for each name.
+    /// The index, modulo the number of nameservers, of the nameserver that the next query starts with: the one that
+    /// responded last. So a silent nameserver costs a lookup one `per_try`, not one for each name.
     pub first_server: &'a AtomicUsize,
     pub early_polls: Option<&'a EarlyPolls>,
 }

@@ -18,7 +18,8 @@ use super::srv_targets::resolve_targets;
 use super::system_config::SystemConfig;
 use super::{Answer, LookupError, LookupOptions, QueryType, Question, Records};
 
-/// Maximum number of CNAMEs that one lookup follows by a further query. One more is a bad response.
+/// Maximum number of CNAMEs that one lookup follows by a further query. After one more, the lookup ends with
+/// [`LookupError::BadResponse`].
 const MAX_CNAME_QUERIES: usize = 8;
 
 /// Looks up names with one configuration.

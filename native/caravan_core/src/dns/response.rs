@@ -1,4 +1,4 @@
-//! The reading of a DNS response: its records in the shape that Caravan uses.
+//! Reads DNS responses: returns their records in the shape that Caravan uses.
 
 use std::net::IpAddr;
 
@@ -9,7 +9,8 @@ use hickory_resolver::proto::rr::{DNSClass, Name, RData, Record};
 
 use super::{LookupError, MAX_RECORDS, Provenance, QueryType, Records, Service};
 
-/// Maximum number of CNAME records that are followed within one response. One more is a bad response.
+/// Maximum number of CNAME records that are followed within one response. A response with one more is an error
+/// ([`LookupError::BadResponse`]).
 const MAX_CNAMES_PER_MESSAGE: usize = 8;
 
 /// The result of reading an answer section.

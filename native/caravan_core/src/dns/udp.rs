@@ -29,8 +29,8 @@ const MAX_IDLE: usize = 128;
 pub const EDNS_PAYLOAD: u16 = 1_232;
 /// Size of the receive buffer in octets. A datagram that fills it counts as truncated.
 const MAX_DATAGRAM: usize = 4_096;
-/// Maximum number of datagrams that are read without yielding, because forged ones may come faster than they are
-/// read.
+/// Number of datagrams that a poll reads at most. Then other lookups run, because forged datagrams may come faster than
+/// they are read.
 const MAX_AT_ONCE: usize = 16;
 
 /// Octets of the header of a DNS message.
@@ -60,20 +60,21 @@ impl UdpSocketPool {
         }
     }
 
-    /// Returns the response to `request`, or `None` if it is truncated. Datagrams that do not match are ignored. So
-    /// this ends with a matching datagram, with a network error, or with the deadline of the lookup.
+    /// Returns the response to `request`, or `None` if it is truncated. Ignores datagrams that do not match. So it ends
+    /// with a matching datagram, with a network error, or when the caller drops it at its deadline.
     pub async fn query(
         &self,
         request: &DnsRequest,
         early_polls: Option<&EarlyPolls>,
     ) -> Result<Option<DnsResponse>, NetError> {
         let (socket, query) = self.send(request)?;
-        // If no response comes, the socket is dropped, which closes it. The next query over it could receive a
-        // late response.
+        // If no response comes, the socket is dropped, which closes it. Otherwise, the next query over it could
+        // receive the late response.
         let datagram = match socket.poll_early(&query, early_polls).await? {
             Some(datagram) => {
                 if datagram.len() > EDNS_PAYLOAD.into() {
-                    // Larger than requested. The runtime reads it, because a scheduler may not have the time.
+                    // It is larger than requested, so parsing it may take a scheduler too long. From here, the
+                    // runtime's thread polls this future.
                     yield_now().await;
                 }
                 datagram
@@ -157,10 +158,10 @@ impl Socket {
         }
     }
 
-    /// Waits for the response on the runtime. The socket is registered only meanwhile, because the runtime wakes
-    /// up for every datagram to a registered socket.
+    /// Waits for the response on the runtime. The socket is registered only during this wait, because every datagram
+    /// to a registered socket wakes up the runtime's thread.
     async fn receive_async(&self, query: &SentQuery) -> io::Result<Vec<u8>> {
-        // Errors include ICMP's "port unreachable", which comes if no process listens there.
+        // If no process listens on the port, the error is ICMP's "port unreachable".
         let news = Interest::READABLE | Interest::ERROR;
         // SAFETY: the socket is borrowed, so it stays open while it is registered.
         #[allow(unsafe_code)]
@@ -210,7 +211,7 @@ struct SentQuery {
 impl SentQuery {
     /// Returns whether a datagram is a response with the id and the question of the query. The errors of
     /// [`is_server_error`] may come without the question, because a nameserver that cannot parse a query has no
-    /// question to copy (RFC 1035). With `exact_case` they may not, because there the question makes forging
+    /// question to copy (RFC 1035). With `exact_case`, the question is always required, because it makes forging
     /// harder.
     fn matches(&self, datagram: &[u8]) -> bool {
         let (Some(ours), Some(theirs)) = (self.bytes.get(..HEADER), datagram.get(..HEADER)) else {
