@@ -1,15 +1,15 @@
 defmodule Caravan.Cluster.Membership do
-  # Pure. What a topology knows, and what follows from it: no process, no I/O, no atoms, no clock of its
-  # own. Events go in, actions come out; the owner carries them out and says what came of them.
+  # Pure. Decides what a topology does. It takes in events and returns actions. The strategy carries out the actions,
+  # and hands their results back as events. Time, the name of this node and facts about atoms come with each event.
   #
-  # What always holds, and test/caravan/cluster/membership_property_test.exs checks:
+  # The invariants, which test/caravan/cluster/membership_property_test.exs checks:
   #
-  #   * nobody is disconnected but on the evidence that membership/prune.ex asks for;
-  #   * a lookup that failed, and an answer that is empty or cut, change no name;
-  #   * this node is never dialled, and nobody is dialled who is connected or being dialled;
-  #   * a name that somebody still gives is dialled again and again until it is connected;
-  #   * there are at most :max_nodes names, and at most :max_new_names of a day are dialled;
-  #   * the next lookup of every source has its time; after a :tick that lies ahead.
+  #   * A node is disconnected only if membership/prune.ex selects it.
+  #   * A lookup that fails, and an answer that is empty or incomplete, delete no member.
+  #   * This node is never dialled. A node that is connected or being dialled is not dialled.
+  #   * A member that is not connected is dialled again until it is connected.
+  #   * There are at most :max_nodes peers. At most :max_new_names new names are dialled within 24 hours.
+  #   * Each source always has a time for its next lookup. After a :tick, this time is in the future.
   @moduledoc false
 
   import Caravan.Cluster.Membership.State,
@@ -31,8 +31,10 @@ defmodule Caravan.Cluster.Membership do
   @type t :: State.t()
 
   @typedoc """
-  What a source said. `:ttl` in milliseconds, `nil` where there is none; `:complete`: a name that is
-  not in it is not there.
+  The answer of a source.
+
+    * `:ttl`: in milliseconds, or `nil` if the answer has none;
+    * `:complete`: whether a name that is missing from the answer is also missing from DNS.
   """
   @type answer :: %{
           endpoints: %{String.t() => Endpoint.t()},
@@ -45,20 +47,24 @@ defmodule Caravan.Cluster.Membership do
           | {:lookup_failed, Config.source(), {kind :: term, text :: String.t()}}
           # The node is connected, or no longer connected.
           | {:nodeup | :nodedown, String.t()}
-          # All nodes that are connected now. What differs from before is taken in as nodeups and nodedowns.
+          # All connected nodes. Differences from the previous list are handled as nodeups and nodedowns.
           | {:connected_nodes, Enumerable.t()}
           | {:connect_result, String.t(), :ok | {:error, kind :: term}}
-          # The node said that it leaves.
+          # The node is about to leave the cluster.
           | {:peer_draining, String.t()}
-          # What was to be published is not.
+          # The last :publish action failed.
           | :peer_table_full
           | :drain
           | :resume
           | :tick
 
   @typedoc """
-  What cannot be known here: the time, in milliseconds of a clock that never goes back; the name of this
-  node; whether a name is an atom already; whether the VM has room for more atoms.
+  The facts that a pure module cannot find out.
+
+    * `:now`: the monotonic time in milliseconds;
+    * `:self`: the name of this node;
+    * `:existing_atom?`: returns whether a name is an atom already;
+    * `:atoms_available`: whether names may become new atoms.
   """
   @type env :: %{
           now: integer,
@@ -70,7 +76,7 @@ defmodule Caravan.Cluster.Membership do
   @spec new(Config.t(), seed :: integer, now :: integer) :: t
   defdelegate new(config, seed, now), to: State
 
-  @doc "Takes an event in; the actions are in the order in which they are to be carried out."
+  @doc "Handles an event. Returns the actions, in the order in which they must be carried out."
   @spec handle(t, event, env) :: {[State.action()], t}
   def handle(%State{} = state, event, env) do
     state = delete_self(state, env.self)
@@ -79,14 +85,14 @@ defmodule Caravan.Cluster.Membership do
     {Enum.reverse(state.actions), %{state | actions: []}}
   end
 
-  # When distribution starts, this node gets a name, which DNS may have given before. Later answers are taken
-  # in without it.
+  # When distribution starts, this node gets its name. An earlier answer may have contained that name. Members
+  # leaves it out of later answers.
   defp delete_self(%{queue: %{self: self}} = state, self), do: state
 
   defp delete_self(state, self),
     do: self |> NodeName.aliases() |> Enum.reduce(state, &delete_peer(&2, &1))
 
-  @doc "When to send the next `:tick`."
+  @doc "Returns when the next `:tick` is needed."
   @spec wake(t, now :: integer) :: integer | :never
   def wake(%State{drained: true}, _now), do: :never
 
@@ -95,7 +101,7 @@ defmodule Caravan.Cluster.Membership do
     Enum.min(lookups ++ List.wrap(Dial.next(state, now)))
   end
 
-  @doc "Whether every source has spoken since the start, if only to say that there is nothing."
+  @doc "Returns whether each source has had a response. \"No such name\" is a response, a timeout is not."
   @spec responded?(t) :: boolean
   def responded?(%State{sources: sources}), do: Enum.all?(sources, fn {_, s} -> s.responded end)
 
@@ -103,11 +109,11 @@ defmodule Caravan.Cluster.Membership do
   @spec counts(t) :: State.counts()
   def counts(%State{counts: counts}), do: counts
 
-  @doc "The nodes of the topology that are connected."
+  @doc "Returns the connected nodes of the topology."
   @spec connected(t) :: [String.t()]
   defdelegate connected(state), to: State
 
-  @doc "Whether this node is of the topology, and connected."
+  @doc "Returns whether a node belongs to the topology and is connected."
   @spec connected?(t, String.t()) :: boolean
   def connected?(%State{peers: peers}, name) do
     case peers do
@@ -116,7 +122,7 @@ defmodule Caravan.Cluster.Membership do
     end
   end
 
-  @doc "The names that DNS gives, or gave not long ago; without this node."
+  @doc "Returns the members: the names that an answer contained within `:keep`, without this node."
   @spec members(t) :: [String.t()]
   defdelegate members(state), to: State
 
@@ -130,7 +136,7 @@ defmodule Caravan.Cluster.Membership do
     |> put_source(source, Source.lookup_answered(poll, answer.ttl, now, state.options, random))
     |> report_if(poll.reported != [], {:lookup_recovered, source})
     |> Members.apply_answer(source, answer, env)
-    # A node may have been connected before DNS named it.
+    # A node may have been connected before an answer contained it.
     |> then(&nodes_up(&1, connected_names(&1, answer), now))
   end
 
@@ -163,7 +169,7 @@ defmodule Caravan.Cluster.Membership do
     |> nodes_down(MapSet.difference(before, connected), now)
   end
 
-  # A peer may have been faster than our own connect, which then failed.
+  # If both nodes dial, one of the two connects fails although the nodes are then connected.
   defp take_in(state, {:connect_result, name, result}, %{now: now}) do
     state = finish_connect(state, name)
     peer = state.peers[name]
@@ -176,10 +182,10 @@ defmodule Caravan.Cluster.Membership do
       else: state
   end
 
-  # With the next answer there may be room.
+  # Publishes again after the next answer, because the table may have room then.
   defp take_in(state, :peer_table_full, _env), do: %{state | published: nil}
 
-  # Nothing of it stands in the table of addresses any more.
+  # The strategy deletes the entries of the topology from the table of addresses.
   defp take_in(state, :drain, _env) do
     connecting = Slots.names(state.slots)
     Enum.reduce(connecting, %{state | drained: true, published: []}, &finish_connect(&2, &1))
@@ -204,7 +210,7 @@ defmodule Caravan.Cluster.Membership do
   defp connected_names(%{connected_nodes: nodes}, answer),
     do: for({name, _endpoint} <- answer.endpoints, MapSet.member?(nodes, name), do: name)
 
-  # Nodes of other topologies are no peers. A delta that changes nothing reports nothing.
+  # Nodes of other topologies are not peers. A node that is connected already is not reported again.
   defp nodes_up(state, names, now) do
     peers = for name <- names, peer = state.peers[name], not Peer.connected?(peer), do: peer
 
@@ -213,8 +219,8 @@ defmodule Caravan.Cluster.Membership do
     |> report_if(peers != [], {:nodes_up, Enum.map(peers, & &1.name)})
   end
 
-  # A node that was lost is connected again. So the network may be back, and the other lost nodes are dialled
-  # soon. A node that flaps is no such sign, and nodes that were never connected stay as they are.
+  # When a lost node is connected again, the network may be back, so the other lost nodes are dialled soon.
+  # A node that flaps does not count as such a sign. Nodes that were never connected keep their time.
   defp retry_others(state, peers, now) do
     if Enum.any?(peers, &steady?/1) and not retried_others?(state, now) do
       lost =
@@ -233,8 +239,8 @@ defmodule Caravan.Cluster.Membership do
 
   defp steady?(peer), do: peer.was_connected and peer.flaps == 0
 
-  # A second walk over all peers would bring their next connects forward by less than the longest wait that the
-  # first one gave them.
+  # The first walk over all peers has limited their waits to this time. A second walk within it would gain less
+  # than that, and it is expensive.
   defp retried_others?(%{retried_others_at: nil}, _now), do: false
 
   defp retried_others?(%{retried_others_at: at}, now),
@@ -261,7 +267,7 @@ defmodule Caravan.Cluster.Membership do
     end
   end
 
-  # Its record may have moved.
+  # The node may have moved to another address, which is then in its record.
   defp poll_soon(state, nodes, now) do
     Enum.reduce(state.sources, state, fn {source, poll}, state ->
       {random, state} = random(state)
@@ -281,11 +287,11 @@ defmodule Caravan.Cluster.Membership do
     if rotated, do: add_action(state, {:rotate_addresses, peer.name}), else: state
   end
 
-  # A connect function may claim a success that nobody can see.
+  # A custom connect function may return true although the node is not connected.
   defp kind(:ok), do: :not_listed
   defp kind({:error, kind}), do: kind
 
-  ## What is due
+  ## Lookups and connects that are due
 
   defp plan(%{drained: true} = state, _env), do: state
   defp plan(state, env), do: state |> look_up(env.now) |> Dial.dial(env)

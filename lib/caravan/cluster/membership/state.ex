@@ -1,5 +1,5 @@
 defmodule Caravan.Cluster.Membership.State do
-  # Pure. What Membership holds, and how it is changed.
+  # Pure. The state of Membership, and the functions that change it.
   @moduledoc false
 
   alias Caravan.Cluster.Alarms
@@ -25,16 +25,18 @@ defmodule Caravan.Cluster.Membership.State do
               ]
 
   @typedoc """
-    * `:options`: the options that count here;
+    * `:options`: the options that the core needs;
     * `:sources`: in the order of the options;
-    * `:peers`: changed only by `put_peer/2` and `delete_peer/2`, which keep `:counts` and `:queue` in step;
-    * `:connected_nodes`: all nodes that were connected when last seen, of this topology or not;
-    * `:retried_others_at`: when a node that came back last made the others be dialled soon;
-    * `:queue`: the members that are neither connected nor being dialled; `:slots`: those that are being dialled;
-    * `:published`: what the table of addresses was told last; `nil`: it did not take it;
-    * `:alarms`: what was reported and still holds;
-    * `:prune_round`: the sources that have to answer before anybody may be dropped again;
-    * `:actions`: the actions of the event at hand, latest first.
+    * `:peers`: changed only by `put_peer/2` and `delete_peer/2`, which also update `:counts` and `:queue`;
+    * `:connected_nodes`: all connected nodes, of this topology or not;
+    * `:retried_others_at`: when `retry_others/3` of `Membership` last walked over all peers;
+    * `:queue`: the members that are neither connected nor being dialled;
+    * `:slots`: the nodes that are being dialled;
+    * `:published`: the entries of the last `:publish` action, or `nil` if the table had no room for them;
+    * `:alarms`: the conditions that were reported and still last;
+    * `:prune_round`: the sources that must answer before the next nodes are disconnected;
+    * `:drained`: whether the strategy has left the cluster. Then it neither looks up nor dials;
+    * `:actions`: the actions of the current event, latest first.
   """
   @type t :: %__MODULE__{
           options: options,
@@ -63,10 +65,10 @@ defmodule Caravan.Cluster.Membership.State do
           max_connects: pos_integer
         }
 
-  @typedoc "How many peers are members, and how many are connected."
+  @typedoc "The number of members, and the number of connected peers."
   @type counts :: %{members: non_neg_integer, connected: non_neg_integer}
 
-  @typedoc "A node of the table of addresses; no port: the port rule."
+  @typedoc "An entry of the table of addresses. Without a port, the port follows from the name."
   @type entry :: {String.t(), :inet.port_number() | nil, [:inet.ip_address()]}
 
   @type action ::
@@ -116,7 +118,7 @@ defmodule Caravan.Cluster.Membership.State do
   def put_source(state, source, poll),
     do: %{state | sources: List.keyreplace(state.sources, source, 0, {source, poll})}
 
-  @doc "Stores a peer, new or changed, and keeps what is derived from the peers in step."
+  @doc "Stores a new or changed peer, and updates the counts and the queue."
   @spec put_peer(t, Peer.t()) :: t
   def put_peer(state, %Peer{name: name} = peer),
     do: index(%{state | peers: Map.put(state.peers, name, peer)}, state, name)
@@ -137,7 +139,7 @@ defmodule Caravan.Cluster.Membership.State do
   def finish_connect(state, name),
     do: index(%{state | slots: Slots.finish(state.slots, name)}, state, name)
 
-  # Everything that is derived from the peers changes here, by what has changed with this one.
+  # Updates the counts and the queue after one peer has changed. `before` is the state before that.
   defp index(state, before, name) do
     {old, new} = {before.peers[name], state.peers[name]}
     counts = state.counts |> count(old, -1) |> count(new, 1)
@@ -154,7 +156,7 @@ defmodule Caravan.Cluster.Membership.State do
     }
   end
 
-  # A peer waits to be dialled if it is a member that is neither connected nor being dialled.
+  # Returns the place of a peer in the queue. Only a member that is neither connected nor being dialled has one.
   defp key(_state, nil), do: nil
 
   defp key(%{slots: slots}, peer) do
@@ -185,7 +187,7 @@ defmodule Caravan.Cluster.Membership.State do
   def report_if(%__MODULE__{} = state, true, report), do: add_action(state, {:report, report})
   def report_if(%__MODULE__{} = state, false, _report), do: state
 
-  @doc "Reports when something begins to hold, not while it does."
+  @doc "Sets an alarm, and reports it only if it was not set before."
   @spec set_alarm(t, what :: term, report) :: t
   def set_alarm(%__MODULE__{} = state, what, report) do
     {new?, alarms} = Alarms.set(state.alarms, what)
