@@ -2,7 +2,8 @@
 #
 #   mix run bench/dns.exs
 #
-# The figures are medians. A ratio is Caravan's figure divided by the other one. For "name to port", it is the inverse.
+# The figures are medians. A ratio is Caravan's figure divided by the other one. For "name to port", it is the other
+# figure divided by Caravan's.
 
 Code.require_file("../test/support/servers/daemon.ex", __DIR__)
 Code.require_file("../test/support/servers/knot.ex", __DIR__)
@@ -208,7 +209,7 @@ for callers <- [16, 128] do
     do: Bench.row("the same", {:per_s, a}, {:per_s, floor_many}, "bare UDP", "", a / floor_many)
 end
 
-# Reads the settings, as at the start of distribution. It returns :ignore.
+# Reads the settings, as OTP does when distribution starts. There is no process to start, so it returns :ignore.
 :ignore = Caravan.Epmd.start_link()
 a = Bench.mean(1_000_000, fn -> Caravan.Epmd.dist_port("app-4001@node1.example.com") end)
 b = Bench.mean(50_000, fn -> regexes.("app-4001@node1.example.com") end)

@@ -1,6 +1,6 @@
-# What a thousand strategies, with the default options, ask of the one DNS server that they share, on a
-# simulated clock. They start in the same millisecond, DNS fails for a minute, and a node goes down that
-# all of them were connected to.
+# Counts the lookups that 1,000 strategies with the default options send to one nameserver, on a simulated clock. All
+# strategies start in the same millisecond. Later, DNS fails for a minute. Then a node goes down to which all strategies
+# were connected.
 #
 #   mix run bench/fleet.exs
 
@@ -13,11 +13,11 @@ options = [size: 1_000, seconds: 300, ttl: 60_000, limits: limits, outage: 60..1
 load = Fleet.load(options)
 
 IO.puts("""
-1,000 strategies, :poll_interval #{limits.poll_interval} ms; DNS fails from 60 s to 120 s, a node goes down at 200 s.
-Lookups in the busiest second of each five; the first second is that of the start:
+1,000 strategies, :poll_interval #{limits.poll_interval} ms. DNS fails from 60 s to 120 s. A node goes down at 200 s.
+Each line shows five seconds: when they begin, and the lookups in the busiest of them. All strategies start in the first.
 
 #{Fleet.histogram(load, 5)}
 
-mean #{round(Fleet.mean(tl(load)))} a second; busiest second after the start #{Enum.max(tl(load))}, which is \
-#{Float.round(Fleet.peak(load), 2)} times the mean (wanted: at most 2)\
+After the first second: #{round(Fleet.mean(tl(load)))} lookups per second on average, #{Enum.max(tl(load))} in the \
+busiest second. That is #{Float.round(Fleet.peak(load), 2)} times the average (wanted: at most 2).\
 """)

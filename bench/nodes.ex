@@ -1,10 +1,10 @@
-# Used by bench/join.exs and bench/mesh.exs: starts VMs with Caravan.Epmd, and has the code that runs in them.
+# Starts VMs with Caravan.Epmd, and has the code that runs in them. bench/join.exs and bench/mesh.exs use it.
 
 for file <- ["daemon", "knot"],
     do: Code.require_file("../test/support/servers/#{file}.ex", __DIR__)
 
 defmodule Bench.Nodes do
-  # Lower than the ports that Linux uses for outgoing connections.
+  # It is lower than the ports that Linux uses for outgoing connections.
   @first_port 20_000
 
   @doc "Starts a VM for each number. The number determines its port and name."
@@ -91,10 +91,10 @@ end
 
 {:module, module, binary, _} =
   defmodule Bench.Node do
-    @doc "Connects through the strategy. Returns when that started, and when `count` nodes were connected, in µs."
+    @doc "Connects through the strategy. Returns when the strategy started and when `count` nodes were connected, in µs."
     def discover(options, count), do: run(fn -> {:ok, _} = start(options) end, count)
 
-    @doc "Connects to given names, without discovery. Returns the same."
+    @doc "Connects to given names, without discovery. Returns the same times as `discover/2`."
     def connect(names, count) do
       connect = fn -> for name <- names, do: spawn(fn -> Node.connect(name) end) end
       run(connect, count)
@@ -116,7 +116,7 @@ end
       :ok
     end
 
-    @doc "Disconnects all nodes. Returns how many they were."
+    @doc "Disconnects all nodes. Returns their number."
     def leave do
       nodes = Node.list()
       _ = :global.disconnect()
