@@ -1,5 +1,5 @@
 defmodule Caravan.Cluster.Membership.Members do
-  # Pure. From answers to names: who is a member, and what the table of addresses is told.
+  # Pure. Applies an answer: which nodes are members, what the table of addresses gets, and what :prune disconnects.
   @moduledoc false
 
   import Caravan.Cluster.Membership.State
@@ -11,7 +11,7 @@ defmodule Caravan.Cluster.Membership.Members do
   alias Caravan.Cluster.Membership.State
   alias Caravan.Cluster.NodeName
 
-  @doc "Takes an answer in."
+  @doc "Applies an answer of a source to the peers."
   @spec apply_answer(State.t(), Config.source(), Membership.answer(), Membership.env()) ::
           State.t()
   def apply_answer(%State{} = state, source, answer, %{now: now, self: self}) do
@@ -26,7 +26,11 @@ defmodule Caravan.Cluster.Membership.Members do
     |> prune(source, answer)
   end
 
-  @doc "Deletes a peer that is neither a member nor connected. A connected one may be lost, or dropped."
+  @doc """
+  Deletes a peer that is neither a member nor connected.
+
+  A connected peer is kept, because its nodedown must be reported, and `:prune` may disconnect it.
+  """
   @spec delete_unless_needed(State.t(), String.t()) :: State.t()
   def delete_unless_needed(state, name) do
     peer = state.peers[name]
@@ -54,16 +58,15 @@ defmodule Caravan.Cluster.Membership.Members do
     end
   end
 
-  # An empty answer says nothing about anybody.
+  # An empty answer is more likely a fault of the server than a cluster without nodes.
   defp evidence_of_absence?(answer), do: answer.complete and answer.endpoints != %{}
 
-  # Over when there is room again: an answer that fits may be one of several, or a part.
+  # Clears the alarm only if there is room for one more name. With several queries, one answer may fit exactly while
+  # another one does not, and the alarm would be reported again and again.
   defp enforce_max_nodes(%{options: %{max_nodes: most}} = state)
        when map_size(state.peers) < most,
        do: clear_alarm(state, {:limit, :max_nodes})
 
-  # Connected nodes before those that were, those before names that are only names, and among these the
-  # ones known longest: made-up names push nobody out.
   defp enforce_max_nodes(%{options: %{max_nodes: most}} = state)
        when map_size(state.peers) == most,
        do: state
@@ -76,6 +79,8 @@ defmodule Caravan.Cluster.Membership.Members do
     |> set_alarm({:limit, :max_nodes}, {:limit, :max_nodes, length(left_out)})
   end
 
+  # Keeps connected nodes first, then nodes that were connected once, then the names that are known longest. So
+  # made-up names do not replace real nodes.
   defp rank(peer),
     do: {not Peer.connected?(peer), not peer.was_connected, peer.first_seen_at, peer.name}
 
@@ -85,7 +90,7 @@ defmodule Caravan.Cluster.Membership.Members do
     report_if(state, added != [] or removed != [], {:members_changed, added, removed})
   end
 
-  # The members of `peers` that are not members of `before`.
+  # Returns the members of `peers` that are not members of `before`.
   defp new_members(before, peers) do
     names = for {name, peer} <- peers, Peer.member?(peer), not member_of?(before, name), do: name
     Enum.sort(names)
@@ -98,26 +103,26 @@ defmodule Caravan.Cluster.Membership.Members do
     end
   end
 
-  @doc "Tells the table of addresses what it does not know."
+  @doc "Publishes the members to the table of addresses, if their entries have changed. Reports port conflicts."
   @spec publish(State.t(), integer) :: State.t()
   def publish(%State{options: options} = state, now) do
     sources = source_names(state)
-    # Each source has had its turn since, unless it fails.
+    # Each source has answered since this time, unless its lookups fail.
     fresh = now - max(options.keep, 2 * options.poll_interval)
     peers = for {_name, peer} <- state.peers, Peer.member?(peer), do: peer
-    said = Enum.map(peers, &Peer.entry(&1, sources, fresh))
-    entries = Enum.map(said, &elem(&1, 0))
-    state = tell_conflicts(state, said)
+    with_conflicts = Enum.map(peers, &Peer.entry(&1, sources, fresh))
+    entries = Enum.map(with_conflicts, &elem(&1, 0))
+    state = report_conflicts(state, with_conflicts)
 
     if entries == state.published,
       do: state,
       else: add_action(%{state | published: entries}, {:publish, entries})
   end
 
-  # What was told stands with the peer, and goes with it.
-  defp tell_conflicts(state, said) do
+  # The peer stores whether its conflict was reported. So this is deleted together with the peer.
+  defp report_conflicts(state, with_conflicts) do
     changed =
-      for {{name, _port, _addresses}, conflict} <- said,
+      for {{name, _port, _addresses}, conflict} <- with_conflicts,
           state.peers[name].port_conflict != conflict,
           do: {name, conflict}
 
@@ -128,7 +133,7 @@ defmodule Caravan.Cluster.Membership.Members do
     |> report_if(new != [], {:port_conflict, new})
   end
 
-  ## Dropping
+  ## Pruning
 
   defp prune(%State{options: %{prune: nil}} = state, _source, _answer), do: state
 
@@ -138,7 +143,7 @@ defmodule Caravan.Cluster.Membership.Members do
       else: state
   end
 
-  # A round is over when every source has answered since the last one.
+  # A new round may disconnect nodes only after each source has answered since the last one.
   defp prune(state) do
     if MapSet.size(state.prune_round) == 0,
       do:
@@ -152,13 +157,13 @@ defmodule Caravan.Cluster.Membership.Members do
   defp prune(state, {[], 0}), do: clear_alarm(state, :all_spared)
   defp prune(state, {[], spared}), do: set_alarm(state, :all_spared, {:pruned, [], spared})
 
-  defp prune(state, {dropped, spared}) do
-    # Those that stayed were told of.
-    news = Enum.filter(dropped, &(state.peers[&1].prune_attempts == 0))
-    state = report_if(state, news != [], {:pruned, news, spared})
-    state = Enum.reduce(dropped, state, &add_action(&2, {:disconnect, &1}))
+  defp prune(state, {selected, spared}) do
+    # A node that stayed connected was reported at the first attempt.
+    new = Enum.filter(selected, &(state.peers[&1].prune_attempts == 0))
+    state = report_if(state, new != [], {:pruned, new, spared})
+    state = Enum.reduce(selected, state, &add_action(&2, {:disconnect, &1}))
 
     %{state | prune_round: MapSet.new(source_names(state))}
-    |> update_peers(dropped, &%{&1 | prune_attempts: &1.prune_attempts + 1})
+    |> update_peers(selected, &%{&1 | prune_attempts: &1.prune_attempts + 1})
   end
 end

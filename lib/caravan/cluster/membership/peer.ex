@@ -1,5 +1,5 @@
 defmodule Caravan.Cluster.Membership.Peer do
-  # Pure. What is known of one name: who named it, whether it is connected, when to dial it again.
+  # Pure. One node of a topology: which sources name it, whether it is connected, and when it is dialled next.
   @moduledoc false
 
   alias Caravan.Cluster.Config
@@ -25,19 +25,24 @@ defmodule Caravan.Cluster.Membership.Peer do
               ]
 
   @typedoc """
-    * `:endpoints`: by source, when it last named it, with which ports and addresses; without any, the
-      name is no member any more and stays here only while its node is connected;
-    * `:recently_seen`: the ports and addresses that answers had within `keep`, with the time of the last one;
-    * `:address_turn`: with which of its addresses the next connect begins;
-    * `:missed_answers`: by source, in how many complete answers in a row it was missing, since anybody named
-      it or it came up; `:prune_attempts`: how often it was to be disconnected since then;
-    * `:connected_since`: connected since; `:was_connected`: once, at least;
-    * `:connect_failures` of connects in a row, `:reported` the kinds of them that were reported, `:retry_at` the
-      earliest next one;
-    * `:flaps`: how often in a row it went down as soon as it was up;
-    * `:atom_allowed`: the name is an atom, or may become one;
-    * `:port_conflict`: it was told of that the sources contradict each other about its port;
-    * `:draining`: the node said that it is leaving.
+    * `:first_seen_at`: when an answer first contained the node;
+    * `:endpoints`: by source, the ports and addresses in its last answer that contained the node, and the time of
+      that answer. Without endpoints the node is not a member. It is kept only while it is connected;
+    * `:recently_seen`: the ports and addresses that answers contained within `keep`, with the last time of each;
+    * `:address_turn`: the index of the address that the next connect uses first. It grows without limit, and wraps
+      around at the number of addresses;
+    * `:missed_answers`: by source, the number of consecutive complete answers that lacked the node. An answer that
+      contains the node and a nodeup clear it;
+    * `:prune_attempts`: how often `:prune` has disconnected the node since `:missed_answers` was cleared;
+    * `:connected_since`: the time of the nodeup, or `nil` while the node is not connected;
+    * `:was_connected`: whether the node was connected at least once, and did not drain since;
+    * `:connect_failures`: the number of consecutive failed connects;
+    * `:reported`: the kinds of failures that were reported since the last nodeup;
+    * `:retry_at`: the earliest time of the next connect;
+    * `:flaps`: the number of consecutive connections that lasted less than five seconds;
+    * `:atom_allowed`: whether the name is an atom, or may become one;
+    * `:port_conflict`: whether a port conflict of the node was reported and still lasts;
+    * `:draining`: whether the node has announced that it leaves.
   """
   @type t :: %__MODULE__{
           name: String.t(),
@@ -58,16 +63,16 @@ defmodule Caravan.Cluster.Membership.Peer do
           retry_at: integer
         }
 
-  # A node that goes down sooner than this after it came up did not really come up.
+  # Milliseconds. A connection that ends sooner counts as a flap.
   @steady 5_000
 
-  # As many failures as it takes to be dialled once a minute.
+  # With this number of failures, the wait between two connects reaches one minute.
   @many_failures 8
 
-  # As many as the table in the NIF takes.
+  # Addresses of a node. The table in the library keeps this number too.
   @max_addresses 16
 
-  # The most ports and addresses of a name that are remembered. Of more, the oldest are forgotten.
+  # Ports and addresses in :recently_seen. If there are more, the oldest are deleted.
   @max_recently_seen 64
 
   @spec new(String.t(), now :: integer) :: t
@@ -82,9 +87,10 @@ defmodule Caravan.Cluster.Membership.Peer do
   @doc """
   Stores what an answer of a source says about the node.
 
-  A port or an address that no answer had within `keep` milliseconds is news: earlier failures then say nothing
-  about the node any more, and it is dialled soon. Addresses that come and go with the server that answers are
-  not. An endpoint without addresses keeps the earlier ones, because they could not be found in time.
+  The node may have moved if it has a port or an address that no answer contained within the last `keep`
+  milliseconds. Then it is dialled soon, despite earlier failures. Servers that answer with different addresses in
+  turn do not cause that. If the endpoint has no addresses, the earlier ones are kept, because the lookup of the
+  target may have timed out.
   """
   @spec put_endpoint(t, Config.source(), Endpoint.t(), keep :: non_neg_integer, now :: integer) ::
           t
@@ -94,9 +100,9 @@ defmodule Caravan.Cluster.Membership.Peer do
     endpoint =
       if endpoint.addresses == [], do: %{endpoint | addresses: old.addresses}, else: endpoint
 
-    # A server may change the order of its records from answer to answer. That changes nothing.
+    # Servers rotate their records. A different order alone does not change the endpoint.
     endpoint = if Endpoint.same?(endpoint, old), do: old, else: endpoint
-    news? = endpoint != old and not recently_seen?(peer, endpoint, now - keep)
+    moved? = endpoint != old and not recently_seen?(peer, endpoint, now - keep)
 
     peer = %{
       peer
@@ -106,7 +112,7 @@ defmodule Caravan.Cluster.Membership.Peer do
         prune_attempts: 0
     }
 
-    if news? and not peer.draining,
+    if moved? and not peer.draining,
       do: retry_by(%{peer | address_turn: 0}, now),
       else: peer
   end
@@ -134,7 +140,11 @@ defmodule Caravan.Cluster.Membership.Peer do
     |> Map.new()
   end
 
-  @doc "A complete answer of a source lacks it: after `keep` milliseconds it is no longer named by it."
+  @doc """
+  Counts a complete answer of a source that lacks the node.
+
+  Deletes the endpoint of this source if its last answer with the node is at least `keep` milliseconds old.
+  """
   @spec miss(t, Config.source(), keep :: non_neg_integer, integer) :: t
   def miss(peer, source, keep, now) do
     endpoints =
@@ -154,8 +164,10 @@ defmodule Caravan.Cluster.Membership.Peer do
   end
 
   @doc """
-  What the table of addresses is told, and whether the sources contradict each other about the port. In the
-  order of the sources, but those that have not named it since `fresh` come last, and contradict nobody.
+  Returns the entry for the table of addresses, and whether the sources have different ports for the node.
+
+  The first source with a port decides, and its addresses come first. Sources whose last answer with the node is
+  older than `fresh` come after all others, and do not count as a conflict.
   """
   @spec entry(t, [Config.source()], fresh :: integer) ::
           {{String.t(), :inet.port_number() | nil, [:inet.ip_address()]}, conflict :: boolean}
@@ -171,9 +183,9 @@ defmodule Caravan.Cluster.Membership.Peer do
   end
 
   @doc """
-  Makes the next connect begin with the next address. Returns `false` if the node has no other address.
+  Makes the next connect use the next address. Returns `false` if the node has only one address, or none.
 
-  So a node with k addresses, of which one answers, is connected by the k-th connect at the latest.
+  So if one of k addresses is reachable, the k-th connect reaches it at the latest.
   """
   @spec next_address(t) :: {boolean, t}
   def next_address(peer) do
@@ -193,7 +205,8 @@ defmodule Caravan.Cluster.Membership.Peer do
     rest ++ first
   end
 
-  @spec connected(t, integer) :: t
+  @doc "Marks the node as connected."
+  @spec connected(t, now :: integer) :: t
   def connected(peer, now) do
     %{
       peer
@@ -208,8 +221,13 @@ defmodule Caravan.Cluster.Membership.Peer do
     }
   end
 
-  @doc "It went down. One that lasted is dialled at once; one that comes and goes waits longer each time."
-  @spec disconnected(t, integer, longest :: pos_integer, float) :: t
+  @doc """
+  Marks the node as disconnected, and sets the time of the next connect.
+
+  A steady node is dialled almost at once. A node that flaps waits longer each time, up to `longest` milliseconds. A
+  draining node is dialled once a minute, and counts as never connected.
+  """
+  @spec disconnected(t, now :: integer, longest :: pos_integer, random :: float) :: t
   def disconnected(%{draining: true} = peer, now, _longest, random) do
     wait = Backoff.wait(@many_failures, Backoff.longest(), random)
 
@@ -238,7 +256,12 @@ defmodule Caravan.Cluster.Membership.Peer do
     }
   end
 
-  @spec connect_failed(t, integer, longest :: pos_integer, float) :: t
+  @doc """
+  Counts a failed connect, and sets the time of the next one.
+
+  Waits double up to a minute. For a node that was connected once, they double up to `longest` milliseconds.
+  """
+  @spec connect_failed(t, now :: integer, longest :: pos_integer, random :: float) :: t
   def connect_failed(peer, now, longest, random) do
     failures = peer.connect_failures + 1
     longest = if peer.was_connected, do: longest, else: Backoff.longest()
@@ -246,8 +269,10 @@ defmodule Caravan.Cluster.Membership.Peer do
   end
 
   @doc """
-  Takes the kind of a failure in. True: tell of it. Once is no news: of two nodes that dial each other,
-  one is refused. Details, such as processes and references, make no other kind.
+  Returns whether a failure of this kind is to be reported, and marks the kind as reported.
+
+  A single failure is not reported: if two nodes dial each other at the same time, one of the connects is refused.
+  The details of `{kind, details}` do not count, because processes and references in them differ each time.
   """
   @spec report_once(t, kind :: term) :: {boolean, t}
   def report_once(peer, {kind, _details}), do: report_once(peer, kind)
@@ -258,7 +283,7 @@ defmodule Caravan.Cluster.Membership.Peer do
       else: {false, peer}
   end
 
-  @doc "Something suggests that it can be reached again: it is dialled at this time, or sooner."
+  @doc "Makes the node be dialled at this time or earlier, because something indicates that it can be reached."
   @spec retry_by(t, at :: integer) :: t
   def retry_by(peer, at),
     do: %{

@@ -1,5 +1,6 @@
 defmodule Caravan.Cluster.Membership.Source do
-  # Pure. One question that a topology asks DNS again and again: when next, and how it went.
+  # Pure. One query with one record type, which is looked up repeatedly: the time of the next lookup, and the
+  # outcome of the last ones.
   @moduledoc false
 
   alias Caravan.Cluster.Membership.PollSchedule
@@ -9,10 +10,12 @@ defmodule Caravan.Cluster.Membership.Source do
               [started_at: nil, pending: false, failures: 0, reported: [], responded: false]
 
   @typedoc """
-    * `:next_lookup_at`: when to ask; always set;
-    * `:pending`: a lookup is under way, since `:started_at`;
-    * `:failures`: failed lookups in a row; `:reported`: the kinds of them that were reported;
-    * `:responded`: DNS has spoken, if only to say that there is nothing.
+    * `:next_lookup_at`: the time of the next lookup, which is always set;
+    * `:pending`: whether a lookup is in flight;
+    * `:started_at`: when the last lookup started, or `nil` before the first one;
+    * `:failures`: the number of consecutive failed lookups;
+    * `:reported`: the kinds of failures that were reported since the last answer;
+    * `:responded`: whether a nameserver has responded at least once. "No such name" is a response.
   """
   @type t :: %__MODULE__{
           next_lookup_at: integer,
@@ -23,19 +26,26 @@ defmodule Caravan.Cluster.Membership.Source do
           responded: boolean
         }
 
-  # DNS answered; it has no such records.
+  # The errors that are responses of a nameserver: there are no such records.
   @nothing_there [:nxdomain, :no_records]
 
-  @doc "The lookup starts. Should it never end, the next one is already set."
-  @spec lookup_started(t, integer, PollSchedule.options()) :: t
+  @doc "Marks a lookup as started. Sets the time of the next one too, in case that this one has no outcome."
+  @spec lookup_started(t, now :: integer, PollSchedule.options()) :: t
   def lookup_started(source, now, options),
     do: %{source | started_at: now, pending: true, next_lookup_at: now + options.poll_interval}
 
-  @spec postpone(t, integer, PollSchedule.options()) :: t
+  @doc "Moves the next lookup to a later time, because the last one is still in flight."
+  @spec postpone(t, now :: integer, PollSchedule.options()) :: t
   def postpone(source, now, options), do: %{source | next_lookup_at: now + options.poll_interval}
 
-  @spec lookup_answered(t, ttl :: non_neg_integer | nil, integer, PollSchedule.options(), float) ::
-          t
+  @doc "Marks the lookup as answered. `ttl` is in milliseconds."
+  @spec lookup_answered(
+          t,
+          ttl :: non_neg_integer | nil,
+          now :: integer,
+          PollSchedule.options(),
+          random :: float
+        ) :: t
   def lookup_answered(source, ttl, now, options, random) do
     wait = PollSchedule.after_answer(ttl, not source.responded, options, random)
 
@@ -49,15 +59,19 @@ defmodule Caravan.Cluster.Membership.Source do
     }
   end
 
+  @doc """
+  Marks the lookup as failed. Returns whether this kind of failure is to be reported.
+
+  `nodes` is the number of connected nodes, which may see the same failure.
+  """
   @spec lookup_failed(
           t,
           kind :: term,
           nodes :: non_neg_integer,
-          integer,
+          now :: integer,
           PollSchedule.options(),
-          float
-        ) ::
-          {news :: boolean, t}
+          random :: float
+        ) :: {new? :: boolean, t}
   def lookup_failed(source, kind, nodes, now, options, random) do
     failures = source.failures + 1
     responded = kind in @nothing_there
@@ -78,8 +92,11 @@ defmodule Caravan.Cluster.Membership.Source do
      }}
   end
 
-  @doc "Asks sooner, in `wait`, but not more often than `:min_interval`."
-  @spec poll_soon(t, wait :: pos_integer, integer, PollSchedule.options()) :: t
+  @doc """
+  Moves the next lookup to an earlier time: in `wait` milliseconds, but `:min_interval` after the start of the last
+  lookup at the earliest.
+  """
+  @spec poll_soon(t, wait :: pos_integer, now :: integer, PollSchedule.options()) :: t
   def poll_soon(source, wait, now, options) do
     earliest = if source.started_at, do: source.started_at + options.min_interval, else: now
     %{source | next_lookup_at: min(source.next_lookup_at, max(now + wait, earliest))}
