@@ -1,6 +1,6 @@
 defmodule Caravan.Cluster.Membership.AtomBudget do
-  # Pure. How many names may still become atoms: a bucket of tokens, each of which comes back a day after it
-  # was spent. So no day has more new names than the limit, and no month runs dry.
+  # Pure. Limits how many names become atoms: a bucket of tokens, each of which is returned a day after it was taken.
+  # So within any 24 hours there are at most as many new names as the limit.
   @moduledoc false
 
   @hour 3_600_000
@@ -9,13 +9,13 @@ defmodule Caravan.Cluster.Membership.AtomBudget do
   @enforce_keys [:limit]
   defstruct @enforce_keys ++ [spent: []]
 
-  # `spent`: tokens by the hour they were spent in, latest first; at most 25 entries.
+  # `spent`: the number of tokens taken in each hour, latest hour first.
   @type t :: %__MODULE__{limit: pos_integer, spent: [{hour :: integer, pos_integer}]}
 
   @spec new(pos_integer) :: t
   def new(limit), do: %__MODULE__{limit: limit}
 
-  @doc "Takes a token, if there is one at the time `now`, in milliseconds of a clock that never goes back."
+  @doc "Takes a token, or returns `:empty` if there is none. `now` is the monotonic time in milliseconds."
   @spec take(t, now :: integer) :: {:ok, t} | :empty
   def take(%__MODULE__{} = budget, now) do
     hour = Integer.floor_div(now, @hour)

@@ -1,5 +1,5 @@
 defmodule Caravan.Cluster.Membership.Dial do
-  # Pure. Whom to connect now, and when the next one is due.
+  # Pure. Which nodes are dialled now, and when the next one is due.
   @moduledoc false
 
   import Caravan.Cluster.Membership.State
@@ -12,16 +12,16 @@ defmodule Caravan.Cluster.Membership.Dial do
   alias Caravan.Cluster.Membership.Slots
   alias Caravan.Cluster.Membership.State
 
-  # How long a name that may not become an atom waits to be considered again.
+  # Milliseconds until a name that may not become an atom is considered again.
   @atom_retry 60_000
 
-  @doc "Connects the nodes that are due, as far as `:max_connects` goes."
+  @doc "Dials the nodes that are due while slots are free."
   @spec dial(State.t(), Membership.env()) :: State.t()
   def dial(%State{} = state, env) do
     dial_ready(%{state | slots: Slots.expire(state.slots, env.now)}, env)
   end
 
-  @doc "Returns when the next node may be dialled, `nil` if none waits."
+  @doc "Returns when the next node may be dialled, or `nil` if none waits."
   @spec next(State.t(), now :: integer) :: integer | nil
   def next(%State{} = state, now) do
     ready_at = DialQueue.next_at(state.queue)
@@ -35,8 +35,9 @@ defmodule Caravan.Cluster.Membership.Dial do
   end
 
   @doc """
-  The longest wait between two connects of a node that lived once: it is dialled about as often as DNS
-  is asked, so that it is back as soon as its network is.
+  Returns the longest wait between two connects of a node that was connected once.
+
+  It is dialled about as often as DNS is polled, so that it is connected soon after its network works again.
   """
   @spec longest(State.t()) :: pos_integer
   def longest(state), do: min(state.options.poll_interval, Backoff.longest())
@@ -46,7 +47,7 @@ defmodule Caravan.Cluster.Membership.Dial do
     if name, do: state |> dial_one(state.peers[name], env) |> dial_ready(env), else: state
   end
 
-  # Both outcomes take the peer out of those that are ready.
+  # With either outcome the peer is no longer ready, so dial_ready/2 ends.
   defp dial_one(state, peer, env) do
     case allow_atom(state, peer, env) do
       {:ok, state} ->
@@ -57,7 +58,7 @@ defmodule Caravan.Cluster.Membership.Dial do
     end
   end
 
-  # The nodes that are ready may be many, and are counted once.
+  # Counts the nodes that are left out only when the alarm is set, because many nodes may be ready.
   defp refuse(state, limit) do
     alarm = {:limit, limit}
 
@@ -71,7 +72,7 @@ defmodule Caravan.Cluster.Membership.Dial do
 
   defp free_slots(state), do: Slots.free(state.slots, state.options.max_connects)
 
-  # A name that is an atom already costs nothing.
+  # A name that is an atom already takes no token.
   defp allow_atom(state, %{atom_allowed: true}, _env), do: {:ok, state}
 
   defp allow_atom(state, peer, env) do

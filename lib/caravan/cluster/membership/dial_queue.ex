@@ -1,8 +1,8 @@
 defmodule Caravan.Cluster.Membership.DialQueue do
   # Pure. The nodes that wait to be dialled.
   #
-  # A node first waits for its time, then it is ready and waits for a slot in the order of its rank. Each node
-  # is ranked once per wait, so an event costs O(log n) however many nodes are ready.
+  # A node first waits for its time. Then it is ready, and waits for a slot in the order of its rank. Each node is
+  # ranked once per wait. So an event costs O(log n), whatever the number of ready nodes.
   @moduledoc false
 
   alias Caravan.Cluster.Membership.Peer
@@ -11,9 +11,9 @@ defmodule Caravan.Cluster.Membership.DialQueue do
   defstruct @enforce_keys ++ [:now, :self]
 
   @typedoc """
-    * `:waiting`: the nodes whose time is after `:now`, by time. Many have the same time, or one of few;
-    * `:ready`: the others, by rank;
-    * `:now`: the time of the last `mature/3`;
+    * `:waiting`: the nodes whose time is after `:now`, by time. After an answer, many nodes have the same time;
+    * `:ready`: the other nodes, by rank;
+    * `:now`: the time of the last `mature/3`, or `nil` before the first one;
     * `:self`: the name of this node, on which ranks depend.
   """
   @type t :: %__MODULE__{
@@ -26,7 +26,7 @@ defmodule Caravan.Cluster.Membership.DialQueue do
           self: String.t() | nil
         }
 
-  @typedoc "What decides on the place of a node in the queue."
+  @typedoc "The place of a node in the queue."
   @type key :: {retry_at :: integer, connect_failures :: non_neg_integer, String.t()}
 
   @type rank :: {connect_failures :: non_neg_integer, hash :: non_neg_integer, String.t()}
@@ -34,19 +34,20 @@ defmodule Caravan.Cluster.Membership.DialQueue do
   @spec new() :: t
   def new, do: %__MODULE__{waiting: :gb_trees.empty(), ready: :gb_sets.new()}
 
+  @doc "Returns the place that a peer has while it waits to be dialled."
   @spec key(Peer.t()) :: key
   def key(%Peer{name: name, retry_at: at, connect_failures: failures}), do: {at, failures, name}
 
-  @doc "Moves a node from one place to another. `nil` is the place outside of the queue."
+  @doc "Moves a node from one place to another. `nil` means that it is not in the queue."
   @spec move(t, from :: key | nil, to :: key | nil) :: t
   def move(queue, key, key), do: queue
   def move(queue, from, to), do: queue |> delete(from) |> insert(to)
 
-  @doc "Makes all nodes ready whose time has come. `self` is the name of this node."
+  @doc "Makes all nodes ready whose time is `now` or earlier. `self` is the name of this node."
   @spec mature(t, now :: integer, self :: String.t()) :: t
   def mature(%__MODULE__{self: self} = queue, now, self), do: mature(%{queue | now: now})
 
-  # This node has got another name: distribution has started.
+  # Distribution has started, and this node has a new name. Ranks depend on it.
   def mature(queue, now, self) do
     queue = %{queue | now: now, self: self}
 
@@ -77,7 +78,7 @@ defmodule Caravan.Cluster.Membership.DialQueue do
   @spec ready(t) :: [String.t()]
   def ready(queue), do: for({_failures, _hash, name} <- :gb_sets.to_list(queue.ready), do: name)
 
-  @doc "Returns the ready name of the best rank, `nil` if none is ready. The name stays in the queue."
+  @doc "Returns the ready name with the best rank, or `nil` if none is ready. The name stays in the queue."
   @spec first(t) :: String.t() | nil
   def first(queue) do
     unless :gb_sets.is_empty(queue.ready) do
@@ -129,8 +130,8 @@ defmodule Caravan.Cluster.Membership.DialQueue do
   defp ready?(%{now: nil}, _at), do: false
   defp ready?(%{now: now}, at), do: at <= now
 
-  # Names that failed least come first. The hash orders the rest differently on each node, so that the nodes
-  # of a cluster do not all dial the same new node first.
+  # Nodes with fewer failures come first. Among them, the order is by hash and differs from node to node, so that the
+  # nodes of a cluster do not all dial the same new node first.
   defp rank(queue, failures, name), do: {failures, :erlang.phash2({queue.self, name}), name}
 
   defp next_waiting(queue) do

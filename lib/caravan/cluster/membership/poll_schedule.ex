@@ -1,59 +1,74 @@
 defmodule Caravan.Cluster.Membership.PollSchedule do
-  # Pure. When to ask DNS again, in milliseconds from now. `random` is in [0, 1).
+  # Pure. The waits before the next lookup, in milliseconds. `random` is in [0, 1).
   #
-  # A fleet that starts, fails or loses a node together must not ask together: each wait has a share
-  # of chance, and what many nodes see at the same moment is spread over as much time as they are many.
+  # Waits have jitter, so that a fleet does not query in step. After an event that n nodes see at the same time,
+  # their lookups are spread over a time proportional to n.
   @moduledoc false
 
-  @typedoc "The options of the same names."
+  @typedoc "The options of a strategy that are needed here, in milliseconds."
   @type options :: %{
           :min_interval => pos_integer,
           :poll_interval => pos_integer,
           optional(atom) => term
         }
 
-  # Share of a wait that is left to chance.
+  # The random share of a wait.
   @jitter 0.2
 
-  # What so many nodes or more see at once makes them ask within one and a half :poll_interval, which is
-  # about one and a half times as often as they do anyway; fewer nodes within a part of that.
+  # If @many nodes or more see an event, they do their next lookup within @polls times :poll_interval. Fewer nodes do
+  # it within a proportional part of this time.
   @many 100
   @polls 1.5
 
-  # Several nodes that go down together are one reason to ask.
+  # Milliseconds from a nodedown to the lookup. One lookup is enough if several nodes go down together.
   @debounce 200
 
-  # Waits while DNS fails double up to so many times `:poll_interval`.
+  # The longest wait while lookups fail, as a multiple of :poll_interval.
   @max_polls 6
 
   @doc """
-  After an answer whose records live for `ttl` milliseconds; `nil`: it did not say. Never later than
-  `:poll_interval`, and sooner than `:min_interval` by the share of chance at most. Only the wait after the first answer is left to chance
-  altogether: nodes that were started by one deployment would else stay in step for minutes.
+  Returns the wait after an answer with a TTL of `ttl` milliseconds, or without a TTL.
+
+  It is at most `:poll_interval`, and at least `:min_interval` less the jitter. Only the wait after the first answer
+  is fully random. Otherwise nodes that one deployment started would stay in step for minutes.
   """
-  @spec after_answer(non_neg_integer | nil, boolean, options, float) :: pos_integer
+  @spec after_answer(
+          ttl :: non_neg_integer | nil,
+          first? :: boolean,
+          options,
+          random :: float
+        ) :: pos_integer
   def after_answer(ttl, first, options, random) do
     %{min_interval: min, poll_interval: poll} = options
     base = (ttl || poll) |> max(min) |> min(poll)
     high = min(poll, round(base * (1 + @jitter)))
     low = min(base, round(high * (1 - @jitter)))
 
-    # Up to the mean of the waits to come: the second round sets in where the first one ends.
+    # The upper end is the mean of the later waits. So the second lookups of a fleet begin when the first ones end.
     if first,
       do: between(0, div(low + high, 2), random),
       else: between(low, high, random)
   end
 
-  @doc "After the `failures`th failed lookup in a row; `nodes` of the cluster may see the same."
-  @spec after_failure(pos_integer, non_neg_integer, options, float) :: pos_integer
+  @doc """
+  Returns the wait after the last one of `failures` consecutive failed lookups.
+
+  `nodes` is the number of nodes that may see the same failure.
+  """
+  @spec after_failure(
+          failures :: pos_integer,
+          nodes :: non_neg_integer,
+          options,
+          random :: float
+        ) :: pos_integer
   def after_failure(failures, nodes, options, random) do
     first = max(options.min_interval, spread(nodes, options))
     high = min(@max_polls * options.poll_interval, first * 2 ** min(failures - 1, 16))
     between(div(high, 2), high, random)
   end
 
-  @doc "After a node went down, which `nodes` others saw as well."
-  @spec after_nodedown(non_neg_integer, options, float) :: pos_integer
+  @doc "Returns the wait after a nodedown that `nodes` nodes see."
+  @spec after_nodedown(nodes :: non_neg_integer, options, random :: float) :: pos_integer
   def after_nodedown(nodes, options, random),
     do: between(@debounce, max(@debounce, spread(nodes, options)), random)
 

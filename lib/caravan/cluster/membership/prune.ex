@@ -1,19 +1,22 @@
 defmodule Caravan.Cluster.Membership.Prune do
-  # Pure. Whom to disconnect, if the option :prune allows it at all.
+  # Pure. Selects the nodes that the option :prune disconnects.
   @moduledoc false
 
   alias Caravan.Cluster.Config
   alias Caravan.Cluster.Membership.Peer
 
+  # The number of needed answers doubles at most this often.
   @most_doublings 16
 
   @doc """
-  The connected nodes to drop, longest missing first, and how many more would be, were not half of the
-  connected ones the most of one round. A node is dropped only when
+  Returns the nodes to disconnect, those with the most missed answers first, and the number of further nodes that are
+  spared, because at most half of the connected nodes are disconnected in one round.
 
-    * no source has named it for the time of `:keep`, so that it is no member any more, and
-    * it was missing from `needed` complete answers in a row of *every* source; twice as many for each time
-      that it was dropped and stayed.
+  A connected node is selected only if
+
+    * it is not a member any more, because no source has named it within `:keep`, and
+    * it was missing from `needed` consecutive complete answers of *every* source. After each attempt that left it
+      connected, it takes twice as many answers.
   """
   @spec select([Peer.t()], [Config.source()], needed :: pos_integer) ::
           {[String.t()], spared :: non_neg_integer}
@@ -21,13 +24,13 @@ defmodule Caravan.Cluster.Membership.Prune do
     connected = Enum.filter(peers, &Peer.connected?/1)
     most = div(length(connected), 2)
 
-    {dropped, spared} =
+    {selected, spared} =
       connected
       |> Enum.filter(&gone?(&1, sources, needed))
       |> Enum.sort_by(&{-absence(&1), &1.name})
       |> Enum.split(most)
 
-    {Enum.map(dropped, & &1.name), length(spared)}
+    {Enum.map(selected, & &1.name), length(spared)}
   end
 
   defp gone?(peer, sources, needed) do

@@ -1,17 +1,17 @@
 defmodule Caravan.Cluster.Membership.Slots do
-  # Pure. The connects in progress, and how many more may start.
+  # Pure. The connects in progress, and the slots that they take. A connect takes a slot while it is young.
   @moduledoc false
 
-  # Milliseconds. A connect that takes longer is probably one to a dead address. It goes on until its own
-  # timeout, but no longer holds a slot: dead addresses never delay other nodes.
+  # Milliseconds. A connect that takes longer probably goes to a dead address. It continues until its timeout, but its
+  # slot is free again. So dead addresses delay other nodes by this time at most.
   @slot_time 100
 
   @enforce_keys [:started, :young]
   defstruct @enforce_keys
 
   @typedoc """
-    * `:started`: when the connect to each name began;
-    * `:young`: those of them that hold a slot, oldest first.
+    * `:started`: by name, when the connect in progress began;
+    * `:young`: the connects that hold a slot, oldest first.
   """
   @type t :: %__MODULE__{
           started: %{String.t() => integer},
@@ -21,6 +21,7 @@ defmodule Caravan.Cluster.Membership.Slots do
   @spec new() :: t
   def new, do: %__MODULE__{started: %{}, young: :gb_sets.new()}
 
+  @doc "Returns whether a connect to this name is in progress."
   @spec started?(t, String.t()) :: boolean
   def started?(slots, name), do: is_map_key(slots.started, name)
 
@@ -52,7 +53,7 @@ defmodule Caravan.Cluster.Membership.Slots do
     end
   end
 
-  @doc "Frees the slots of the connects that have lasted too long."
+  @doc "Frees the slots of the connects that are in progress for #{@slot_time} ms or longer."
   @spec expire(t, now :: integer) :: t
   def expire(slots, now) do
     case next_free_at(slots) do
@@ -69,7 +70,11 @@ defmodule Caravan.Cluster.Membership.Slots do
   @spec free(t, max :: pos_integer) :: non_neg_integer
   def free(slots, max), do: max(0, max - :gb_sets.size(slots.young))
 
-  @doc "Returns when the oldest slot becomes free, if its connect does not end before; `nil` if all are free."
+  @doc """
+  Returns when `expire/2` can free the next slot, or `nil` if all slots are free.
+
+  The slot is free earlier if the connect ends before.
+  """
   @spec next_free_at(t) :: integer | nil
   def next_free_at(slots) do
     unless :gb_sets.is_empty(slots.young) do
