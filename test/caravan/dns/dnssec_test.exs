@@ -116,6 +116,19 @@ defmodule Caravan.Dns.DnssecTest do
              Dns.lookup!("node1.sec.test", :a, options)
   end
 
+  test "a second signature that cannot be checked takes nothing from the first", context do
+    # As while a zone changes its algorithm: 16 is Ed448.
+    options =
+      broken(context, fn line ->
+        if line =~ ~r/\sRRSIG\s(A|SRV)\s/,
+          do: [line, String.replace(line, ~r/(RRSIG\s\S+\s)13 /, "\\g{1}16 ")],
+          else: line
+      end)
+
+    assert %{records: [{127, 0, 0, 1}], secure: true} = Dns.lookup!("node1.sec.test", :a, options)
+    assert %{secure: true} = Dns.lookup!("_app._tcp.sec.test", :srv, options)
+  end
+
   describe "bogus is" do
     test "a record that was changed after it was signed", context do
       options = broken(context, &String.replace(&1, ~r/\bA\t127\.0\.0\.1$/, "A\t127.0.0.66"))
