@@ -6,6 +6,7 @@ defmodule Caravan.Dns.NameserversTest do
   alias Caravan.Dns
   alias Caravan.Dns.Error
   alias Caravan.Test.DnsServer
+  alias Caravan.Test.DnsServer.Wire
   alias Caravan.Test.Host
 
   @ip {127, 0, 0, 1}
@@ -161,7 +162,39 @@ defmodule Caravan.Dns.NameserversTest do
     end
   end
 
-  test "a closed port is the error :connection at once" do
+  describe "a nameserver that closes its connection after each answer" do
+    setup %{server: server, address: address} do
+      DnsServer.put_default(server, closing(&[Wire.a(:question, &1)]))
+      %{options: [nameservers: ["tcp://" <> address], timeout: @patience]}
+    end
+
+    # What it got meanwhile, it answers nothing to.
+    defp closing(answers) do
+      {:stream,
+       fn query ->
+         bytes = Wire.response(query, answers: answers.(@ip))
+         [<<byte_size(bytes)::16, bytes::binary>>, 5, :close]
+       end}
+    end
+
+    test "answers lookups in a row", %{options: options} do
+      for n <- 1..5, do: assert(%{records: [@ip]} = Dns.lookup!("app#{n}.test", :a, options))
+    end
+
+    test "answers lookups of the same moment", %{options: options} do
+      refs = for n <- 1..20, do: Dns.lookup_async("app#{n}.test", :a, options)
+      for {:ok, ref} <- refs, do: assert_receive({^ref, {:ok, %{records: [@ip]}}}, 20_000)
+    end
+
+    test "has the addresses of all targets", %{server: server, options: options} do
+      services = for n <- 1..10, do: Wire.srv(:question, n, ["node#{n}", "test"])
+      DnsServer.put(server, "_app._tcp.test", :srv, closing(fn _ -> services end))
+      answer = Dns.lookup!("_app._tcp.test", :srv, [addresses: true] ++ options)
+      assert for(service <- answer.records, do: service.addresses) == List.duplicate([@ip], 10)
+    end
+  end
+
+  test "nobody at the port is no connection, and known at once" do
     for address <- [closed(), "tcp://" <> closed()] do
       options = [nameservers: [address], timeout: @patience]
       assert {:error, %Error{reason: :connection}} = lookup_soon("app.test", options)

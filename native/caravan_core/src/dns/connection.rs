@@ -1,6 +1,8 @@
 //! A TCP, TLS or HTTPS connection to one nameserver, which is kept open between queries.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
@@ -10,6 +12,7 @@ use hickory_resolver::net::{DnsHandle, NetError};
 use hickory_resolver::proto::ProtoError;
 use hickory_resolver::proto::op::{DnsRequest, DnsResponse};
 use parking_lot::Mutex;
+use tokio::task::yield_now;
 
 use super::config::Protocol;
 #[cfg(feature = "tls")]
@@ -31,17 +34,18 @@ pub struct Connection {
     tls: TlsConfig,
     /// Owns the task of the connection. The task ends when the provider is dropped.
     provider: TokioRuntimeProvider,
-    open: Mutex<OpenConnection>,
-    /// Held while connecting, so that simultaneous lookups share the connection.
-    connecting: tokio::sync::Mutex<()>,
+    open: Mutex<Option<OpenConnection>>,
+    /// The generation of the last connection. Its lock is held while connecting, so that lookups at the same
+    /// moment share the connection.
+    connecting: tokio::sync::Mutex<u64>,
 }
 
-#[derive(Default)]
+#[derive(Clone)]
 struct OpenConnection {
-    exchange: Option<Exchange>,
-    /// The number of connections so far. A query that failed over an earlier connection must not close the
-    /// current one.
+    exchange: Exchange,
+    /// A lookup closes only the connection that it used, and no later one.
     generation: u64,
+    has_answered: Arc<AtomicBool>,
 }
 
 impl Connection {
@@ -61,37 +65,51 @@ impl Connection {
         }
     }
 
-    /// Returns the response to `request`. The nameserver may have closed the open connection in the meantime. Then
-    /// the query is repeated over a new connection.
+    /// Returns the answer to `request`.
+    ///
+    /// The server may close the connection before it answers. Then the request is repeated over a new
+    /// connection (RFC 7766, 6.2.4), for as long as each connection brings an answer to some request. So
+    /// a server that closes each connection after one answer serves parallel lookups too, and a server
+    /// that answers nothing is asked once more at most. The caller's deadline ends the repetition.
     pub async fn query(&self, request: &DnsRequest) -> Result<DnsResponse, NetError> {
-        if let Some((exchange, generation)) = self.current() {
-            match self.query_over(exchange, generation, request.clone()).await {
-                // Includes Busy, which hickory also returns for a connection that has ended.
-                Err(error) if !matches!(error, NetError::Timeout) => {}
-                outcome => return outcome,
+        // The server may have closed a connection that was open already without any new request.
+        let mut may_be_stale = self.current().is_some();
+        loop {
+            let open = self.connected().await?;
+            let error = match self.query_over(&open, request.clone()).await {
+                Err(NetError::Timeout) => return Err(NetError::Timeout),
+                Err(error) => error,
+                response => return response,
+            };
+            // Answers that came before the end of the connection may not be recorded yet.
+            yield_now().await;
+            let may_repeat = may_be_stale
+                || open.has_answered.load(Ordering::Relaxed) && is_end_of_connection(&error);
+            if !may_repeat {
+                return Err(match error {
+                    NetError::Busy => NetError::NoConnections,
+                    other => other,
+                });
             }
-        }
-        let (exchange, generation) = self.connected().await?;
-        match self.query_over(exchange, generation, request.clone()).await {
-            Err(NetError::Busy) => Err(NetError::NoConnections),
-            outcome => outcome,
+            may_be_stale = false;
         }
     }
 
     async fn query_over(
         &self,
-        exchange: Exchange,
-        generation: u64,
+        open: &OpenConnection,
         request: DnsRequest,
     ) -> Result<DnsResponse, NetError> {
-        // Closes the connection also if the deadline drops this future: the nameserver may be gone.
+        // A lookup's deadline drops this future. The peer may be gone without a word, so that closes the
+        // connection as well.
         let guard = CloseUnlessAnswered {
             connection: self,
-            generation,
+            generation: open.generation,
         };
         let question = request.queries.first().cloned();
-        let response = exchange.send(request).first_answer().await;
+        let response = open.exchange.send(request).first_answer().await;
         let response = response.map_err(|error| self.normalize_error(error))?;
+        open.has_answered.store(true, Ordering::Relaxed);
         if response.queries.first() != question.as_ref() {
             return Err(ProtoError::NotAResponse.into());
         }
@@ -107,21 +125,23 @@ impl Connection {
         }
     }
 
-    fn current(&self) -> Option<(Exchange, u64)> {
-        let open = self.open.lock();
-        Some((open.exchange.clone()?, open.generation))
+    fn current(&self) -> Option<OpenConnection> {
+        self.open.lock().clone()
     }
 
-    async fn connected(&self) -> Result<(Exchange, u64), NetError> {
-        let _turn = self.connecting.lock().await;
+    async fn connected(&self) -> Result<OpenConnection, NetError> {
+        let mut generation = self.connecting.lock().await;
         if let Some(open) = self.current() {
             return Ok(open);
         }
-        let exchange = self.connect().await?;
-        let mut open = self.open.lock();
-        open.generation += 1;
-        open.exchange = Some(exchange.clone());
-        Ok((exchange, open.generation))
+        *generation += 1;
+        let open = OpenConnection {
+            exchange: self.connect().await?,
+            generation: *generation,
+            has_answered: Arc::default(),
+        };
+        *self.open.lock() = Some(open.clone());
+        Ok(open)
     }
 
     async fn connect(&self) -> Result<Exchange, NetError> {
@@ -150,13 +170,26 @@ impl Connection {
 
     fn close(&self, generation: u64) {
         let mut open = self.open.lock();
-        if open.generation == generation {
-            open.exchange = None;
+        if open
+            .as_ref()
+            .is_some_and(|open| open.generation == generation)
+        {
+            *open = None;
         }
     }
 }
 
-/// Closes the connection, unless it is forgotten.
+/// Whether the server ended the connection, which says nothing about the request.
+fn is_end_of_connection(error: &NetError) -> bool {
+    match error {
+        // hickory says that a connection is busy if its task has ended.
+        NetError::Busy | NetError::Io(_) | NetError::NoConnections | NetError::Message(_) => true,
+        #[cfg(feature = "tls")]
+        NetError::H2(error) => !error.is_reset(),
+        _ => false,
+    }
+}
+
 struct CloseUnlessAnswered<'a> {
     connection: &'a Connection,
     generation: u64,
