@@ -3,12 +3,16 @@
 //! [`Question`] and [`LookupOptions`] are checked when they are made. So [`Resolvers::start`] fails only
 //! because of the network, the nameservers, or the files in the configuration.
 
+#[cfg(feature = "tls")]
+mod abort_on_drop;
 mod answer;
 mod config;
 mod connection;
 mod dnssec;
 mod error;
 mod file_stamp;
+#[cfg(feature = "tls")]
+mod https;
 mod inline_poll;
 mod name_server;
 mod name_server_pool;

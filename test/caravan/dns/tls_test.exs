@@ -117,7 +117,23 @@ defmodule Caravan.Dns.TlsTest do
         OsResources.await_no_more(before)
       end
 
-      test "a silent server, one without TLS, and a closed port are errors",
+      test "large answers of the same moment come over one connection", context do
+        address = context.addresses.named <> "#dns.test"
+        options = [nameservers: [address], ca_file: context.ca_file]
+        Dns.lookup!("app.test", :a, options)
+
+        refs =
+          for _ <- 1..20,
+              do: Dns.lookup_async("many.test", :srv, [timeout: 10_000] ++ options)
+
+        for {:ok, ref} <- refs do
+          assert_receive {^ref, result}, 20_000
+          assert {:ok, %{records: records}} = result
+          assert length(records) == 1_000
+        end
+      end
+
+      test "a server that says nothing, one that is no TLS, and none",
            %{ca_file: ca_file} = context do
         scheme = hd(String.split(context.addresses.named, ":"))
 

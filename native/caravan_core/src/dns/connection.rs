@@ -1,4 +1,4 @@
-//! A TCP, TLS or HTTPS connection to one nameserver, which is kept open between queries.
+//! Questions over a connection that is kept open: TCP, TLS or HTTPS.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,6 +16,8 @@ use tokio::task::yield_now;
 
 use super::config::Protocol;
 #[cfg(feature = "tls")]
+use super::https::HttpsConnection;
+#[cfg(feature = "tls")]
 use super::tls::TlsConfig;
 
 /// Maximum number of queries in flight over one connection. It is higher than Caravan's own limit of lookups, so
@@ -24,9 +26,7 @@ const MAX_ACTIVE: usize = 4_096;
 /// Timeout after which hickory gives up a silent connection. Lookups end before, at their deadlines.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-type Exchange = DnsExchange<TokioRuntimeProvider>;
-
-/// The connection to one nameserver. The first query opens it.
+/// The connection to one nameserver, made when it is needed.
 pub struct Connection {
     address: SocketAddr,
     protocol: Protocol,
@@ -42,10 +42,26 @@ pub struct Connection {
 
 #[derive(Clone)]
 struct OpenConnection {
-    exchange: Exchange,
+    link: Arc<Link>,
     /// A lookup closes only the connection that it used, and no later one.
     generation: u64,
     has_answered: Arc<AtomicBool>,
+}
+
+enum Link {
+    Stream(DnsExchange<TokioRuntimeProvider>),
+    #[cfg(feature = "tls")]
+    Https(HttpsConnection),
+}
+
+impl Link {
+    async fn query(&self, request: DnsRequest) -> Result<DnsResponse, NetError> {
+        match self {
+            Self::Stream(exchange) => exchange.send(request).first_answer().await,
+            #[cfg(feature = "tls")]
+            Self::Https(connection) => connection.query(request).await,
+        }
+    }
 }
 
 impl Connection {
@@ -107,22 +123,13 @@ impl Connection {
             generation: open.generation,
         };
         let question = request.queries.first().cloned();
-        let response = open.exchange.send(request).first_answer().await;
-        let response = response.map_err(|error| self.normalize_error(error))?;
+        let response = open.link.query(request).await?;
         open.has_answered.store(true, Ordering::Relaxed);
         if response.queries.first() != question.as_ref() {
             return Err(ProtoError::NotAResponse.into());
         }
         std::mem::forget(guard);
         Ok(response)
-    }
-
-    /// hickory reports an HTTP status, and content of another type, only as a text.
-    fn normalize_error(&self, error: NetError) -> NetError {
-        match (&self.protocol, error) {
-            (Protocol::Https { .. }, NetError::Msg(_)) => ProtoError::NotAResponse.into(),
-            (_, error) => error,
-        }
     }
 
     fn current(&self) -> Option<OpenConnection> {
@@ -136,7 +143,7 @@ impl Connection {
         }
         *generation += 1;
         let open = OpenConnection {
-            exchange: self.connect().await?,
+            link: Arc::new(self.connect().await?),
             generation: *generation,
             has_answered: Arc::default(),
         };
@@ -144,24 +151,23 @@ impl Connection {
         Ok(open)
     }
 
-    async fn connect(&self) -> Result<Exchange, NetError> {
-        let provider = self.provider.clone();
+    async fn connect(&self) -> Result<Link, NetError> {
+        let (address, provider) = (self.address, self.provider.clone());
         match &self.protocol {
             Protocol::Udp | Protocol::Tcp => {
-                TcpClientStream::exchange(self.address, None, TIMEOUT, Some(MAX_ACTIVE), provider)
+                TcpClientStream::exchange(address, None, TIMEOUT, Some(MAX_ACTIVE), provider)
                     .await
+                    .map(Link::Stream)
             }
             #[cfg(feature = "tls")]
-            Protocol::Tls { name } => {
-                self.tls
-                    .tls(self.address, name, TIMEOUT, MAX_ACTIVE, provider)
-                    .await
-            }
+            Protocol::Tls { name } => self
+                .tls
+                .tls(address, name, TIMEOUT, MAX_ACTIVE, provider)
+                .await
+                .map(Link::Stream),
             #[cfg(feature = "tls")]
             Protocol::Https { name, path } => {
-                self.tls
-                    .https(self.address, name, path, TIMEOUT, provider)
-                    .await
+                self.tls.https(address, name, path).await.map(Link::Https)
             }
             #[cfg(not(feature = "tls"))]
             Protocol::Tls { .. } | Protocol::Https { .. } => Err(NetError::NoConnections),

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hickory_resolver::net::NetError;
-use hickory_resolver::net::h2::HttpsClientStream;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::tls::{client_config, default_provider, tls_exchange};
 use hickory_resolver::net::xfer::DnsExchange;
@@ -16,6 +15,7 @@ use rustls::{ClientConfig, RootCertStore};
 
 use super::LookupError;
 use super::file_stamp::read_file;
+use super::https::HttpsConnection;
 
 type Exchange = DnsExchange<TokioRuntimeProvider>;
 
@@ -53,12 +53,10 @@ impl TlsConfig {
         address: SocketAddr,
         name: &str,
         path: &str,
-        timeout: Duration,
-        provider: TokioRuntimeProvider,
-    ) -> Result<Exchange, NetError> {
-        let mut builder = HttpsClientStream::builder(Arc::clone(&self.0), provider);
-        builder.request_timeout(timeout);
-        builder.exchange(address, name.into(), path.into()).await
+    ) -> Result<HttpsConnection, NetError> {
+        let mut config = ClientConfig::clone(&self.0);
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        HttpsConnection::connect(Arc::new(config), address, name, path).await
     }
 }
 
