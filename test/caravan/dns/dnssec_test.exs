@@ -116,6 +116,25 @@ defmodule Caravan.Dns.DnssecTest do
              Dns.lookup!("node1.sec.test", :a, options)
   end
 
+  describe "a signature that expires" do
+    test "proves nothing afterwards, whatever TTL the answer has", context do
+      policy = ~w(rrsig-lifetime:10 rrsig-refresh:6 rrsig-pre-refresh:0 propagation-delay:0)
+      policy = Enum.map(["dnskey-ttl:5" | policy], &String.replace(&1, ":", ": "))
+      signing = [records: ["node 5 A 127.0.0.1"], signed: true, policy: policy]
+      zone = start_supervised!({Knot, [zone: "sec.test"] ++ signing}, id: :short)
+      anchors = file(context.dir, "short", Knot.dump(zone, "DNSKEY"))
+      # Signed with a TTL of 5 seconds.
+      copy =
+        for line <- transferred(zone), do: String.replace(line, ~r/^(\S+\s+)5\s/, "\\g{1}600\t")
+
+      options = serving(%{context | options: []}, copy)
+      options = [dnssec: true, trust_anchors: anchors] ++ options
+      assert %{secure: true} = Dns.lookup!("node.sec.test", :a, options)
+      Process.sleep(12_000)
+      assert reason("node.sec.test", :a, options) == :bogus
+    end
+  end
+
   test "a second signature that cannot be checked takes nothing from the first", context do
     # As while a zone changes its algorithm: 16 is Ed448.
     options =

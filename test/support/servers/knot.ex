@@ -16,6 +16,7 @@ defmodule Caravan.Test.Knot do
     * `ip`, by default `{127, 0, 0, 1}`
     * `port`, by default a free one
     * `signed`: with `true`, knotd makes keys and signs the zone
+    * `policy`, lines of the signing policy, such as `"rrsig-lifetime: 10s"`
     * `more`, a list of `{zone, lines}` with whole zone files
 
   `start_link/1` returns when the server answers.
@@ -30,7 +31,18 @@ defmodule Caravan.Test.Knot do
   # knotd increases the serial of a zone that it signs. Each new version of a zone leaves room for that.
   @serials 1_000
 
-  defstruct [:zone, :ip, :port, :dir, :os, signed: false, more: [], serial: 0, output: ""]
+  defstruct [
+    :zone,
+    :ip,
+    :port,
+    :dir,
+    :os,
+    signed: false,
+    policy: [],
+    more: [],
+    serial: 0,
+    output: ""
+  ]
 
   @spec start_link(keyword) :: GenServer.on_start()
   def start_link(opts), do: GenServer.start_link(__MODULE__, opts)
@@ -122,6 +134,7 @@ defmodule Caravan.Test.Knot do
       port: opts[:port] || Daemon.free_port(ip),
       dir: dir,
       signed: opts[:signed] || false,
+      policy: opts[:policy] || [],
       more: opts[:more] || []
     }
 
@@ -205,6 +218,7 @@ defmodule Caravan.Test.Knot do
     policy:
       - id: signed
         algorithm: ecdsap256sha256
+    #{for line <- state.policy, do: "    #{line}\n"}
     template:
       - id: default
         zonefile-sync: -1

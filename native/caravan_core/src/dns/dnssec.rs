@@ -4,10 +4,11 @@
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::stream::{BoxStream, StreamExt, once};
 use hickory_resolver::net::dnssec::DnssecDnsHandle;
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::net::runtime::{RuntimeProvider, Time, TokioRuntimeProvider};
 use hickory_resolver::net::xfer::FirstAnswer;
 use hickory_resolver::net::{DnsError, DnsHandle, NetError};
 use hickory_resolver::proto::dnssec::rdata::DNSSECRData;
@@ -19,6 +20,15 @@ use super::LookupError;
 use super::config::DnssecConfig;
 use super::file_stamp::read_file;
 use super::name_server::NameServer;
+
+/// Proofs that are kept for one nameserver. One more replaces the oldest.
+const MAX_PROOFS: usize = 4_096;
+/// How long a proof is kept at most, whatever its TTL is. The keys of a zone may lose their own proof
+/// meanwhile, because a signature expires.
+const MAX_PROOF_AGE: Duration = Duration::from_secs(60);
+/// How long it is kept that records have no proof. Lookups that follow each other closely share it.
+const MIN_FAILURE_AGE: Duration = Duration::from_secs(1);
+const MAX_FAILURE_AGE: Duration = Duration::from_secs(5);
 
 pub type Validator = DnssecDnsHandle<ValidatingHandle>;
 
@@ -54,7 +64,16 @@ pub fn validators(
     let handles = servers.iter().cloned().map(ValidatingHandle);
     Ok(handles
         .map(|handle| Validator::with_trust_anchor(handle, Arc::clone(&anchors)))
+        .map(without_proofs)
         .collect())
+}
+
+/// A validator that has kept no proofs yet.
+fn without_proofs(validator: Validator) -> Validator {
+    validator
+        .validation_cache_size(MAX_PROOFS)
+        .positive_validation_ttl(Duration::ZERO..=MAX_PROOF_AGE)
+        .negative_validation_ttl(MIN_FAILURE_AGE..=MAX_FAILURE_AGE)
 }
 
 fn load_trust_anchors(file: &Path) -> Result<TrustAnchors, LookupError> {
@@ -67,32 +86,68 @@ fn load_trust_anchors(file: &Path) -> Result<TrustAnchors, LookupError> {
     TrustAnchors::from_str(&text).map_err(|_| LookupError::BadFile)
 }
 
-/// Returns a response that DNSSEC proves, or of which it proves that the zone is unsigned.
+/// Returns an answer that DNSSEC proves, or that it proves to need no proof (an unsigned zone).
 pub async fn validate(
     validator: &Validator,
     query: &Query,
     options: DnsRequestOptions,
 ) -> Result<DnsResponse, LookupError> {
-    let response = validator
-        .lookup(query.clone(), options)
-        .first_answer()
-        .await;
-    let response = response.map_err(|error: NetError| LookupError::from(error))?;
+    let mut response = lookup(validator, query, options).await?;
+    if !has_current_signatures(&response) {
+        // A proof that hickory keeps outlasts the signature. Another signature may be valid by now.
+        response = lookup(&without_proofs(validator.clone()), query, options).await?;
+    }
     // hickory marks only the signature that proved its records. Others, such as those of a second
     // algorithm, say nothing about the answer.
     let is_sound = |record: &Record| {
         record.record_type() == RecordType::RRSIG
             || matches!(record.proof, Proof::Secure | Proof::Insecure)
     };
-    if response.answers.iter().all(is_sound) && has_required_proof(&response, query) {
+    if response.answers.iter().all(is_sound)
+        && has_current_signatures(&response)
+        && has_required_proof(&response, query)
+    {
         Ok(response)
     } else {
         Err(LookupError::Bogus)
     }
 }
 
-/// Returns whether a response has the proof that it needs if it has no such records, or if its records come from a
-/// wildcard (RFC 4035, 5.4).
+async fn lookup(
+    validator: &Validator,
+    query: &Query,
+    options: DnsRequestOptions,
+) -> Result<DnsResponse, NetError> {
+    validator
+        .lookup(query.clone(), options)
+        .first_answer()
+        .await
+}
+
+/// Whether now is in the validity period of all signatures that prove a part of the answer (RFC 4035,
+/// 5.3.1).
+fn has_current_signatures(response: &DnsResponse) -> bool {
+    let now = <TokioRuntimeProvider as RuntimeProvider>::Timer::current_time();
+    // The octets of time in a signature (RFC 4034, 3.1.5).
+    let now = now as u32;
+    let records = response.answers.iter().chain(&response.authorities);
+    records.into_iter().all(|record| match &record.data {
+        RData::DNSSEC(DNSSECRData::RRSIG(signature)) if record.proof == Proof::Secure => {
+            let input = signature.input();
+            is_in_period(now, input.sig_inception.get(), input.sig_expiration.get())
+        }
+        _ => true,
+    })
+}
+
+/// Compares times as serial numbers (RFC 4034, 3.1.5), which start again at zero in 2106.
+fn is_in_period(now: u32, inception: u32, expiration: u32) -> bool {
+    let is_from = |later: u32, earlier: u32| later.wrapping_sub(earlier) <= i32::MAX.unsigned_abs();
+    is_from(now, inception) && is_from(expiration, now)
+}
+
+/// Whether what needs a proof of its own has one: that there are no such records, or that a wildcard
+/// stands for the name (RFC 4035, 5.4).
 ///
 /// hickory does not require the proof if all records of the authority section are provably unsigned, whatever their
 /// zones are. But only an unsigned zone that contains the name needs no proof.
@@ -122,4 +177,18 @@ fn has_required_proof(response: &DnsResponse, query: &Query) -> bool {
         || authorities
             .iter()
             .any(|record| record.name.zone_of(query.name()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signature_is_valid_from_inception_to_expiration() {
+        for (now, is_valid) in [(9, false), (10, true), (20, true), (21, false)] {
+            assert_eq!(is_in_period(now, 10, 20), is_valid, "{now}");
+        }
+        assert!(is_in_period(1, u32::MAX - 1, 5));
+        assert!(!is_in_period(6, u32::MAX - 1, 5));
+    }
 }
