@@ -236,6 +236,11 @@ defmodule Caravan.Dns.DnssecTest do
     end
   end
 
+  test "the error of a bogus answer names the clock, which signatures are checked by" do
+    error = %Error{name: "app.test", type: :a, reason: :bogus}
+    assert Exception.message(error) =~ "clock"
+  end
+
   describe "trust_anchors" do
     test "nil means the keys of the real root, which do not prove this zone", %{options: options} do
       assert reason("node1.sec.test", :a, Keyword.delete(options, :trust_anchors)) == :bogus
@@ -266,7 +271,18 @@ defmodule Caravan.Dns.DnssecTest do
       end
     end
 
-    test "that were changed are used by the next lookup", context do
+    test "may hold keys of algorithms that cannot be checked, beside one that can", context do
+      # 16 is Ed448: a zone that changes to it has keys of both for a while.
+      other = "sec.test. 5 DNSKEY 257 3 16 " <> Base.encode64(:binary.copy(<<1>>, 57))
+
+      both =
+        file(context.dir, "both", [other | String.split(File.read!(context.zone_keys), "\n")])
+
+      options = Keyword.put(context.options, :trust_anchors, both)
+      assert %{secure: true} = Dns.lookup!("node1.sec.test", :a, options)
+    end
+
+    test "that were changed count from the next lookup on", context do
       path = Path.join(context.dir, "changing")
       options = Keyword.put(context.options, :trust_anchors, path)
       File.cp!(context.zone_keys, path)

@@ -2,7 +2,6 @@
 //! lacks.
 
 use std::path::Path;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,9 +11,10 @@ use hickory_resolver::net::runtime::{RuntimeProvider, Time, TokioRuntimeProvider
 use hickory_resolver::net::xfer::FirstAnswer;
 use hickory_resolver::net::{DnsError, DnsHandle, NetError};
 use hickory_resolver::proto::dnssec::rdata::DNSSECRData;
-use hickory_resolver::proto::dnssec::{Proof, TrustAnchors};
+use hickory_resolver::proto::dnssec::{Proof, PublicKey, TrustAnchors, Verifier};
 use hickory_resolver::proto::op::{DnsRequest, DnsRequestOptions, DnsResponse, Query};
 use hickory_resolver::proto::rr::{RData, Record, RecordType};
+use hickory_resolver::proto::serialize::txt::trust_anchor::{Entry, Parser};
 
 use super::LookupError;
 use super::config::DnssecConfig;
@@ -76,14 +76,31 @@ fn without_proofs(validator: Validator) -> Validator {
         .negative_validation_ttl(MIN_FAILURE_AGE..=MAX_FAILURE_AGE)
 }
 
+/// Reads the keys of `file`. Keys of algorithms that cannot be checked are left out: a zone that changes its
+/// algorithm has keys of both. At least one key has to be left.
 fn load_trust_anchors(file: &Path) -> Result<TrustAnchors, LookupError> {
     let text = read_file(file).map_err(|_| LookupError::BadFile)?;
     let text = String::from_utf8(text).map_err(|_| LookupError::BadFile)?;
-    // hickory accepts a file without any key.
-    if !text.to_ascii_uppercase().contains("DNSKEY") {
+    let entries = Parser::new(text)
+        .parse()
+        .map_err(|_| LookupError::BadFile)?;
+    let (mut anchors, mut is_empty) = (TrustAnchors::empty(), true);
+    for entry in &entries {
+        let Entry::DNSKEY(record) = entry else {
+            continue;
+        };
+        let key = record.data().public_key();
+        if !key.algorithm().is_supported() {
+            continue;
+        }
+        record.data().key().map_err(|_| LookupError::BadFile)?;
+        anchors.insert_with_name(key, record.name().into());
+        is_empty = false;
+    }
+    if is_empty {
         return Err(LookupError::BadFile);
     }
-    TrustAnchors::from_str(&text).map_err(|_| LookupError::BadFile)
+    Ok(anchors)
 }
 
 /// Returns an answer that DNSSEC proves, or that it proves to need no proof (an unsigned zone).
