@@ -97,21 +97,23 @@ defmodule Caravan.Dns do
 
   | what | limit |
   |---|---|
-  | lookups under way in a VM | 1,024; one more is `:busy` |
-  | a name | 253 octets, labels of 63, ASCII letters, digits, `-`, `_` |
-  | records of an answer | 4,096; more is `:too_many_records` |
-  | addresses of an SRV target | 16; more are left out |
-  | octets of an answer | 1,232 over UDP, asked for by EDNS; one of 4,096 counts as cut; 65,535 over TCP |
-  | aliases (CNAME) of a name | 8 in one answer, 8 answers; more is `:bad_response` |
-  | configurations whose sockets and connections are kept | 32, for 60 seconds after the last lookup; one more closes those of the oldest |
-  | proofs of DNSSEC that are kept for one nameserver | 4,096, for 60 seconds at most |
-  | UDP sockets that wait for a question | 128 in all, each for 32 questions |
+  | lookups in flight in one VM | 1,024. One more returns `:busy`. |
+  | a name | 253 octets, labels of 63 octets, ASCII letters, digits, `-`, `_` |
+  | records of one answer | 4,096. More records return `:too_many_records`. |
+  | addresses of an SRV target | 16. More addresses are left out. |
+  | size of a response | 1,232 octets over UDP, as requested by EDNS. One of 4,096 octets counts as truncated. 65,535 octets over TCP. |
+  | CNAME records of a name | 8 in one response, and 8 responses. More return `:bad_response`. |
+  | configurations whose sockets and connections are kept | 32, until 60 seconds after the last lookup. One more replaces the oldest. |
+  | proofs of DNSSEC that are kept for one nameserver | 4,096, each for 60 seconds at most. One more replaces the oldest. |
+  | idle UDP sockets | 128 in one VM. Each is closed after 32 queries. |
 
   The limits cannot be changed.
 
-  With `:dnssec`, a name that a wildcard stands for can be `:bogus` where the zone is signed with NSEC, because
-  hickory asks for more proof than RFC 4035 does. Where a zone is signed with NSEC3 of more than 100 iterations,
-  that a name or a record type does not exist is `:bogus`, as RFC 9276 permits.
+  The next lookup uses a changed `/etc/resolv.conf`, `/etc/hosts`, `:ca_file` or `:trust_anchors`.
+
+  With `:dnssec`, a name that matches a wildcard can be `:bogus` if its zone is signed with NSEC, because hickory
+  requires more proof than RFC 4035. If a zone is signed with NSEC3 of more than 100 iterations, the answer that a name
+  or a record does not exist is `:bogus`.
   """
 
   alias Caravan.Dns.Answer

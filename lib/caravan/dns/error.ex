@@ -50,7 +50,7 @@ defmodule Caravan.Dns.Error do
     },
     bogus: {
       "DNSSEC could not prove the answer",
-      "see that the zone is signed, that its keys lead to the root's or to :trust_anchors, and that this host's clock is right, because signatures are valid for a time; otherwise the answer may be forged"
+      "check that the zone is signed, that its keys are signed by those of the root or of :trust_anchors, and that the clock of this host is right, because signatures expire; if this worked before, answers may be forged"
     },
     bad_file: {
       "the file of :ca_file or :trust_anchors is unusable",

@@ -282,7 +282,7 @@ defmodule Caravan.Dns.DnssecTest do
       assert %{secure: true} = Dns.lookup!("node1.sec.test", :a, options)
     end
 
-    test "that were changed count from the next lookup on", context do
+    test "that were changed are used by the next lookup", context do
       path = Path.join(context.dir, "changing")
       options = Keyword.put(context.options, :trust_anchors, path)
       File.cp!(context.zone_keys, path)

@@ -194,7 +194,7 @@ defmodule Caravan.Dns.NameserversTest do
     end
   end
 
-  test "nobody at the port is no connection, and known at once" do
+  test "a closed port is the error :connection at once" do
     for address <- [closed(), "tcp://" <> closed()] do
       options = [nameservers: [address], timeout: @patience]
       assert {:error, %Error{reason: :connection}} = lookup_soon("app.test", options)

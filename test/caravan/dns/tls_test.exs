@@ -133,7 +133,7 @@ defmodule Caravan.Dns.TlsTest do
         end
       end
 
-      test "a server that says nothing, one that is no TLS, and none",
+      test "a silent server, one without TLS, and a closed port are errors",
            %{ca_file: ca_file} = context do
         scheme = hd(String.split(context.addresses.named, ":"))
 

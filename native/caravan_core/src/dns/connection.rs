@@ -1,4 +1,4 @@
-//! Questions over a connection that is kept open: TCP, TLS or HTTPS.
+//! A TCP, TLS or HTTPS connection to one nameserver, which is kept open between queries.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ const MAX_ACTIVE: usize = 4_096;
 /// Timeout after which hickory gives up a silent connection. Lookups end before, at their deadlines.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The connection to one nameserver, made when it is needed.
+/// The connection to one nameserver. The first query opens it.
 pub struct Connection {
     address: SocketAddr,
     protocol: Protocol,
@@ -35,15 +35,15 @@ pub struct Connection {
     /// Owns the task of the connection. The task ends when the provider is dropped.
     provider: TokioRuntimeProvider,
     open: Mutex<Option<OpenConnection>>,
-    /// The generation of the last connection. Its lock is held while connecting, so that lookups at the same
-    /// moment share the connection.
+    /// The number of connections so far. Its lock is held while connecting, so that simultaneous lookups share
+    /// the connection.
     connecting: tokio::sync::Mutex<u64>,
 }
 
 #[derive(Clone)]
 struct OpenConnection {
     link: Arc<Link>,
-    /// A lookup closes only the connection that it used, and no later one.
+    /// A query that failed over an earlier connection must not close the current one.
     generation: u64,
     has_answered: Arc<AtomicBool>,
 }
@@ -116,8 +116,7 @@ impl Connection {
         open: &OpenConnection,
         request: DnsRequest,
     ) -> Result<DnsResponse, NetError> {
-        // A lookup's deadline drops this future. The peer may be gone without a word, so that closes the
-        // connection as well.
+        // Closes the connection also if the deadline drops this future: the nameserver may be gone.
         let guard = CloseUnlessAnswered {
             connection: self,
             generation: open.generation,
@@ -196,6 +195,7 @@ fn is_end_of_connection(error: &NetError) -> bool {
     }
 }
 
+/// Closes the connection, unless it is forgotten.
 struct CloseUnlessAnswered<'a> {
     connection: &'a Connection,
     generation: u64,

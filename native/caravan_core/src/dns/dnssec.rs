@@ -68,7 +68,7 @@ pub fn validators(
         .collect())
 }
 
-/// A validator that has kept no proofs yet.
+/// Returns the validator with an empty cache of proofs.
 fn without_proofs(validator: Validator) -> Validator {
     validator
         .validation_cache_size(MAX_PROOFS)
@@ -103,7 +103,7 @@ fn load_trust_anchors(file: &Path) -> Result<TrustAnchors, LookupError> {
     Ok(anchors)
 }
 
-/// Returns an answer that DNSSEC proves, or that it proves to need no proof (an unsigned zone).
+/// Returns a response that DNSSEC proves, or of which it proves that the zone is unsigned.
 pub async fn validate(
     validator: &Validator,
     query: &Query,
@@ -141,7 +141,7 @@ async fn lookup(
         .await
 }
 
-/// Whether now is in the validity period of all signatures that prove a part of the answer (RFC 4035,
+/// Returns whether now is in the validity period of all signatures that prove a part of the answer (RFC 4035,
 /// 5.3.1).
 fn has_current_signatures(response: &DnsResponse) -> bool {
     let now = <TokioRuntimeProvider as RuntimeProvider>::Timer::current_time();
@@ -163,8 +163,8 @@ fn is_in_period(now: u32, inception: u32, expiration: u32) -> bool {
     is_from(now, inception) && is_from(expiration, now)
 }
 
-/// Whether what needs a proof of its own has one: that there are no such records, or that a wildcard
-/// stands for the name (RFC 4035, 5.4).
+/// Returns whether a response has the proof that it needs if it has no such records, or if its records come from a
+/// wildcard (RFC 4035, 5.4).
 ///
 /// hickory does not require the proof if all records of the authority section are provably unsigned, whatever their
 /// zones are. But only an unsigned zone that contains the name needs no proof.
