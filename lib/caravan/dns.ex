@@ -27,11 +27,12 @@ defmodule Caravan.Dns do
           "`/etc/resolv.conf`, or else to `2`."
     ],
     addresses: [
-      type: :boolean,
+      type: {:in, [true, false, :inet, :inet6]},
       default: false,
       doc:
-        "Whether an SRV lookup also returns the addresses of the targets. They are taken from the answer. " <>
-          "Targets without addresses in the answer are looked up in parallel, within 9/10 of the timeout."
+        "Whether an SRV lookup also returns the addresses of the targets: of both families (`true`), of IPv4 only " <>
+          "(`:inet`) or of IPv6 only (`:inet6`). They are taken from the answer. Targets whose addresses are not in " <>
+          "the answer, or not of each family, are looked up in parallel, within 9/10 of the timeout."
     ],
     allow: [
       type: {:custom, __MODULE__, :check_networks, []},
@@ -127,7 +128,7 @@ defmodule Caravan.Dns do
           {:nameservers, [String.t()]}
           | {:timeout, pos_integer}
           | {:attempts, pos_integer | nil}
-          | {:addresses, boolean}
+          | {:addresses, boolean | :inet | :inet6}
           | {:allow, [String.t()]}
           | {:dnssec, boolean}
           | {:trust_anchors, Path.t() | nil}
@@ -248,7 +249,7 @@ defmodule Caravan.Dns do
   defp validate!(options, type) do
     options = Options.validate!(options, @schema, @defaults, "Caravan.Dns")
 
-    if type == :srv and options.allow != [] and not options.addresses,
+    if type == :srv and options.allow != [] and options.addresses == false,
       do:
         refuse!(:addresses, "if :allow is given for :srv, because SRV records have no addresses")
 

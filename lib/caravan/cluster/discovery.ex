@@ -11,6 +11,7 @@ defmodule Caravan.Cluster.Discovery do
   alias Caravan.Dns.Answer
   alias Caravan.Dns.Error
   alias Caravan.Dns.Service
+  alias Caravan.Epmd.Settings
   alias Caravan.Telemetry
 
   @enforce_keys [:config]
@@ -76,13 +77,19 @@ defmodule Caravan.Cluster.Discovery do
   end
 
   defp start_one({query, type}, %Config{dns_client: nil} = config) do
-    ref = lookup(query, type, Config.dns_options(config, type))
+    ref = lookup(query, type, dns_options(config, type))
     {ref, Process.send_after(self(), {__MODULE__, ref}, config.lookup_timeout + @grace)}
   end
 
   defp start_one({query, _type}, %Config{dns_client: client} = config) do
     job = Job.start(fn -> client_result(client.get_nodes(query)) end, config.lookup_timeout)
     {job.ref, job}
+  end
+
+  # Distribution connects to addresses of one family only.
+  defp dns_options(config, type) do
+    options = Config.dns_options(config, type)
+    if options[:addresses], do: Keyword.put(options, :addresses, Settings.family()), else: options
   end
 
   # A lookup that fails at once has its outcome by message, as all others.

@@ -29,7 +29,7 @@ mod udp;
 pub use answer::{Answer, MAX_RECORDS, Provenance, Records, Service, Transport};
 pub use config::{
     BadNameserver, BadNetwork, DnssecConfig, LookupOptions, MAX_NAMESERVERS, MAX_NETWORKS,
-    NameServerConfig, Protocol, ResolverConfig, network,
+    NameServerConfig, Protocol, ResolverConfig, TargetFamilies, network,
 };
 pub use error::LookupError;
 pub use question::{BadName, QueryType, Question};

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use caravan_core::dns::{
     LookupError, LookupOptions, LookupStart, Outcome, PendingLookup, QueryType, Question,
-    ResolverConfig, Resolvers,
+    ResolverConfig, Resolvers, TargetFamilies,
 };
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
@@ -104,7 +104,7 @@ impl Client {
             },
             timeout: Duration::from_secs(1),
             attempts: None,
-            addresses: false,
+            addresses: TargetFamilies::None,
             allow: Vec::new(),
         };
         Self {

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use caravan_core::dns::{
     Answer, BadName, DnssecConfig, LookupError, LookupOptions, MAX_NAMESERVERS, MAX_NETWORKS,
-    NameServerConfig, Outcome, QueryType, Records, ResolverConfig, Service, Transport, network,
+    NameServerConfig, Outcome, QueryType, Records, ResolverConfig, Service, TargetFamilies,
+    Transport, network,
 };
 use rustler::{Binary, Encoder, Env, NifException, NifMap, NifStruct, NifUnitEnum, Term};
 
@@ -47,13 +48,33 @@ impl From<QueryType> for QueryTypeAtom {
     }
 }
 
+/// The values of the option `:addresses`.
+#[derive(NifUnitEnum)]
+enum AddressesAtom {
+    True,
+    False,
+    Inet,
+    Inet6,
+}
+
+impl From<AddressesAtom> for TargetFamilies {
+    fn from(addresses: AddressesAtom) -> Self {
+        match addresses {
+            AddressesAtom::True => Self::Both,
+            AddressesAtom::False => Self::None,
+            AddressesAtom::Inet => Self::Inet,
+            AddressesAtom::Inet6 => Self::Inet6,
+        }
+    }
+}
+
 /// The options of `Caravan.Dns`, which has checked them.
 #[derive(NifMap)]
 pub struct OptionsTerm {
     nameservers: Vec<String>,
     timeout: u32,
     attempts: Option<u8>,
-    addresses: bool,
+    addresses: AddressesAtom,
     randomize_case: bool,
     dnssec: bool,
     trust_anchors: Option<String>,
@@ -85,7 +106,7 @@ impl TryFrom<OptionsTerm> for LookupOptions {
             },
             timeout: Duration::from_millis(term.timeout.into()),
             attempts: attempts.transpose()?,
-            addresses: term.addresses,
+            addresses: term.addresses.into(),
             allow: networks.collect::<Result<_, _>>().map_err(|_| bad())?,
         })
     }

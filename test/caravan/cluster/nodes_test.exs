@@ -5,6 +5,8 @@ defmodule Caravan.Cluster.NodesTest do
   import Caravan.Test.Cluster
 
   alias Caravan.Cluster.DnsStrategy
+  alias Caravan.Test.DnsServer
+  alias Caravan.Test.DnsServer.Wire
   alias Caravan.Test.Host
   alias Caravan.Test.Knot
   alias Caravan.Test.PeerNode
@@ -461,6 +463,35 @@ defmodule Caravan.Cluster.NodesTest do
         strategy: [node_name: "{name}-{port}@{host}"]
       )
 
+    Host.await(fn -> peers(a) == [b.name] end, "#{a.name} to connect #{b.name}")
+  end
+
+  test "over IPv6, a node is found whose address in the SRV answer is IPv4 alone" do
+    server = start_supervised!(DnsServer)
+    {port, other} = {Host.free_port(), Host.free_port()}
+
+    glue = fn query, _transport ->
+      Wire.response(query,
+        answers: [Wire.srv(:question, other, ["node2", "test"])],
+        additional: [Wire.a(["node2", "test"], {127, 0, 0, 1})]
+      )
+    end
+
+    DnsServer.put(server, "_app._tcp.test", :srv, {:raw, glue})
+    DnsServer.put(server, "node2.test", :aaaa, [{0, 0, 0, 0, 0, 0, 0, 1}])
+
+    [a, b] =
+      for {host, port} <- [{"node1.test", port}, {"node2.test", other}],
+          do: start_alone(name: "app-#{port}@#{host}", args: ~w(-proto_dist inet6_tcp))
+
+    options = [
+      query: "_app._tcp.test",
+      node_sname: "app",
+      nameservers: [DnsServer.address(server)],
+      poll_interval: 200
+    ]
+
+    :ok = PeerNode.call(a, Caravan.Test.Cluster, :run_strategy, [options])
     Host.await(fn -> peers(a) == [b.name] end, "#{a.name} to connect #{b.name}")
   end
 

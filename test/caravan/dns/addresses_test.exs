@@ -85,7 +85,8 @@ defmodule Caravan.Dns.AddressesTest do
 
       DnsServer.put(server, @name, :srv, with_additional(additional))
       assert addresses([addresses: true] ++ options) == [[@ip, @ip6], [{127, 0, 0, 2}]]
-      assert queried(server) == []
+      # Only the family that the section lacks is looked up.
+      assert queried(server) == [{"node2.test", :aaaa}]
     end
 
     test "looks up the targets that the additional section lacks, and ignores other names in it",
@@ -149,6 +150,20 @@ defmodule Caravan.Dns.AddressesTest do
     end
   end
 
+  test "addresses: of one family looks up and returns only that one", context do
+    DnsServer.put(context.server, "node2.test", :aaaa, [@ip6])
+    additional = [Wire.a(["node1", "test"], @ip), Wire.a(["node2", "test"], @ip)]
+    DnsServer.put(context.server, @name, :srv, with_additional(additional))
+    assert addresses([addresses: :inet] ++ context.options) == [[@ip], [@ip]]
+    assert queried(context.server) == []
+
+    options = [addresses: :inet6, allow: ["fd00::/8"]] ++ context.options
+    answer = Dns.lookup!(@name, :srv, options)
+    assert for(service <- answer.records, do: service.addresses) == [[], [@ip6]]
+    assert answer.dropped == 0
+    assert queried(context.server) == [{"node1.test", :aaaa}, {"node2.test", :aaaa}]
+  end
+
   test "without :addresses, targets are not looked up", %{server: server, options: options} do
     assert addresses(options) == [[], []]
     assert queried(server) == []
@@ -201,6 +216,25 @@ defmodule Caravan.Dns.AddressesTest do
       options = [addresses: true, allow: ["10.0.0.0/8"]] ++ context.options
       assert %{records: [one, _two], dropped: 100} = Dns.lookup!(@name, :srv, options)
       assert one.addresses == [{10, 0, 0, 1}]
+    end
+
+    test "asks for a target whose addresses in the additional section it drops", context do
+      additional = [Wire.a(["node1", "test"], {11, 0, 0, 1}), Wire.a(["node2", "test"], @ip)]
+      DnsServer.put(context.server, @name, :srv, with_additional(additional))
+      DnsServer.put(context.server, "node1.test", :a, [{10, 0, 0, 1}])
+      DnsServer.put(context.server, "node2.test", :a, [{10, 0, 0, 2}])
+      options = [addresses: true, allow: ["10.0.0.0/8"]] ++ context.options
+      assert addresses(options) == [[{10, 0, 0, 1}], [{10, 0, 0, 2}]]
+    end
+
+    test "counts an address that is dropped twice once", context do
+      additional = [Wire.a(["node1", "test"], {11, 0, 0, 1}), Wire.a(["node2", "test"], @ip)]
+      DnsServer.put(context.server, @name, :srv, with_additional(additional))
+      DnsServer.put(context.server, "node1.test", :a, [{11, 0, 0, 1}])
+      DnsServer.put(context.server, "node2.test", :a, [{10, 0, 0, 2}])
+      options = [addresses: :inet, allow: ["10.0.0.0/8"]] ++ context.options
+      assert %{dropped: 2} = Dns.lookup!(@name, :srv, options)
+      assert addresses(options) == [[], [{10, 0, 0, 2}]]
     end
 
     test "is refused for SRV records without :addresses", %{options: options} do

@@ -273,7 +273,7 @@ defmodule Caravan.Dns.DnssecTest do
 
     test "may hold keys of algorithms that cannot be checked, beside one that can", context do
       # 16 is Ed448: a zone that changes to it has keys of both for a while.
-      other = "sec.test. 5 DNSKEY 257 3 16 " <> Base.encode64(:binary.copy(<<1>>, 57))
+      other = "sec.test. 5 IN DNSKEY 257 3 16 " <> Base.encode64(:binary.copy(<<1>>, 57))
 
       both =
         file(context.dir, "both", [other | String.split(File.read!(context.zone_keys), "\n")])

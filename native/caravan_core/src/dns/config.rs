@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::QueryType;
+
 /// Maximum number of nameservers of one [`ResolverConfig`].
 pub const MAX_NAMESERVERS: usize = 16;
 /// Maximum number of networks in [`LookupOptions::allow`].
@@ -88,10 +90,39 @@ pub struct LookupOptions {
     pub timeout: Duration,
     /// How often each nameserver is queried. The default is that of resolv.conf, or else 2.
     pub attempts: Option<NonZeroU8>,
-    /// Whether the addresses of SRV targets are looked up too.
-    pub addresses: bool,
-    /// The networks whose addresses are accepted, at most [`MAX_NETWORKS`]. If empty, all addresses are accepted.
+    /// Which addresses of SRV targets are returned.
+    pub addresses: TargetFamilies,
+    /// The networks whose addresses are accepted, at most [`MAX_NETWORKS`]. If empty, all addresses are.
     pub allow: Vec<IpNet>,
+}
+
+/// The address families of SRV targets that a lookup returns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum TargetFamilies {
+    /// No addresses.
+    None,
+    /// IPv4 and IPv6.
+    Both,
+    /// IPv4 only.
+    Inet,
+    /// IPv6 only.
+    Inet6,
+}
+
+impl TargetFamilies {
+    /// Returns the types of the records that hold these addresses.
+    pub(super) fn query_types(self) -> &'static [QueryType] {
+        match self {
+            Self::None => &[],
+            Self::Both => &[QueryType::A, QueryType::Aaaa],
+            Self::Inet => &[QueryType::A],
+            Self::Inet6 => &[QueryType::Aaaa],
+        }
+    }
+
+    pub(super) fn contain(self, address: IpAddr) -> bool {
+        self.query_types().contains(&QueryType::of(address))
+    }
 }
 
 impl ResolverConfig {
@@ -332,7 +363,7 @@ mod tests {
             config: ResolverConfig::default(),
             timeout: Duration::from_secs(1),
             attempts: None,
-            addresses: false,
+            addresses: TargetFamilies::None,
             allow: Vec::new(),
         };
         let mut ips = vec![IpAddr::from([10, 0, 0, 1]), IpAddr::from([11, 0, 0, 1])];

@@ -1,5 +1,7 @@
 //! The question of a lookup: a checked name and a record type.
 
+use std::net::IpAddr;
+
 use hickory_resolver::proto::rr::{Name, RecordType};
 
 /// Maximum number of octets of a domain name as text, without the trailing dot (RFC 1035, 2.3.4: 255 octets on the
@@ -17,6 +19,16 @@ pub enum QueryType {
     A,
     /// IPv6 addresses.
     Aaaa,
+}
+
+impl QueryType {
+    /// Returns the type of the records that hold such an address.
+    pub(super) fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self::A,
+            IpAddr::V6(_) => Self::Aaaa,
+        }
+    }
 }
 
 impl From<QueryType> for RecordType {

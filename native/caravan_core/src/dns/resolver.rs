@@ -10,7 +10,7 @@ use hickory_resolver::proto::rr::{Name, Record};
 use tokio::time::Instant;
 
 use super::answer::Provenance;
-use super::config::ResolverConfig;
+use super::config::{ResolverConfig, TargetFamilies};
 use super::inline_poll::EarlyPolls;
 use super::name_server_pool::{NameServerPool, QueryBudget};
 use super::response::Found;
@@ -91,7 +91,7 @@ impl Resolver {
                 Err(error) => return Err(error),
                 Ok((mut answer, additionals)) => {
                     if let Records::Services(services) = &mut answer.records
-                        && options.addresses
+                        && options.addresses != TargetFamilies::None
                     {
                         let targets =
                             resolve_targets(self, services, &additionals, options, budget);

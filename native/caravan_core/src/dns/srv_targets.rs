@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use futures_util::StreamExt;
-use futures_util::future::join;
+use futures_util::future::join_all;
 use hickory_resolver::proto::rr::Record;
 use tokio::task::yield_now;
 
@@ -17,8 +17,9 @@ use super::{Answer, LookupError, LookupOptions, QueryType, Question, Records};
 /// Maximum number of SRV targets that are looked up at the same time.
 const MAX_TARGETS: usize = 32;
 
-/// Sets the addresses of each service. Targets without an address in the additional section are looked up. A target
-/// whose lookup does not end before the deadline has no addresses. Returns the provenance of all addresses.
+/// Sets the addresses of each service. A target is looked up for each wanted family of which the additional section
+/// has no address, and for all of them if it has no allowed address. A target whose lookup does not end before the
+/// deadline has no other addresses. Returns the provenance of all addresses.
 pub async fn resolve_targets(
     resolver: &Resolver,
     services: &mut [Service],
@@ -30,6 +31,9 @@ pub async fn resolve_targets(
     // hickory does not validate the additional section.
     if !resolver.pool.validates() {
         for (record, ip) in response::additional_addresses(additionals) {
+            if !options.addresses.contain(ip) {
+                continue;
+            }
             let target = known.entry(response::host_text(&record.name)).or_default();
             target.add([ip], response::provenance_of(record), options);
         }
@@ -40,23 +44,37 @@ pub async fn resolve_targets(
         early_polls: None,
         ..budget
     };
-    let targets = services.iter().map(|service| service.target.clone());
-    let missing: HashSet<_> = targets
-        .filter(|target| !known.contains_key(target))
-        .collect();
+    let mut missing: HashMap<String, Vec<QueryType>> = HashMap::new();
+    for service in services.iter() {
+        if missing.contains_key(&service.target) {
+            continue;
+        }
+        let is_missing = |query_type: &QueryType| match known.get(&service.target) {
+            Some(addresses) => addresses.lack(*query_type),
+            None => true,
+        };
+        let query_types = options.addresses.query_types().iter().copied();
+        let query_types: Vec<_> = query_types.filter(is_missing).collect();
+        if !query_types.is_empty() {
+            missing.insert(service.target.clone(), query_types);
+        }
+    }
     if !missing.is_empty() {
         // Continue on the runtime, because a scheduler has no time for so many system calls.
         yield_now().await;
     }
     let mut lookups = futures_util::stream::iter(missing)
-        .map(|target| async move {
-            let addresses = resolve_target(resolver, &target, options, budget).await?;
-            Ok::<_, LookupError>((target, addresses))
+        .map(|(target, query_types)| async move {
+            let answers = resolve_target(resolver, &target, &query_types, budget).await?;
+            Ok::<_, LookupError>((target, answers))
         })
         .buffer_unordered(MAX_TARGETS);
     while let Some(found) = lookups.next().await {
-        let (target, addresses) = found?;
-        known.insert(target, addresses);
+        let (target, answers) = found?;
+        let target = known.entry(target).or_default();
+        for (ips, provenance) in answers {
+            target.add(ips, provenance, options);
+        }
     }
     drop(lookups);
     let mut provenance = Provenance::default();
@@ -69,51 +87,58 @@ pub async fn resolve_targets(
     Ok(provenance)
 }
 
-/// Looks up both address families of a target. The error `Bogus` is returned. After any other error, the target has
-/// no addresses of that family.
+/// Looks up the records of a target of each type, and returns their addresses in the order of the types. The error
+/// `Bogus` is returned. After any other error, the target has no addresses of that type.
 async fn resolve_target(
     resolver: &Resolver,
     target: &str,
-    options: &LookupOptions,
+    query_types: &[QueryType],
     budget: QueryBudget<'_>,
-) -> Result<TargetAddresses, LookupError> {
-    let mut addresses = TargetAddresses::default();
+) -> Result<Vec<(Vec<IpAddr>, Provenance)>, LookupError> {
     let Ok(Question { mut name, .. }) = Question::new(target.as_bytes(), QueryType::A) else {
-        return Ok(addresses);
+        return Ok(Vec::new());
     };
     name.set_fqdn(true);
-    let of = |query_type| {
-        let name = name.clone();
+    let lookups = query_types.iter().map(|query_type| {
+        let (name, query_type) = (name.clone(), *query_type);
         async move {
             match resolver.system.lookup_hosts(&name, query_type) {
                 Some(answer) => Ok(answer),
                 None => Ok(resolver.follow_cnames(name, query_type, budget).await?.0),
             }
         }
-    };
-    let (v4, v6) = join(of(QueryType::A), of(QueryType::Aaaa)).await;
-    for answer in [v4, v6] {
+    });
+    let mut found = Vec::new();
+    for answer in join_all(lookups).await {
         match answer {
             Ok(Answer {
                 records: Records::Addresses(ips),
                 provenance,
                 ..
-            }) => addresses.add(ips, provenance, options),
+            }) => found.push((ips, provenance)),
             Err(LookupError::Bogus) => return Err(LookupError::Bogus),
             Ok(_) | Err(_) => {}
         }
     }
-    Ok(addresses)
+    Ok(found)
 }
 
 /// The addresses of one target.
 #[derive(Default)]
 struct TargetAddresses {
     ips: Vec<IpAddr>,
+    /// Addresses that are not allowed. Each one is counted once.
+    dropped: HashSet<IpAddr>,
     provenance: Provenance,
 }
 
 impl TargetAddresses {
+    /// Returns whether addresses of this type are missing.
+    fn lack(&self, query_type: QueryType) -> bool {
+        let mut all = self.ips.iter().chain(&self.dropped);
+        self.ips.is_empty() || !all.any(|ip| QueryType::of(*ip) == query_type)
+    }
+
     fn add(
         &mut self,
         ips: impl IntoIterator<Item = IpAddr>,
@@ -123,7 +148,7 @@ impl TargetAddresses {
         self.provenance = self.provenance.merge(provenance);
         for ip in ips {
             if !options.allows(ip) {
-                self.provenance.dropped += 1;
+                self.provenance.dropped += usize::from(self.dropped.insert(ip));
             } else if self.ips.len() < MAX_TARGET_ADDRESSES && !self.ips.contains(&ip) {
                 self.ips.push(ip);
             }
