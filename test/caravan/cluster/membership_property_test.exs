@@ -1,7 +1,8 @@
 defmodule Caravan.Cluster.MembershipPropertyTest do
   @moduledoc """
-  Random answers, failures, deaths and clocks against what `Caravan.Cluster.Membership` promises. Most
-  promises are checked at every step, in `Caravan.Test.ModelWorld`.
+  Checks the invariants of `Caravan.Cluster.Membership` with random answers, failures, node deaths and times.
+
+  `Caravan.Test.ModelWorld` checks most of them after each event.
   """
   use ExUnit.Case, async: true
 
@@ -12,7 +13,7 @@ defmodule Caravan.Cluster.MembershipPropertyTest do
   @names for n <- 1..12, do: "app-#{n}@host"
   @sources 2
 
-  # Two queries, and limits that the few names above do reach.
+  # Two queries, and limits that the few names above reach.
   @options [
     query: ["a.test", "b.test"],
     poll_interval: 5_000,
@@ -25,23 +26,23 @@ defmodule Caravan.Cluster.MembershipPropertyTest do
   defp name, do: Enum.random(@names)
   defp time, do: Enum.random([1, 50, 500, 3_000, 15_000, 60_000])
 
-  defp says do
+  defp dns_reply do
     case Enum.random(1..10) do
       n when n in 1..5 -> {:answer, names(), true}
       6 -> {:answer, names(), false}
       7 -> {:subset, @names, Enum.random(1..4)}
       8 -> {:answer, [], true}
-      9 -> :nothing
-      10 -> :failing
+      9 -> :nxdomain
+      10 -> :timeout
     end
   end
 
   defp command do
     case Enum.random(1..21) do
       n when n in 1..8 -> {:advance, time()}
-      n when n in 9..12 -> {:dns, Enum.random(0..(@sources - 1)), says()}
-      n when n in 13..15 -> {:born, name()}
-      16 -> {:dies, name()}
+      n when n in 9..12 -> {:dns, Enum.random(0..(@sources - 1)), dns_reply()}
+      n when n in 13..15 -> {:node_starts, name()}
+      16 -> {:node_dies, name()}
       17 -> {:link_breaks, name()}
       18 -> {:dials_us, name()}
       19 -> Enum.random([:drain, :resume, :resume, :resume])
@@ -54,36 +55,36 @@ defmodule Caravan.Cluster.MembershipPropertyTest do
     Enum.random([
       :tick,
       {:peer_draining, name()},
-      {:peer_draining, "nobody@host"},
+      {:peer_draining, "unknown@host"},
       {:nodeup, "other@host"},
       {:nodedown, "other@host"},
-      {:connect_result, "nobody@host", :ok},
-      {:connect_result, "nobody@host", {:error, :timeout}}
+      {:connect_result, "unknown@host", :ok},
+      {:connect_result, "unknown@host", {:error, :timeout}}
     ])
   end
 
-  # Connections become known in either way: by deltas, or by the list of all.
+  # The membership learns of connections by deltas, or by the list of connected nodes.
   defp run(commands, options \\ @options) do
     options = [deltas: Enum.random([true, false])] ++ options
     Enum.reduce(commands, ModelWorld.new(options), &ModelWorld.run(&2, &1))
   end
 
-  test "what holds always, holds" do
+  test "the invariants hold after each of 120 random commands" do
     Property.check(300, 1..120, &command/0, &run/1)
   end
 
-  test "what holds always, holds for thousands of steps" do
+  test "the invariants hold after each of 3,000 random commands" do
     Property.check(2, 3_000..3_000, &command/0, &run/1)
   end
 
-  test "whatever happened, every live node in DNS is connected in the end" do
+  test "each live node in DNS is connected in the end, after any commands" do
     Property.check(150, 1..80, &command/0, fn commands ->
       world = run(commands)
 
       heal =
         [:resume] ++
           for(source <- 0..(@sources - 1), do: {:dns, source, {:answer, @names, true}}) ++
-          for(name <- @names, do: {:born, name}) ++ [{:advance, 180_000}]
+          for(name <- @names, do: {:node_starts, name}) ++ [{:advance, 180_000}]
 
       world = Enum.reduce(heal, world, &ModelWorld.run(&2, &1))
       assert Enum.sort(world.connected) == Enum.sort(@names)
@@ -91,20 +92,20 @@ defmodule Caravan.Cluster.MembershipPropertyTest do
     end)
   end
 
-  test "a server that names a part at random leaves nobody out" do
+  test "all nodes are connected in the end if the server answers with random parts of its records" do
     Property.check(20, 1..40, &command/0, fn commands ->
       world = run(commands)
 
       heal =
-        [:resume, {:dns, 0, {:subset, @names, 3}}, {:dns, 1, :failing}] ++
-          for(name <- @names, do: {:born, name}) ++ [{:advance, 400_000}]
+        [:resume, {:dns, 0, {:subset, @names, 3}}, {:dns, 1, :timeout}] ++
+          for(name <- @names, do: {:node_starts, name}) ++ [{:advance, 400_000}]
 
       world = Enum.reduce(heal, world, &ModelWorld.run(&2, &1))
       assert Enum.sort(world.connected) == Enum.sort(@names)
     end)
   end
 
-  test "names without end make no more atoms than the budget" do
+  test "endless new names make no more atoms than :max_new_names allows" do
     invent = fn -> {:dns, 0, {:answer, invented(), true}} end
 
     Property.check(3, 40..60, invent, fn commands ->
@@ -118,13 +119,13 @@ defmodule Caravan.Cluster.MembershipPropertyTest do
 
       commands = Enum.flat_map(commands, &[&1, {:advance, Enum.random([60_000, 3_600_000])}])
       world = run(commands, options)
-      # The model counts days; this is the sum of them.
+      # ModelWorld checks each day. This is the sum of all days.
       days = div(world.now + 500_000, 86_400_000) + 1
       assert length(world.dialled_new) <= 100 * days
     end)
   end
 
-  test "no room for atoms, no new names; known ones keep working" do
+  test "without available atoms, no new name is dialled, and known nodes are still connected" do
     Property.check(50, 1..60, &command/0, fn commands ->
       world = run(commands)
       world = ModelWorld.run(world, {:atoms_available, false})
@@ -134,10 +135,10 @@ defmodule Caravan.Cluster.MembershipPropertyTest do
         Enum.reduce(
           [
             {:dns, 0, {:answer, ["app-new@host" | @names], true}},
-            {:born, "app-new@host"},
+            {:node_starts, "app-new@host"},
             :resume
           ] ++
-            for(name <- @names, do: {:born, name}) ++ [{:advance, 180_000}],
+            for(name <- @names, do: {:node_starts, name}) ++ [{:advance, 180_000}],
           world,
           &ModelWorld.run(&2, &1)
         )

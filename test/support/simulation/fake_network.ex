@@ -1,7 +1,8 @@
 defmodule Caravan.Test.FakeNetwork do
   @moduledoc """
-  The connect, disconnect and list_nodes functions of a topology, without distribution: who is connected
-  stands in an agent, and each connect and disconnect is told to the process that started it.
+  The connect, disconnect and list_nodes functions of a topology, without distribution.
+
+  An agent holds the connected nodes. The owner, which started it, gets a message for each connect and disconnect.
   """
 
   use Agent
@@ -13,7 +14,7 @@ defmodule Caravan.Test.FakeNetwork do
     Agent.start_link(fn -> %{owner: owner, connected: [], nodes: %{}} end)
   end
 
-  @doc "Options of a strategy that lives in this network."
+  @doc "Returns the options of a strategy that uses this network."
   @spec options(pid) :: keyword
   def options(network),
     do: [
@@ -22,12 +23,12 @@ defmodule Caravan.Test.FakeNetwork do
       list_nodes: {__MODULE__, :list, [network]}
     ]
 
-  @doc "What connecting `node` does from now on; every node connects at first."
+  @doc "Sets what a connect to `node` does from now on. By default it succeeds."
   @spec behave(pid, node, behaviour) :: :ok
   def behave(network, node, behaviour),
     do: Agent.update(network, &put_in(&1.nodes[node], behaviour))
 
-  @doc "Takes `node` from the connected nodes."
+  @doc "Deletes `node` from the connected nodes."
   @spec drop(pid, node) :: :ok
   def drop(network, node),
     do: Agent.update(network, &update_in(&1.connected, fn c -> c -- [node] end))

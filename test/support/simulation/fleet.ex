@@ -1,23 +1,26 @@
 defmodule Caravan.Test.Fleet do
   @moduledoc """
-  Many strategies that ask one DNS server, on a simulated clock: when each of them asks is decided by the
-  very code that decides it in a strategy (`Caravan.Cluster.Membership.Source`); only the answers are made up.
+  Many strategies that query one DNS server, on a simulated clock.
+
+  The times of the lookups come from `Caravan.Cluster.Membership.Source`, as in a strategy. Only the answers are
+  simulated.
   """
 
   alias Caravan.Cluster.Membership.Source
 
-  # What a lookup takes, in milliseconds: one that is answered, and one that is not.
+  # Milliseconds that a lookup takes if it is answered, and if it fails.
   @answered 5
   @failed 2_000
 
   @doc """
-  How many lookups each second has, from the one of the start on.
+  Returns the number of lookups in each second, beginning with the start.
 
-    * `:size`: strategies, each connected to all others
-    * `:seconds`: how long
-    * `:ttl`, `:limits`: milliseconds, as in the options
-    * `:outage`: a range of seconds in which DNS does not answer
-    * `:nodedown`: the second in which all see a node go down
+    * `:size`: the number of strategies, each connected to all others
+    * `:seconds`: the length of the simulation
+    * `:ttl`: the TTL of all answers, in milliseconds
+    * `:limits`: a map with the strategy's options `:min_interval` and `:poll_interval`
+    * `:outage`: a range of seconds in which all lookups fail
+    * `:nodedown`: the second in which all strategies see a nodedown
   """
   @spec load(keyword) :: [non_neg_integer]
   def load(options) do
@@ -26,29 +29,29 @@ defmodule Caravan.Test.Fleet do
     size = Keyword.fetch!(options, :size)
     until = 1_000 * Keyword.fetch!(options, :seconds)
 
-    # All start in the same millisecond, which no deployment manages.
+    # All strategies start in the same millisecond. A real deployment is spread over more time.
     sources = for id <- 1..size, into: %{}, do: {id, %Source{next_lookup_at: 0}}
-    agenda = for id <- 1..size, do: {0, {:ask, id}}
+    agenda = for id <- 1..size, do: {0, {:lookup, id}}
 
     down =
       for second <- List.wrap(options[:nodedown]),
           id <- 1..size,
           do: {1_000 * second, {:down, id}}
 
-    fleet = %{sources: sources, agenda: :gb_sets.from_list(agenda ++ down), asked: %{}}
+    fleet = %{sources: sources, agenda: :gb_sets.from_list(agenda ++ down), lookups: %{}}
     env = %{limits: limits, ttl: options[:ttl], outage: options[:outage], size: size}
-    asked = run(fleet, until, env).asked
-    for second <- 0..(div(until, 1_000) - 1), do: Map.get(asked, second, 0)
+    lookups = run(fleet, until, env).lookups
+    for second <- 0..(div(until, 1_000) - 1), do: Map.get(lookups, second, 0)
   end
 
-  @doc "The busiest second over the mean; the first one, in which all ask by design, does not count."
+  @doc "Returns the busiest second divided by the mean, without the first second, in which all query by design."
   @spec peak([non_neg_integer]) :: float
   def peak([_start | load]), do: Enum.max(load) / mean(load)
 
   @spec mean([non_neg_integer]) :: float
   def mean(load), do: Enum.sum(load) / length(load)
 
-  @doc "The load as text, in columns of so many seconds: the busiest second of each."
+  @doc "Returns the load as text. Each line is the busiest one of `seconds` seconds."
   @spec histogram([non_neg_integer], pos_integer) :: String.t()
   def histogram(load, seconds) do
     columns = load |> Enum.chunk_every(seconds) |> Enum.map(&Enum.max/1)
@@ -71,8 +74,8 @@ defmodule Caravan.Test.Fleet do
       else: %{fleet | agenda: agenda} |> happen(event, now, env) |> run(until, env)
   end
 
-  # The times of a source that were moved are still on the agenda, and no longer true.
-  defp happen(fleet, {:ask, id}, now, env) do
+  # A lookup that was moved to another time is still on the agenda at the old time, and is ignored there.
+  defp happen(fleet, {:lookup, id}, now, env) do
     source = fleet.sources[id]
 
     if source.next_lookup_at == now and not source.pending do
@@ -81,7 +84,7 @@ defmodule Caravan.Test.Fleet do
       done =
         if failing, do: {now + @failed, {:failed, id}}, else: {now + @answered, {:answered, id}}
 
-      %{fleet | asked: Map.update(fleet.asked, div(now, 1_000), 1, &(&1 + 1))}
+      %{fleet | lookups: Map.update(fleet.lookups, div(now, 1_000), 1, &(&1 + 1))}
       |> put(id, Source.lookup_started(source, now, env.limits))
       |> later(done)
     else
@@ -91,7 +94,7 @@ defmodule Caravan.Test.Fleet do
 
   defp happen(fleet, {:answered, id}, now, env) do
     source = Source.lookup_answered(fleet.sources[id], env.ttl, now, env.limits, :rand.uniform())
-    fleet |> put(id, source) |> later({source.next_lookup_at, {:ask, id}})
+    fleet |> put(id, source) |> later({source.next_lookup_at, {:lookup, id}})
   end
 
   defp happen(fleet, {:failed, id}, now, env) do
@@ -105,7 +108,7 @@ defmodule Caravan.Test.Fleet do
         :rand.uniform()
       )
 
-    fleet |> put(id, source) |> later({source.next_lookup_at, {:ask, id}})
+    fleet |> put(id, source) |> later({source.next_lookup_at, {:lookup, id}})
   end
 
   defp happen(fleet, {:down, id}, now, env) do
@@ -117,7 +120,7 @@ defmodule Caravan.Test.Fleet do
       )
 
     source = Source.poll_soon(fleet.sources[id], wait, now, env.limits)
-    fleet |> put(id, source) |> later({source.next_lookup_at, {:ask, id}})
+    fleet |> put(id, source) |> later({source.next_lookup_at, {:lookup, id}})
   end
 
   defp put(fleet, id, source), do: put_in(fleet.sources[id], source)

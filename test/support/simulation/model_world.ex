@@ -1,10 +1,9 @@
 defmodule Caravan.Test.ModelWorld do
   @moduledoc """
-  The world around a `Caravan.Cluster.Membership`, on a simulated clock: a DNS, other nodes, connections.
-  It carries out the actions, and checks at each of them what has to hold always.
+  A model of the world around a `Caravan.Cluster.Membership`, on a simulated clock: DNS, other nodes and connections.
 
-  Everything that a rule needs is written down here anew, from what the world saw, not read from the
-  state under test.
+  The model carries out the actions, and checks the invariants after each event. It records the facts that the checks
+  need itself, and does not read them from the state under test.
   """
 
   import ExUnit.Assertions
@@ -32,7 +31,7 @@ defmodule Caravan.Test.ModelWorld do
     dialled_new: [],
     answers: [],
     joined_at: %{},
-    answers_at_drop: nil,
+    answers_at_prune: nil,
     table: MapSet.new(),
     drained: false,
     deltas: false,
@@ -40,16 +39,17 @@ defmodule Caravan.Test.ModelWorld do
   ]
 
   @doc """
-  Returns a world at its start. `options` are those of a strategy, and `deltas: true`: then the membership
-  learns of connections by `:nodeup` and `:nodedown`, which lie in the mailbox until the clock goes on or
-  something else comes; without it, from the list of all connected nodes, at once.
+  Returns a new world. `options` are those of a strategy, and `:deltas`.
+
+  With `deltas: true`, the membership gets `:nodeup` and `:nodedown` events. They wait in a mailbox until the clock
+  advances or the world reads them earlier. Without it, the membership gets the list of connected nodes at once.
   """
   @spec new(keyword) :: struct
   def new(options) do
     {deltas, options} = Keyword.pop(options, :deltas, false)
     config = [query: "a.test", node_sname: "app"] |> Keyword.merge(options) |> Config.new!()
 
-    # A clock as of the BEAM, which starts below zero.
+    # The monotonic time of the BEAM is negative at first.
     now = -500_000
 
     world = %__MODULE__{
@@ -62,13 +62,13 @@ defmodule Caravan.Test.ModelWorld do
     handle(world, :tick)
   end
 
-  @doc "Carries a command out."
+  @doc "Carries out a command."
   @spec run(struct, term) :: struct
   def run(world, {:advance, time}), do: advance(world, world.now + time)
-  def run(world, {:dns, source, says}), do: put_in(world.dns[source(world, source)], says)
-  def run(world, {:born, name}), do: %{world | alive: MapSet.put(world.alive, name)}
+  def run(world, {:dns, source, reply}), do: put_in(world.dns[source(world, source)], reply)
+  def run(world, {:node_starts, name}), do: %{world | alive: MapSet.put(world.alive, name)}
 
-  def run(world, {:dies, name}) do
+  def run(world, {:node_dies, name}) do
     %{world | alive: MapSet.delete(world.alive, name)}
     |> connections(MapSet.delete(world.connected, name))
   end
@@ -80,7 +80,7 @@ defmodule Caravan.Test.ModelWorld do
     if name in world.alive and not world.drained, do: join(world, name), else: world
   end
 
-  def run(world, {:atoms_available, room}), do: %{world | atoms_available: room}
+  def run(world, {:atoms_available, value}), do: %{world | atoms_available: value}
   def run(world, {:stray, event}), do: handle(world, event)
 
   # A snapshot may be ahead of deltas that are not read yet.
@@ -119,10 +119,10 @@ defmodule Caravan.Test.ModelWorld do
   end
 
   defp happen(world, {:lookup, source}) do
-    case Map.get(world.dns, source, :failing) do
-      :failing -> quiet(world, {:lookup_failed, source, {:timeout, "no answer"}})
-      :nothing -> quiet(world, {:lookup_failed, source, {:nxdomain, "no such name"}})
-      {:answer, [], _complete} -> quiet(world, answer(source, [], true))
+    case Map.get(world.dns, source, :timeout) do
+      :timeout -> handle_without_change(world, {:lookup_failed, source, {:timeout, "no answer"}})
+      :nxdomain -> handle_without_change(world, {:lookup_failed, source, {:nxdomain, "no name"}})
+      {:answer, [], _complete} -> handle_without_change(world, answer(source, [], true))
       {:answer, names, complete} -> answered(world, source, names, complete)
       {:subset, names, size} -> answered(world, source, Enum.take_random(names, size), true)
     end
@@ -131,7 +131,7 @@ defmodule Caravan.Test.ModelWorld do
   defp happen(world, {:connect, name}) do
     {result, world} =
       if name in world.alive,
-        do: {:ok, world |> join(name) |> seen(name)},
+        do: {:ok, world |> join(name) |> read_or_snapshot(name)},
         else: {{:error, :unreachable}, world}
 
     %{world | connecting: Map.delete(world.connecting, name)}
@@ -139,7 +139,7 @@ defmodule Caravan.Test.ModelWorld do
   end
 
   # The result of a connect may come before the nodeup. Then the strategy takes a snapshot.
-  defp seen(world, name) do
+  defp read_or_snapshot(world, name) do
     if :erlang.phash2({world.now, name}, 2) == 0, do: read(world), else: snapshot(world)
   end
 
@@ -148,8 +148,8 @@ defmodule Caravan.Test.ModelWorld do
     handle(world, answer(source, names, complete))
   end
 
-  # Neither a failure nor an empty answer is evidence of anything.
-  defp quiet(world, event) do
+  # A failure and an empty answer must not change the members.
+  defp handle_without_change(world, event) do
     before = Enum.sort(Membership.members(world.membership))
     world = handle(world, event)
     assert Enum.sort(Membership.members(world.membership)) == before
@@ -172,7 +172,7 @@ defmodule Caravan.Test.ModelWorld do
     |> connections(MapSet.put(world.connected, name))
   end
 
-  ## What the membership learns of connections
+  ## Events about connections
 
   defp connections(%{connected: before} = world, connected) do
     world = %{world | connected: connected}
@@ -194,8 +194,11 @@ defmodule Caravan.Test.ModelWorld do
 
   defp tick(world) do
     world = handle(world, :tick)
-    assert Membership.wake(world.membership, world.now) > world.now, "it would spin"
-    # Stray events tell of a node of another cluster.
+
+    assert Membership.wake(world.membership, world.now) > world.now,
+           "the next tick is due at once"
+
+    # Stray events add and remove a node of another cluster.
     assert MapSet.delete(world.membership.connected_nodes, @other) == world.connected
     world
   end
@@ -210,39 +213,44 @@ defmodule Caravan.Test.ModelWorld do
 
     {actions, membership} = Membership.handle(world.membership, event, env)
     {connected, world} = {world.connected, %{world | membership: membership}}
-    world = Enum.reduce(actions, world, &act/2)
-    always(world, connected, for({:disconnect, name} <- actions, do: name))
+    world = Enum.reduce(actions, world, &perform/2)
+    check_invariants(world, connected, for({:disconnect, name} <- actions, do: name))
   end
 
-  defp act({:lookup, source}, world) do
-    refute world.drained, "asks while drained"
-    refute Enum.any?(world.agenda, &match?({_, {:lookup, ^source}}, &1)), "asks twice at once"
+  defp perform({:lookup, source}, world) do
+    refute world.drained, "starts a lookup while drained"
+
+    refute Enum.any?(world.agenda, &match?({_, {:lookup, ^source}}, &1)),
+           "starts a lookup of #{inspect(source)}, which is in flight"
+
     later(world, 1 + :erlang.phash2({world.now, source}, 2_000), {:lookup, source})
   end
 
-  defp act({:connect, name}, world) do
+  defp perform({:connect, name}, world) do
     refute world.drained, "dials while drained"
     refute name == @self, "dials itself"
 
     assert name not in world.connected or {:nodeup, name} in world.unread,
            "dials #{name}, which is connected"
 
-    refute is_map_key(world.connecting, name), "dials #{name} twice at once"
-    assert name in world.table, "dials #{name}, whose address nobody was told"
-    assert Enum.any?(world.answers, fn {_, _, names, _} -> name in names end), "made up #{name}"
+    refute is_map_key(world.connecting, name), "dials #{name}, which is being dialled"
+    assert name in world.table, "dials #{name}, which was not published"
+
+    assert Enum.any?(world.answers, fn {_, _, names, _} -> name in names end),
+           "dials #{name}, which no answer contained"
 
     new =
       if name in world.atoms do
         world.dialled_new
       else
-        assert world.atoms_available, "makes an atom of #{name} though there is no room"
+        assert world.atoms_available, "makes an atom of #{name} although none is available"
         [world.now | world.dialled_new]
       end
 
     delay =
       if name in world.alive,
         do: 1 + :erlang.phash2({world.now, name}, 300),
-        else: dead_for(world, name)
+        else: failure_time(world, name)
 
     %{
       world
@@ -253,47 +261,48 @@ defmodule Caravan.Test.ModelWorld do
     |> later(delay, {:connect, name})
   end
 
-  # Evidence is checked in always/3, with all drops of the round together.
-  defp act({:disconnect, name}, world),
+  # check_invariants/3 checks all disconnects of an event together.
+  defp perform({:disconnect, name}, world),
     do: %{world | connected: MapSet.delete(world.connected, name)}
 
-  defp act({:publish, entries}, world) do
+  defp perform({:publish, entries}, world) do
     assert length(entries) <= world.config.max_nodes
-    refute world.drained, "fills the table of addresses while drained"
+    refute world.drained, "publishes while drained"
     %{world | table: MapSet.new(entries, &elem(&1, 0))}
   end
 
-  defp act({:report, _report}, world), do: world
+  defp perform({:report, _report}, world), do: world
 
-  # Half of the dead refuse, half are silent.
-  defp dead_for(world, name) do
+  # Half of the connects to dead nodes are refused, the others time out.
+  defp failure_time(world, name) do
     if :erlang.phash2({world.now, name}, 2) == 0, do: 1, else: @connect_timeout
   end
 
   defp later(world, delay, event),
     do: %{world | agenda: [{world.now + delay, event} | world.agenda]}
 
-  ## What holds always
+  ## Invariants
 
-  defp always(world, connected_before, dropped) do
+  defp check_invariants(world, connected_before, pruned) do
     %{membership: membership, config: config} = world
     assert length(Membership.members(membership)) <= config.max_nodes
 
     today = Enum.count(world.dialled_new, &(&1 > world.now - @day))
     assert today <= config.max_new_names, "#{today} new names within a day"
 
-    # While drained, those of before stand.
-    for {_name, source} <- membership.sources,
-        do: assert(source.next_lookup_at <= world.now + 6 * config.poll_interval, "asks too late")
+    for {_name, source} <- membership.sources do
+      assert source.next_lookup_at <= world.now + 6 * config.poll_interval,
+             "the next lookup is too late"
+    end
 
     young = Enum.count(world.connecting, fn {_name, since} -> since + 100 > world.now end)
     assert young <= config.max_connects, "#{young} connects at once"
 
     check_indexes(world)
-    check_drops(world, connected_before, dropped)
+    check_pruned(world, connected_before, pruned)
   end
 
-  # What is kept in step with the peers is what a walk over them finds.
+  # The counts, the queue and the slots must be equal to what a walk over the peers finds.
   defp check_indexes(%{membership: membership, connecting: connecting, now: now}) do
     %{queue: queue, slots: slots} = membership
 
@@ -327,45 +336,46 @@ defmodule Caravan.Test.ModelWorld do
     assert :gb_sets.to_list(queue.ready) == Enum.sort(ready)
   end
 
-  defp check_drops(world, _connected, []), do: world
+  defp check_pruned(world, _connected, []), do: world
 
-  defp check_drops(world, connected, dropped) do
-    assert world.config.prune, "drops #{inspect(dropped)} though nobody allowed it"
+  defp check_pruned(world, connected, pruned) do
+    assert world.config.prune, "prunes #{inspect(pruned)} without the option :prune"
 
-    assert 2 * length(dropped) <= MapSet.size(connected),
-           "drops #{inspect(dropped)} of #{inspect(connected)}"
+    assert 2 * length(pruned) <= MapSet.size(connected),
+           "prunes #{inspect(pruned)}, over half of #{inspect(connected)}"
 
-    for name <- dropped, do: check_evidence(world, name)
+    for name <- pruned, do: check_evidence(world, name)
     check_round(world)
 
-    world = %{world | answers_at_drop: length(world.answers)}
+    world = %{world | answers_at_prune: length(world.answers)}
     if world.deltas, do: unread(world, connected), else: snapshot(world)
   end
 
   defp check_evidence(world, name) do
     for {at, _source, names, _complete} <- world.answers, at > world.now - world.config.keep do
-      refute name in names, "drops #{name}, which was named at #{at}; it is #{world.now}"
+      refute name in names, "prunes #{name} at #{world.now}, but the answer at #{at} contained it"
     end
 
     for source <- world.config.sources do
-      last =
+      since_nodeup =
         for {at, ^source, names, true} <- world.answers, at >= world.joined_at[name], do: names
 
-      needed = Enum.take(last, world.config.prune)
-      assert length(needed) == world.config.prune, "drops #{name} too early"
-      refute Enum.any?(needed, &(name in &1)), "drops #{name}, which #{inspect(source)} names"
+      last = Enum.take(since_nodeup, world.config.prune)
+      assert length(last) == world.config.prune, "prunes #{name} too early"
+      refute Enum.any?(last, &(name in &1)), "prunes #{name}, which #{inspect(source)} names"
     end
   end
 
-  # Since the last drop, every source has answered. Counted, not timed: two may answer at one moment.
-  defp check_round(%{answers_at_drop: nil}), do: :ok
+  # Each source must have answered since nodes were last pruned. Answers are compared by their number, because two
+  # of them may have the same time.
+  defp check_round(%{answers_at_prune: nil}), do: :ok
 
-  defp check_round(%{answers_at_drop: before} = world) do
+  defp check_round(%{answers_at_prune: before} = world) do
     since = Enum.take(world.answers, length(world.answers) - before)
 
     for source <- world.config.sources do
       assert Enum.any?(since, &match?({_at, ^source, _names, true}, &1)),
-             "drops twice in one round"
+             "prunes twice in one round"
     end
   end
 

@@ -4,15 +4,16 @@ defmodule Caravan.Test.Property do
 
       Property.check(200, 1..80, &command/0, fn commands -> run(commands) end)
 
-  `command` draws from the `:rand` of its process, which is seeded from the seed of the test run, so a
-  failure comes back with `mix test --seed`. A list that fails is made as short as can be in 20 seconds,
-  and printed.
+  `command` uses `:rand`, which is seeded from the seed of the test run. So `mix test --seed` repeats a failure. A
+  list that fails is shortened for at most 20 seconds, and then printed.
   """
 
   import ExUnit.Assertions, only: [flunk: 1]
 
+  # Milliseconds.
   @shrink_time 20_000
 
+  @doc "Runs `property` with `runs` lists of commands. `lengths` is the range of their lengths."
   @spec check(pos_integer, Range.t(), (() -> term), ([term] -> term)) :: :ok
   def check(runs, lengths, command, property) do
     seed = ExUnit.configuration()[:seed]
@@ -21,7 +22,7 @@ defmodule Caravan.Test.Property do
       :rand.seed(:exsss, {seed, run, 0})
       commands = for _ <- 1..Enum.random(lengths), do: command.()
 
-      # What the property itself draws is the same each time, too.
+      # The property gets the same random numbers each time.
       property = fn commands ->
         :rand.seed(:exsss, {seed, run, 1})
         property.(commands)
@@ -33,7 +34,7 @@ defmodule Caravan.Test.Property do
         {:failed, message} = attempt(property, shrunk)
 
         flunk("""
-        run #{run} of seed #{seed}; the shortest list of commands found that fails (#{length(shrunk)} of #{length(commands)}):
+        run #{run} with seed #{seed} failed. The shortest list of commands that still fails (#{length(shrunk)} of #{length(commands)}):
 
         #{inspect(shrunk, limit: :infinity, pretty: true)}
 
@@ -45,7 +46,7 @@ defmodule Caravan.Test.Property do
     :ok
   end
 
-  # Leaves out pieces, smaller and smaller ones, for as long as what remains fails.
+  # Removes pieces of `size` commands while the rest still fails, then smaller pieces.
   defp shrink(commands, 0, _property, _deadline), do: commands
 
   defp shrink(commands, size, property, deadline) do
