@@ -32,7 +32,7 @@ defmodule Caravan.Cluster.Membership.Members do
   A connected peer is kept, because its nodedown must be reported, and `:prune` may disconnect it.
   """
   @spec delete_unless_needed(State.t(), String.t()) :: State.t()
-  def delete_unless_needed(state, name) do
+  def delete_unless_needed(%State{} = state, name) do
     peer = state.peers[name]
     if Peer.member?(peer) or Peer.connected?(peer), do: state, else: delete_peer(state, name)
   end

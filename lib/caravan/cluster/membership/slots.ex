@@ -40,7 +40,7 @@ defmodule Caravan.Cluster.Membership.Slots do
 
   @doc "Ends the connect to this name, if there is one."
   @spec finish(t, String.t()) :: t
-  def finish(slots, name) do
+  def finish(%__MODULE__{} = slots, name) do
     case slots.started do
       %{^name => since} ->
         %__MODULE__{
@@ -68,7 +68,8 @@ defmodule Caravan.Cluster.Membership.Slots do
 
   @doc "Returns how many of `max` slots are free. Call `expire/2` first."
   @spec free(t, max :: pos_integer) :: non_neg_integer
-  def free(slots, max), do: max(0, max - :gb_sets.size(slots.young))
+  def free(%__MODULE__{young: young}, max) when is_integer(max),
+    do: max(0, max - :gb_sets.size(young))
 
   @doc """
   Returns when `expire/2` can free the next slot, or `nil` if all slots are free.
@@ -77,9 +78,9 @@ defmodule Caravan.Cluster.Membership.Slots do
   """
   @spec next_free_at(t) :: integer | nil
   def next_free_at(slots) do
-    unless :gb_sets.is_empty(slots.young) do
-      {since, _name} = :gb_sets.smallest(slots.young)
-      since + @slot_time
+    case :gb_sets.is_empty(slots.young) or :gb_sets.smallest(slots.young) do
+      true -> nil
+      {since, _name} when is_integer(since) -> since + @slot_time
     end
   end
 end

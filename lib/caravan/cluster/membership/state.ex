@@ -125,7 +125,7 @@ defmodule Caravan.Cluster.Membership.State do
 
   @doc "Deletes a peer, if there is one of this name."
   @spec delete_peer(t, String.t()) :: t
-  def delete_peer(state, name) do
+  def delete_peer(%__MODULE__{} = state, name) do
     if is_map_key(state.peers, name),
       do: index(%{state | peers: Map.delete(state.peers, name)}, state, name),
       else: state
