@@ -1,9 +1,9 @@
 defmodule Caravan.Cluster.FleetTest do
   @moduledoc """
-  A thousand strategies with the default options spare the DNS server that they share.
+  The load of a thousand strategies with the default options on the DNS server that they share.
 
-  The first second, of a start in common, does not count: all ask in it, as nobody waits to join. It has two
-  to six times the mean, depending on the TTL.
+  The first second does not count. All strategies query in it, so that they join at once. It has two to six times the
+  mean load, depending on the TTL.
   """
   use ExUnit.Case, async: true
 
@@ -21,7 +21,7 @@ defmodule Caravan.Cluster.FleetTest do
         "that all start in the same moment": [],
         "that lose a node": [nodedown: 200],
         "whose DNS fails for a minute": [outage: 60..119],
-        "to whom all of that happens": [outage: 60..119, nodedown: 200]
+        "whose DNS fails and that lose a node": [outage: 60..119, nodedown: 200]
       ],
       ttl <- [0, 2_000, 60_000] do
     test "#{title}, with a TTL of #{ttl} ms: no second after the first has twice the mean load" do
@@ -37,13 +37,14 @@ defmodule Caravan.Cluster.FleetTest do
         end
 
         assert Fleet.peak(load) <= 2, Fleet.histogram(load, 1)
-        # Each asks, and whom chance lets ask again.
+
+        # Each strategy queries once, and some of them query a second time after a short random wait.
         assert hd(load) in @size..round(@size + 2 * Fleet.mean(tl(load)))
       end
     end
   end
 
-  test "while DNS fails, they ask less and less" do
+  test "strategies query less and less often while DNS fails" do
     load = load(ttl: 60_000, outage: 60..240)
     assert Fleet.mean(Enum.slice(load, 200..240)) < 0.25 * Fleet.mean(Enum.slice(load, 20..59))
   end

@@ -47,7 +47,7 @@ defmodule Caravan.Cluster.MembershipTest do
   defp reports({actions, _membership}), do: for({:report, report} <- actions, do: report)
   defp actions({actions, _membership}), do: actions
 
-  # The names dialled when time goes on to `until`, with the times.
+  # Returns the times and names of all dials until `until`. Each connect and each lookup fails.
   defp dials(state, until, alive \\ fn _ -> false end, found \\ [])
 
   defp dials({_actions, membership}, until, alive, found) do
@@ -72,8 +72,8 @@ defmodule Caravan.Cluster.MembershipTest do
     end
   end
 
-  # Answers every 10 seconds that name one node, which never accepts a connection. `addresses` gets the
-  # number of the answer.
+  # Simulates a dead node. An answer that contains it comes every 10 seconds, and each connect fails. `addresses`
+  # returns its addresses for the number of the answer.
   defp dead_node(addresses, rounds \\ 60) do
     start = %{state: membership(), dials: [], reports: []}
 
@@ -100,7 +100,7 @@ defmodule Caravan.Cluster.MembershipTest do
   end
 
   describe "connecting" do
-    test "the union of all sources, without this node" do
+    test "dials the nodes of all sources, except this node" do
       other = {"other.test", :srv}
       state = membership(query: ["app.test", "other.test"]) |> handle(:tick, 0)
       state = handle(state, answer(["me@h", "a@h"]), 1)
@@ -108,29 +108,29 @@ defmodule Caravan.Cluster.MembershipTest do
       assert state |> handle(answer(["a@h", "b@h"], other), 2) |> dialled() == ["b@h"]
     end
 
-    test "not this node, if it has its name later than DNS" do
-      nobody = [self: "nonode@nohost"]
-      state = membership() |> handle(answer(["me@h", "a@h"]), 0, nobody)
+    test "does not dial this node when it gets its name after the answer" do
+      nonode = [self: "nonode@nohost"]
+      state = membership() |> handle(answer(["me@h", "a@h"]), 0, nonode)
       assert dialled(state) == ["a@h", "me@h"]
 
       state =
         state
-        |> handle({:connect_result, "me@h", {:error, :not_distributed}}, 1, nobody)
-        |> handle({:connect_result, "a@h", {:error, :not_distributed}}, 1, nobody)
+        |> handle({:connect_result, "me@h", {:error, :not_distributed}}, 1, nonode)
+        |> handle({:connect_result, "a@h", {:error, :not_distributed}}, 1, nonode)
 
       state = handle(state, :tick, 60_000)
       assert dialled(state) == ["a@h"]
       assert Membership.members(elem(state, 1)) == ["a@h"]
     end
 
-    test "not this node, if its own name has capital letters and DNS gives it in lower case" do
+    test "does not dial this node if its name has capital letters and DNS returns it in lower case" do
       own = [self: "app-4881@Node1.Test"]
       state = membership() |> handle(answer(["app-4881@node1.test", "a@h"]), 0, own)
       assert dialled(state) == ["a@h"]
       assert Membership.members(elem(state, 1)) == ["a@h"]
     end
 
-    test "not who is connected already, in or out of DNS before" do
+    test "does not dial a node that was connected before an answer contained it" do
       state =
         membership()
         |> handle({:connected_nodes, ["a@h"]}, 0)
@@ -140,7 +140,7 @@ defmodule Caravan.Cluster.MembershipTest do
       assert {:nodes_up, ["a@h"]} in reports(state)
     end
 
-    test "a failed connect again and again, doubling to a minute" do
+    test "dials a node that does not answer again, with waits that double to a minute" do
       state = membership() |> handle(answer(["a@h"]), 0)
       state = handle(state, {:connect_result, "a@h", {:error, :unreachable}}, 0)
       times = state |> dials(600_000) |> Enum.map(&elem(&1, 0))
@@ -150,20 +150,20 @@ defmodule Caravan.Cluster.MembershipTest do
       assert Enum.sum(Enum.take(waits, -4)) > 120_000
     end
 
-    test "a dead node whose answers rotate among two addresses as rarely as one with a fixed address" do
+    test "dials a dead node whose address alternates as rarely as one with a fixed address" do
       fixed = dead_node(fn _round -> [{10, 0, 0, 1}] end)
       rotating = dead_node(fn round -> [{10, 0, 0, 1 + rem(round, 2)}] end)
       assert length(rotating.dials) <= length(fixed.dials) + 4
       assert rotating.reports == fixed.reports
     end
 
-    test "a node at once whose answer has an address that was not seen within :keep" do
+    test "dials a node at once when it has an address that was not seen within :keep" do
       rotating = dead_node(fn round -> [{10, 0, 0, 1 + rem(round, 2)}] end, 50)
       state = handle(rotating.state, answer([{"a@h", [], [{10, 0, 0, 9}]}]), 500_000)
       assert dialled(state) == ["a@h"]
     end
 
-    test "a node that was connected at least at every poll" do
+    test "dials a node that was connected once at least once per :poll_interval" do
       state =
         membership()
         |> handle(answer(["a@h"]), 0)
@@ -177,7 +177,7 @@ defmodule Caravan.Cluster.MembershipTest do
       assert Enum.max(waits) <= 10_000
     end
 
-    test "a node that comes and goes waits longer each time" do
+    test "dials a node that flaps after a longer wait each time" do
       state = membership() |> handle(answer(["a@h"]), 0)
 
       waits =
@@ -197,15 +197,15 @@ defmodule Caravan.Cluster.MembershipTest do
       assert Enum.at(waits, 5) in 5_000..10_000
     end
 
-    test "those that failed least first" do
+    test "dials nodes with fewer failures first" do
       state = membership(max_connects: 1) |> handle(answer(["a@h"]), 0)
       state = handle(state, {:connect_result, "a@h", {:error, :timeout}}, 0)
-      # By the time that a@h is due again, so is the newcomer.
+      # Both nodes are due now.
       state = handle(state, answer(["a@h", "z@h"]), 1_000)
       assert dialled(state) == ["z@h"]
     end
 
-    test "no more at once than :max_connects, of those that are young" do
+    test "dials at most :max_connects nodes at once, without those that are dialled for 100 ms" do
       names = for n <- 1..5, do: "n#{n}@h"
       {_, membership} = state = membership(max_connects: 2) |> handle(answer(names), 0)
       assert length(dialled(state)) == 2
@@ -215,7 +215,7 @@ defmodule Caravan.Cluster.MembershipTest do
       assert state |> handle(:tick, 200) |> dialled() |> length() == 1
     end
 
-    test "one that claims success and is not there is a failure" do
+    test "counts a connect that returned true as failed if the node is not connected" do
       state = membership() |> handle(answer(["a@h"]), 0)
       state = handle(state, {:connect_result, "a@h", :ok}, 0)
       assert dialled(state) == []
@@ -223,7 +223,7 @@ defmodule Caravan.Cluster.MembershipTest do
       assert {:connect_failed, "a@h", :not_listed} in reports(state)
     end
 
-    test "a failure is told of when it comes again, once for each kind" do
+    test "reports the second failure in a row, and each kind of failure once" do
       failed = fn state, kind -> handle(state, {:connect_result, "a@h", {:error, kind}}, 0) end
       state = membership() |> handle(answer(["a@h"]), 0) |> failed.(:timeout)
       assert reports(state) == []
@@ -237,7 +237,7 @@ defmodule Caravan.Cluster.MembershipTest do
       assert state |> failed.({:crashed, make_ref()}) |> reports() == []
     end
 
-    test "at once when the record has moved" do
+    test "dials a node at once when its port changes" do
       state = membership(ports: :srv) |> handle(answer([{"a@h", [1], []}]), 0)
 
       state =
@@ -249,7 +249,7 @@ defmodule Caravan.Cluster.MembershipTest do
       assert state |> handle(answer([{"a@h", [2], []}]), 300) |> dialled() == ["a@h"]
     end
 
-    test "at once when the record disappeared and returns" do
+    test "dials a node at once when its record returns after longer than :keep" do
       state = membership(keep: 0) |> handle(answer(["a@h", "b@h"]), 0)
 
       state =
@@ -261,7 +261,7 @@ defmodule Caravan.Cluster.MembershipTest do
       assert state |> handle(answer(["a@h", "b@h"]), 2) |> dialled() == ["a@h"]
     end
 
-    test "all that were lost, soon, when one of them is back" do
+    test "dials all lost nodes soon when one of them is connected again" do
       names = for n <- 1..20, do: "n#{n}@h"
 
       state =
@@ -282,11 +282,11 @@ defmodule Caravan.Cluster.MembershipTest do
 
       assert Enum.all?(times, &(&1 in 10_051..10_301))
       assert length(Enum.uniq(times)) > 10
-      # Nobody has ever seen this one.
+      # This node was never connected.
       assert membership.peers["dead@h"].retry_at > 30_000
     end
 
-    test "nobody sooner because of a node that comes and goes" do
+    test "dials no node sooner because of a node that flaps" do
       state =
         membership()
         |> handle(answer(["a@h", "b@h"]), 0)
@@ -299,7 +299,7 @@ defmodule Caravan.Cluster.MembershipTest do
           handle(state, {:connect_result, "a@h", {:error, :unreachable}}, 10_000)
         end)
 
-      # It was steady once, and is not any more.
+      # b@h was steady, and flaps now.
       state =
         state
         |> handle({:connected_nodes, []}, 10_010)
@@ -314,7 +314,7 @@ defmodule Caravan.Cluster.MembershipTest do
       assert membership.peers["a@h"].retry_at > 15_000
     end
 
-    test "not soon one that said it leaves" do
+    test "does not redial a draining node soon" do
       state =
         membership()
         |> handle(answer(["a@h"]), 0)
@@ -329,7 +329,7 @@ defmodule Caravan.Cluster.MembershipTest do
   end
 
   describe "nodeup and nodedown" do
-    test "a member is connected, and lost, once however often that is reported" do
+    test "each report a change once, even if they come twice" do
       state = membership() |> handle(answer(["a@h", "b@h"]), 0) |> handle({:nodeup, "a@h"}, 1)
       assert reports(state) == [{:nodes_up, ["a@h"]}]
       membership = elem(state, 1)
@@ -346,7 +346,7 @@ defmodule Caravan.Cluster.MembershipTest do
       assert state |> handle({:nodedown, "a@h"}, 4) |> reports() == []
     end
 
-    test "a node that is connected before DNS names it is not dialled" do
+    test "count only nodes that an answer contained" do
       state = membership() |> handle({:nodeup, "a@h"}, 0)
       assert Membership.counts(elem(state, 1)) == %{members: 0, connected: 0}
       state = handle(state, answer(["a@h", "b@h"]), 1)
@@ -356,7 +356,7 @@ defmodule Caravan.Cluster.MembershipTest do
       assert Membership.connected(elem(state, 1)) == ["a@h"]
     end
 
-    test "a connected node that is no member is deleted when it goes down" do
+    test "delete a node that is not a member when it goes down" do
       state = membership(keep: 0) |> handle(answer(["a@h"]), 0) |> handle({:nodeup, "a@h"}, 1)
       {_, membership} = state = handle(state, answer(["b@h"]), 2)
       assert Membership.counts(membership) == %{members: 1, connected: 1}
@@ -364,18 +364,18 @@ defmodule Caravan.Cluster.MembershipTest do
       assert Map.keys(membership.peers) == ["b@h"]
     end
 
-    test "a snapshot that is ahead of the deltas reports a change once" do
+    test "report a change once if a snapshot is ahead of them" do
       state = membership() |> handle(answer(["a@h"]), 0) |> handle({:connected_nodes, ["a@h"]}, 1)
       assert reports(state) == [{:nodes_up, ["a@h"]}]
       state = handle(state, {:nodeup, "a@h"}, 1)
       assert reports(state) == []
-      # It went down and came up again: the snapshot saw neither.
+      # The node went down and came up again before the snapshot was taken.
       state = state |> handle({:connected_nodes, ["a@h"]}, 2) |> handle({:nodedown, "a@h"}, 2)
       assert reports(state) == [{:nodes_down, ["a@h"]}]
       assert state |> handle({:nodeup, "a@h"}, 2) |> reports() == [{:nodes_up, ["a@h"]}]
     end
 
-    test "two nodes that come back within 300 ms make the others be dialled soon once" do
+    test "of two lost nodes within 300 ms make the other lost nodes be dialled soon once" do
       names = ["a@h", "b@h", "c@h"]
       state = membership() |> handle(answer(names), 0) |> handle({:connected_nodes, names}, 1)
       state = handle(state, {:connected_nodes, []}, 10_000)
@@ -397,7 +397,7 @@ defmodule Caravan.Cluster.MembershipTest do
   end
 
   describe "members" do
-    test "a failed lookup and an empty answer take nobody away, however long" do
+    test "stay through any number of failed lookups and empty answers" do
       state = membership(keep: 0) |> handle(answer(["a@h"]), 0)
 
       state =
@@ -410,7 +410,7 @@ defmodule Caravan.Cluster.MembershipTest do
       assert state |> elem(1) |> Membership.members() == ["a@h"]
     end
 
-    test "a name stays for :keep after the last answer that had it" do
+    test "stay for :keep after the last answer that contained them" do
       state = membership(keep: 60_000) |> handle(answer(["a@h", "b@h"]), 0)
       state = handle(state, answer(["b@h"]), 59_999)
       assert reports(state) == []
@@ -418,7 +418,7 @@ defmodule Caravan.Cluster.MembershipTest do
       assert {:members_changed, [], ["a@h"]} in reports(state)
     end
 
-    test "one query that fails keeps what it named, whatever the others say" do
+    test "of a query that fails stay, whatever other queries return" do
       other = {"other.test", :srv}
 
       state =
@@ -431,7 +431,7 @@ defmodule Caravan.Cluster.MembershipTest do
       assert Enum.sort(Membership.members(elem(state, 1))) == ["a@h", "b@h"]
     end
 
-    test "more than :max_nodes are left out, those known longest stay" do
+    test "beyond :max_nodes are left out, and those known longest stay" do
       state = membership(max_nodes: 2) |> handle(answer(["y@h", "z@h"]), 0)
       state = handle(state, answer(["a@h", "b@h", "c@h"]), 1)
       assert {:limit, :max_nodes, 3} in reports(state)
@@ -440,7 +440,7 @@ defmodule Caravan.Cluster.MembershipTest do
     end
   end
 
-  test "of two queries, one beyond :max_nodes is told of once" do
+  test ":max_nodes is reported once if only one of two queries exceeds it" do
     small = {"small.test", :srv}
     state = membership(query: ["app.test", "small.test"], max_nodes: 10)
     names = for n <- 1..15, do: "n#{n}@h"
@@ -459,7 +459,7 @@ defmodule Caravan.Cluster.MembershipTest do
   end
 
   describe "the table of addresses" do
-    test "is told what changes, and nothing else" do
+    test "gets its entries only when they change" do
       ip = {10, 0, 0, 1}
       state = membership(ports: :srv) |> handle(answer([{"a@h", [7], [ip]}]), 0)
       assert {:publish, [{"a@h", 7, [^ip]}]} = List.keyfind(actions(state), :publish, 0)
@@ -469,7 +469,7 @@ defmodule Caravan.Cluster.MembershipTest do
       assert {:publish, [{"a@h", 8, [^ip]}]} = List.keyfind(actions(state), :publish, 0)
     end
 
-    test "is not told of another order of the same addresses" do
+    test "does not get the same addresses in another order" do
       [one, two] = ips = [{10, 0, 0, 2}, {10, 0, 0, 1}]
       state = membership(ports: :srv) |> handle(answer([{"a@h", [7], ips}]), 0)
       assert {:publish, [{"a@h", 7, [^one, ^two]}]} = List.keyfind(actions(state), :publish, 0)
@@ -489,7 +489,7 @@ defmodule Caravan.Cluster.MembershipTest do
       assert reports(state) == [{:port_conflict, ["a@h"]}]
     end
 
-    test "gets first what a query says now, before what one that fails said once" do
+    test "gets the ports and addresses of a failing query after those of the other queries" do
       [old, new] = [{10, 0, 0, 1}, {10, 0, 0, 2}]
       other = {"other.test", :srv}
       options = [query: ["app.test", "other.test"], ports: :srv, keep: 60_000]
@@ -506,12 +506,12 @@ defmodule Caravan.Cluster.MembershipTest do
       state = handle(state, answer([{"a@h", [2], [new]}], other), 60_001)
       assert {:publish, [{"a@h", 2, [new, old]}]} in actions(state)
 
-      # It answers again: the order of the options counts.
+      # The first query is answered again, so the order of the options counts.
       state = handle(state, answer([{"a@h", [1], [old]}]), 70_000)
       assert {:publish, [{"a@h", 1, [old, new]}]} in actions(state)
     end
 
-    test "keeps its order where answers are further apart than :keep" do
+    test "gets the port of the first query even if answers are further apart than :keep" do
       other = {"other.test", :srv}
       options = [query: ["app.test", "other.test"], ports: :srv, keep: 0]
 
@@ -523,7 +523,7 @@ defmodule Caravan.Cluster.MembershipTest do
       refute List.keyfind(actions(state), :publish, 0)
     end
 
-    test "tells of names with several ports once an answer, and remembers no more than there are" do
+    test "causes one report of port conflicts per answer, and no alarm is left over" do
       state = membership(ports: :srv, keep: 0, max_nodes: 10)
 
       answers = for poll <- 1..20, do: answer(for n <- 1..10, do: {"p#{poll}n#{n}@h", [1, 2], []})
@@ -553,8 +553,8 @@ defmodule Caravan.Cluster.MembershipTest do
     end
   end
 
-  describe "asking" do
-    test "each source by itself: one that fails backs off, the other does not" do
+  describe "lookups" do
+    test "of a source that fails become rarer, and those of another source do not" do
       bad = {"bad.test", :srv}
       {_, membership} = state = membership(query: ["app.test", "bad.test"]) |> handle(:tick, 0)
       assert actions(state) == [{:lookup, @srv}, {:lookup, bad}]
@@ -571,7 +571,7 @@ defmodule Caravan.Cluster.MembershipTest do
       assert failing.next_lookup_at in 30_010..60_010
     end
 
-    test "soon after a node went down" do
+    test "start soon after a nodedown" do
       state = membership(min_interval: 1_000) |> handle(:tick, 0) |> handle(answer(["a@h"]), 1)
 
       state =
@@ -582,7 +582,7 @@ defmodule Caravan.Cluster.MembershipTest do
       assert source.next_lookup_at in 1_501..1_700
     end
 
-    test "a kind of failure is told of once, and so is the end of it" do
+    test "report each kind of failure once, and the recovery once" do
       failed = &handle(&1, {:lookup_failed, @srv, {&2, "text of #{&2}"}}, 0)
       state = membership() |> handle(:tick, 0) |> failed.(:timeout)
       assert reports(state) == [{:lookup_failed, @srv, "text of timeout"}]
@@ -604,30 +604,30 @@ defmodule Caravan.Cluster.MembershipTest do
       |> handle({:connected_nodes, nodes}, 1)
     end
 
-    defp dropped(state), do: for({:disconnect, name} <- actions(state), do: name)
+    defp disconnected(state), do: for({:disconnect, name} <- actions(state), do: name)
 
-    test "after so many complete answers, and no more than half" do
+    test "disconnects after the given number of complete answers, and at most half of the nodes" do
       state = pruning() |> handle(answer(["n1@h"]), 10)
-      assert dropped(state) == []
+      assert disconnected(state) == []
       state = handle(state, answer(["n1@h"]), 20)
-      assert dropped(state) == ["n2@h", "n3@h"]
+      assert disconnected(state) == ["n2@h", "n3@h"]
       assert {:pruned, ["n2@h", "n3@h"], 1} in reports(state)
     end
 
-    test "less and less often where it fails, and told of once" do
+    test "disconnects a node that stays connected less and less often, and reports it once" do
       state = pruning(prune: [after: 1])
 
-      {drops, {_, pruned}} =
+      {rounds, {_, pruned}} =
         Enum.flat_map_reduce(1..40, {state, []}, fn n, {state, pruned} ->
           state = handle(state, answer(["n1@h", "n2@h", "n3@h"]), n * 1_000)
           pruned = pruned ++ for {:pruned, names, _} <- reports(state), do: names
-          {for("n4@h" <- dropped(state), do: n), {state, pruned}}
+          {for("n4@h" <- disconnected(state), do: n), {state, pruned}}
         end)
 
-      assert drops == [1, 2, 4, 8, 16, 32]
+      assert rounds == [1, 2, 4, 8, 16, 32]
       assert pruned == [["n4@h"]]
 
-      # It went at last, came back, and goes again.
+      # The node went down and came up, and is missing again.
       state =
         state
         |> handle({:connected_nodes, ["n1@h"]}, 50_000)
@@ -636,13 +636,13 @@ defmodule Caravan.Cluster.MembershipTest do
       assert state |> handle(answer(["n1@h"]), 52_000) |> reports() |> List.keymember?(:pruned, 0)
     end
 
-    test "never without the option" do
+    test "disconnects no node without the option" do
       state = pruning(prune: nil)
       state = Enum.reduce(1..50, state, &handle(&2, answer(["n1@h"]), &1 * 1_000))
-      assert dropped(state) == []
+      assert disconnected(state) == []
     end
 
-    test "neither errors nor incomplete nor empty answers count" do
+    test "counts neither errors nor incomplete nor empty answers" do
       state =
         pruning()
         |> handle(answer(["n1@h"]), 10)
@@ -650,22 +650,22 @@ defmodule Caravan.Cluster.MembershipTest do
         |> handle(answer(["n1@h"], @srv, complete: false), 30)
         |> handle(answer([]), 40)
 
-      assert dropped(state) == []
+      assert disconnected(state) == []
     end
 
-    test "one answer that names it begins the count anew" do
+    test "starts to count again after an answer that contains the node" do
       state =
         pruning()
         |> handle(answer(["n1@h"]), 10)
         |> handle(answer(for(n <- 1..4, do: "n#{n}@h")), 20)
         |> handle(answer(["n1@h"]), 30)
 
-      assert dropped(state) == []
+      assert disconnected(state) == []
     end
   end
 
-  describe "limits of atoms" do
-    test "a name that is one already costs nothing" do
+  describe "the limits of atoms" do
+    test "do not count a name that is an atom already" do
       names = for n <- 1..5, do: "n#{n}@h"
       known = fn name -> name in ["n1@h", "n2@h"] end
       state = membership(max_new_names: 1) |> handle(answer(names), 0, existing_atom?: known)
@@ -673,7 +673,7 @@ defmodule Caravan.Cluster.MembershipTest do
       assert {:limit, :max_new_names, 2} in reports(state)
     end
 
-    test "a full table makes none, and is told of once" do
+    test "stop new names while the atom table is nearly full, which is reported once" do
       state = membership() |> handle(answer(["a@h", "b@h"]), 0, atoms_available: false)
       assert dialled(state) == []
       assert [_] = for({:limit, :atom_table, _} = report <- reports(state), do: report)
@@ -683,7 +683,7 @@ defmodule Caravan.Cluster.MembershipTest do
     end
   end
 
-  test "drained, it does nothing and has nothing to wake for, until resumed" do
+  test "a drained topology has no actions and no next tick until :resume" do
     {_, membership} = state = membership() |> handle(answer(["a@h"]), 0) |> handle(:drain, 1)
     assert Membership.wake(membership, 1) == :never
     state = handle(state, {:connected_nodes, []}, 100_000)
@@ -691,8 +691,8 @@ defmodule Caravan.Cluster.MembershipTest do
     state = handle(state, :resume, 100_001)
     assert {:lookup, @srv} in actions(state)
     assert dialled(state) == ["a@h"]
-    # The table of addresses was emptied, and is asked by the connect.
-    told = Enum.find_index(actions(state), &(&1 == {:publish, [{"a@h", nil, []}]}))
-    assert told < Enum.find_index(actions(state), &(&1 == {:connect, "a@h"}))
+    # A connect reads the table of addresses, which the drain has emptied.
+    published = Enum.find_index(actions(state), &(&1 == {:publish, [{"a@h", nil, []}]}))
+    assert published < Enum.find_index(actions(state), &(&1 == {:connect, "a@h"}))
   end
 end

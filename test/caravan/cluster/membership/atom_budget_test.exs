@@ -5,7 +5,7 @@ defmodule Caravan.Cluster.Membership.AtomBudgetTest do
 
   @hour 3_600_000
 
-  # How many of `wanted` tokens there are at a time.
+  # Returns how many of `wanted` tokens can be taken at a time.
   defp spend(budget, wanted, now) do
     Enum.reduce(1..wanted, {0, budget}, fn _, {got, budget} ->
       case AtomBudget.take(budget, now) do
@@ -15,19 +15,19 @@ defmodule Caravan.Cluster.Membership.AtomBudgetTest do
     end)
   end
 
-  test "there are so many, and no more" do
+  test "a budget has as many tokens as its limit" do
     assert {3, _} = spend(AtomBudget.new(3), 10, -12)
   end
 
-  test "a token is back a day after it was spent" do
+  test "a token is returned a day after it was taken" do
     {3, budget} = spend(AtomBudget.new(3), 10, 0)
     {0, budget} = spend(budget, 10, 23 * @hour)
     {3, budget} = spend(budget, 10, 25 * @hour)
     assert {0, _} = spend(budget, 1, 25 * @hour)
   end
 
-  test "no 24 hours have more than the limit, whenever they begin" do
-    # Three each half hour: six an hour, if there were no limit.
+  test "within any 24 hours, at most as many tokens as the limit are taken" do
+    # Without the limit, three tokens would be taken each half hour.
     {spent, _} =
       Enum.map_reduce(0..200, AtomBudget.new(10), fn n, budget ->
         now = n * div(@hour, 2)
@@ -43,7 +43,7 @@ defmodule Caravan.Cluster.Membership.AtomBudgetTest do
     assert Enum.sum(Enum.map(spent, &elem(&1, 1))) >= 40
   end
 
-  test "it stays small" do
+  test "the state of a budget stays small" do
     budget =
       Enum.reduce(1..10_000, AtomBudget.new(1_000_000), &elem(AtomBudget.take(&2, &1 * @hour), 1))
 

@@ -3,7 +3,7 @@ defmodule Caravan.Cluster.Membership.BackoffTest do
 
   alias Caravan.Cluster.Membership.Backoff
 
-  test "waits double to a minute, half of each left to chance" do
+  test "waits double to a minute, and half of each is random" do
     waits = for n <- 1..9, do: {Backoff.wait(n, 60_000, 0.0), Backoff.wait(n, 60_000, 0.999999)}
 
     assert Enum.map(waits, &elem(&1, 0)) ==
@@ -12,7 +12,7 @@ defmodule Caravan.Cluster.Membership.BackoffTest do
     for {low, high} <- waits, do: assert(high in (2 * low - 1)..(2 * low))
   end
 
-  test "a node that lived once is not waited for longer than is said" do
+  test "a wait is at most `longest`, but not shorter than after one failure" do
     assert Backoff.wait(20, 5_000, 0.999999) in 4_999..5_000
     assert Backoff.wait(1_000_000, 100, 0.0) == 250
   end

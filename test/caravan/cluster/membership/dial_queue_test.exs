@@ -6,7 +6,7 @@ defmodule Caravan.Cluster.Membership.DialQueueTest do
 
   defp queue(keys), do: Enum.reduce(keys, DialQueue.new(), &DialQueue.move(&2, nil, &1))
 
-  # The names in the order in which they are dialled.
+  # Returns the names in the order in which they are dialled.
   defp drain(queue, keys) do
     case DialQueue.first(queue) do
       nil ->
@@ -18,7 +18,7 @@ defmodule Caravan.Cluster.Membership.DialQueueTest do
     end
   end
 
-  test "an empty queue has nothing to wait for" do
+  test "an empty queue has no next node" do
     queue = DialQueue.mature(DialQueue.new(), 0, "me@h")
     assert DialQueue.next_at(queue) == nil
     assert DialQueue.first(queue) == nil
@@ -39,7 +39,7 @@ defmodule Caravan.Cluster.Membership.DialQueueTest do
     assert queue |> DialQueue.move({10, 0, "a@h"}, nil) |> DialQueue.next_at() == 20
   end
 
-  test "a node whose time has come already is ready at once" do
+  test "a node whose time is in the past is ready at once" do
     queue = DialQueue.new() |> DialQueue.mature(10, "me@h") |> DialQueue.move(nil, {10, 0, "a@h"})
     assert DialQueue.ready(queue) == ["a@h"]
   end
@@ -75,14 +75,14 @@ defmodule Caravan.Cluster.Membership.DialQueueTest do
     assert DialQueue.move(queue, nil, nil) == queue
   end
 
-  test "a node that is moved out of the queue is gone from either stage" do
+  test "a node can be moved out of the queue, whether it waits or is ready" do
     queue = queue([{0, 0, "a@h"}, {9, 0, "b@h"}]) |> DialQueue.mature(0, "me@h")
     queue = queue |> DialQueue.move({0, 0, "a@h"}, nil) |> DialQueue.move({9, 0, "b@h"}, nil)
     assert DialQueue.ready(queue) == []
     assert DialQueue.next_at(queue) == nil
   end
 
-  test "another name of this node changes the order of the nodes that are ready" do
+  test "the order of the ready nodes changes with the name of this node" do
     keys = for n <- 1..20, do: {0, 0, "n#{n}@h"}
     before = keys |> queue() |> DialQueue.mature(0, "nonode@nohost")
     renamed = before |> DialQueue.mature(0, "me@h") |> drain(keys)

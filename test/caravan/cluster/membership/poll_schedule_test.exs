@@ -8,7 +8,7 @@ defmodule Caravan.Cluster.Membership.PollScheduleTest do
 
   defp waits(fun), do: Enum.map(@chances, fun)
 
-  test "after an answer: its TTL, within the limits, with a share of chance" do
+  test "the wait after an answer is its TTL, within the limits, with jitter" do
     for {ttl, low, high} <- [
           {0, 960, 1_200},
           {2_000, 1_920, 2_400},
@@ -22,12 +22,12 @@ defmodule Caravan.Cluster.Membership.PollScheduleTest do
     end
   end
 
-  test "the wait after the first answer is left to chance altogether" do
+  test "the wait after the first answer is fully random" do
     assert PollSchedule.after_answer(nil, true, @options, 0.0) == 1
     assert PollSchedule.after_answer(nil, true, @options, 0.999999) == 4_500
   end
 
-  test "no room between the limits: a fifth is left to chance all the same" do
+  test "a wait has jitter even if :min_interval equals :poll_interval" do
     options = %{min_interval: 5_000, poll_interval: 5_000}
 
     assert waits(&PollSchedule.after_answer(0, false, options, &1)) == [
@@ -38,7 +38,7 @@ defmodule Caravan.Cluster.Membership.PollScheduleTest do
            ]
   end
 
-  test "failures double the wait, up to six polls" do
+  test "failures double the wait, up to six times :poll_interval" do
     longest =
       for failures <- 1..8, do: PollSchedule.after_failure(failures, 0, @options, 0.999999)
 
@@ -46,7 +46,7 @@ defmodule Caravan.Cluster.Membership.PollScheduleTest do
     assert PollSchedule.after_failure(1_000_000, 0, @options, 0.0) == 15_000
   end
 
-  test "the more nodes see the same event, the more time it is spread over" do
+  test "lookups after an event are spread over a time that grows with the number of nodes" do
     spread = fn nodes -> PollSchedule.after_nodedown(nodes, @options, 0.999999) end
     assert spread.(2) == 200
     assert spread.(20) == 1_500
