@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 
 use tokio::task::{JoinError, JoinHandle};
 
-/// Aborts its task when it is dropped. As a future, it has the task's outcome.
+/// Aborts its task when it is dropped. As a future, it returns the outcome of the task.
 pub struct AbortOnDrop<T>(JoinHandle<T>);
 
 impl<T: Send + 'static> AbortOnDrop<T> {

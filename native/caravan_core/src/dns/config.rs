@@ -92,7 +92,7 @@ pub struct LookupOptions {
     pub attempts: Option<NonZeroU8>,
     /// Which addresses of SRV targets are returned.
     pub addresses: TargetFamilies,
-    /// The networks whose addresses are accepted, at most [`MAX_NETWORKS`]. If empty, all addresses are.
+    /// The networks whose addresses are accepted, at most [`MAX_NETWORKS`]. If empty, all addresses are accepted.
     pub allow: Vec<IpNet>,
 }
 

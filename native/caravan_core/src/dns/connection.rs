@@ -23,7 +23,7 @@ use super::tls::TlsConfig;
 /// Maximum number of queries in flight over one connection. It is higher than Caravan's own limit of lookups, so
 /// that it is never reached.
 const MAX_ACTIVE: usize = 4_096;
-/// Timeout after which hickory gives up a silent connection. Lookups end before, at their deadlines.
+/// Timeout after which hickory gives up a silent connection. Lookups end earlier, at their deadlines.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The connection to one nameserver. The first query opens it.
@@ -81,14 +81,14 @@ impl Connection {
         }
     }
 
-    /// Returns the answer to `request`.
+    /// Returns the response to `request`.
     ///
-    /// The server may close the connection before it answers. Then the request is repeated over a new
-    /// connection (RFC 7766, 6.2.4), for as long as each connection brings an answer to some request. So
-    /// a server that closes each connection after one answer serves parallel lookups too, and a server
-    /// that answers nothing is asked once more at most. The caller's deadline ends the repetition.
+    /// The nameserver may close the connection before it responds. Then the request is repeated over a new connection
+    /// (RFC 7766, 6.2.4), as long as each connection brings a response to some request. So parallel lookups succeed even
+    /// if the nameserver closes each connection after one response. If it does not respond at all, the request is
+    /// repeated at most once. The deadline of the lookup ends the repetition.
     pub async fn query(&self, request: &DnsRequest) -> Result<DnsResponse, NetError> {
-        // The server may have closed a connection that was open already without any new request.
+        // The nameserver may have closed a connection that was open before this query.
         let mut may_be_stale = self.current().is_some();
         loop {
             let open = self.connected().await?;
@@ -97,7 +97,7 @@ impl Connection {
                 Err(error) => error,
                 response => return response,
             };
-            // Answers that came before the end of the connection may not be recorded yet.
+            // Other queries may have got a response before the connection ended. This lets them record it.
             yield_now().await;
             let may_repeat = may_be_stale
                 || open.has_answered.load(Ordering::Relaxed) && is_end_of_connection(&error);
@@ -184,10 +184,10 @@ impl Connection {
     }
 }
 
-/// Whether the server ended the connection, which says nothing about the request.
+/// Returns whether the error means only that the connection ended. Such an error says nothing about the request.
 fn is_end_of_connection(error: &NetError) -> bool {
     match error {
-        // hickory says that a connection is busy if its task has ended.
+        // hickory returns `Busy` for a connection whose task has ended.
         NetError::Busy | NetError::Io(_) | NetError::NoConnections | NetError::Message(_) => true,
         #[cfg(feature = "tls")]
         NetError::H2(error) => !error.is_reset(),
@@ -195,7 +195,7 @@ fn is_end_of_connection(error: &NetError) -> bool {
     }
 }
 
-/// Closes the connection, unless it is forgotten.
+/// Closes the connection when it is dropped. `std::mem::forget` prevents that.
 struct CloseUnlessAnswered<'a> {
     connection: &'a Connection,
     generation: u64,

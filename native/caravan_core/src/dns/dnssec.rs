@@ -21,12 +21,13 @@ use super::config::DnssecConfig;
 use super::file_stamp::read_file;
 use super::name_server::NameServer;
 
-/// Proofs that are kept for one nameserver. One more replaces the oldest.
+/// Maximum number of proofs that are kept for one nameserver. One more replaces the oldest.
 const MAX_PROOFS: usize = 4_096;
-/// How long a proof is kept at most, whatever its TTL is. The keys of a zone may lose their own proof
-/// meanwhile, because a signature expires.
+/// Maximum time for which a proof is kept, whatever its TTL is. The keys of a zone may lose their own proof during this
+/// time, because a signature expires.
 const MAX_PROOF_AGE: Duration = Duration::from_secs(60);
-/// How long it is kept that records have no proof. Lookups that follow each other closely share it.
+/// Minimum and maximum time for which the result "these records have no proof" is kept. Lookups that follow each other
+/// closely share it.
 const MIN_FAILURE_AGE: Duration = Duration::from_secs(1);
 const MAX_FAILURE_AGE: Duration = Duration::from_secs(5);
 
@@ -111,7 +112,7 @@ pub async fn validate(
 ) -> Result<DnsResponse, LookupError> {
     let mut response = lookup(validator, query, options).await?;
     if !has_current_signatures(&response) {
-        // A proof that hickory keeps outlasts the signature. Another signature may be valid by now.
+        // hickory may keep a proof for longer than its signature is valid. The zone may have a new signature by now.
         response = lookup(&without_proofs(validator.clone()), query, options).await?;
     }
     // hickory marks only the signature that proved its records. Others, such as those of a second
@@ -145,7 +146,7 @@ async fn lookup(
 /// 5.3.1).
 fn has_current_signatures(response: &DnsResponse) -> bool {
     let now = <TokioRuntimeProvider as RuntimeProvider>::Timer::current_time();
-    // The octets of time in a signature (RFC 4034, 3.1.5).
+    // A signature has the lowest 32 bits of a time (RFC 4034, 3.1.5).
     let now = now as u32;
     let records = response.answers.iter().chain(&response.authorities);
     records.into_iter().all(|record| match &record.data {
@@ -163,8 +164,8 @@ fn is_in_period(now: u32, inception: u32, expiration: u32) -> bool {
     is_from(now, inception) && is_from(expiration, now)
 }
 
-/// Returns whether a response has the proof that it needs if it has no such records, or if its records come from a
-/// wildcard (RFC 4035, 5.4).
+/// Returns whether a response has the proof that it needs (RFC 4035, 5.4). A response needs one if it has no records for
+/// the query, or if its records come from a wildcard.
 ///
 /// hickory does not require the proof if all records of the authority section are provably unsigned, whatever their
 /// zones are. But only an unsigned zone that contains the name needs no proof.

@@ -1,8 +1,8 @@
-//! Questions over HTTPS (RFC 8484): one HTTP/2 connection to one nameserver.
+//! Queries over HTTPS (RFC 8484): one HTTP/2 connection to one nameserver.
 //!
-//! hickory's own connection never tells the server that a part of an answer was read. Its window for all
-//! answers together is 65,535 octets, so several large answers at the same moment would wait for each
-//! other forever.
+//! hickory's own connection never tells the nameserver that a part of an answer was read. Its flow control window for all
+//! answers together is 65,535 octets. So several large answers at the same time would wait for each other until the
+//! timeout.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -23,9 +23,9 @@ use tokio_rustls::TlsConnector;
 use super::abort_on_drop::AbortOnDrop;
 
 const CONTENT: &str = "application/dns-message";
-/// Octets that the server may send before Caravan has read them, in all answers together.
+/// Maximum number of octets that the nameserver may send before Caravan has read them, over all answers together.
 const WINDOW: u32 = 1 << 20;
-/// Octets of one answer. A longer answer is no DNS message.
+/// Maximum number of octets of one answer. A longer answer is not a DNS message.
 const MAX_ANSWER: usize = 65_535;
 
 /// An open connection. It is closed when it is dropped.
@@ -36,7 +36,7 @@ pub struct HttpsConnection {
 }
 
 impl HttpsConnection {
-    /// Connects to the server at `address`, whose certificate has to be for `name`.
+    /// Connects to the nameserver at `address`. Its certificate must be for `name`.
     pub async fn connect(
         config: Arc<ClientConfig>,
         address: SocketAddr,
@@ -58,16 +58,16 @@ impl HttpsConnection {
             requests,
             uri,
             _driver: AbortOnDrop::spawn(async {
-                // The requests get the error as well.
+                // Each request in flight gets the error too.
                 let _ = driver.await;
             }),
         })
     }
 
-    /// Returns the answer to `request`.
+    /// Returns the response to `request`.
     pub async fn query(&self, request: DnsRequest) -> Result<DnsResponse, NetError> {
         let (mut message, _options) = request.into_parts();
-        // Equal questions are equal HTTP requests, which servers may cache (RFC 8484, 4.1).
+        // With id 0, equal questions are equal HTTP requests, which a nameserver can cache (RFC 8484, 4.1).
         message.metadata.id = 0;
         let octets = Bytes::from(message.to_vec()?);
         let request = Request::post(self.uri.clone())
@@ -110,13 +110,14 @@ fn uri(name: &str, path: &str) -> Result<Uri, http::Error> {
         .build()
 }
 
-/// Whether the body is a DNS message, as it is if the server names no type.
+/// Returns whether the body is a DNS message. A body without a content type counts as one.
 fn is_message<T>(response: &Response<T>) -> bool {
     let content = response.headers().get(CONTENT_TYPE);
     response.status().is_success() && content.is_none_or(|content| content == CONTENT)
 }
 
-/// h2 itself finds that an answer breaks HTTP, as by a wrong length.
+/// Converts an error of reading. An error that h2 itself finds means that the response violates HTTP, for example by a
+/// wrong length.
 fn read_error(error: h2::Error) -> NetError {
     if error.is_reset() && error.is_library() {
         bad_response()

@@ -79,7 +79,8 @@ impl NameServer {
             };
         }
         let question = request.queries.first().cloned().unwrap_or_default();
-        // The deadline of the lookup may drop this future. Then, too, the next query goes over UDP.
+        // Unless TCP has a complete answer, the next query goes over UDP again. The guard sees to that even if the deadline
+        // of the lookup drops this future.
         let guard = ForgetUnlessAnswered {
             server: self,
             question: &question,
@@ -119,7 +120,7 @@ impl NameServer {
     }
 }
 
-/// Removes the question from `tcp_only`, unless it is forgotten.
+/// Removes the question from `tcp_only` when it is dropped. `std::mem::forget` prevents that.
 struct ForgetUnlessAnswered<'a> {
     server: &'a NameServer,
     question: &'a Query,

@@ -19,7 +19,7 @@ const MAX_TARGETS: usize = 32;
 
 /// Sets the addresses of each service. A target is looked up for each wanted family of which the additional section
 /// has no address, and for all of them if it has no allowed address. A target whose lookup does not end before the
-/// deadline has no other addresses. Returns the provenance of all addresses.
+/// deadline gets no further addresses. Returns the provenance of all addresses.
 pub async fn resolve_targets(
     resolver: &Resolver,
     services: &mut [Service],
@@ -38,7 +38,8 @@ pub async fn resolve_targets(
             target.add([ip], response::provenance_of(record), options);
         }
     }
-    // Ends before the deadline of the lookup: the services are an answer even without addresses.
+    // The lookups of targets end before the deadline of the whole lookup, because the services are an answer even
+    // without addresses.
     let budget = QueryBudget {
         deadline: budget.deadline - options.timeout / 10,
         early_polls: None,
@@ -60,7 +61,7 @@ pub async fn resolve_targets(
         }
     }
     if !missing.is_empty() {
-        // Continue on the runtime, because a scheduler has no time for so many system calls.
+        // Continues on the runtime, because this many system calls take a scheduler too long.
         yield_now().await;
     }
     let mut lookups = futures_util::stream::iter(missing)
@@ -87,8 +88,8 @@ pub async fn resolve_targets(
     Ok(provenance)
 }
 
-/// Looks up the records of a target of each type, and returns their addresses in the order of the types. The error
-/// `Bogus` is returned. After any other error, the target has no addresses of that type.
+/// Looks up the records of a target, once for each type. Returns their addresses in the order of the types, or the error
+/// `Bogus`. After any other error, the target has no addresses of that type.
 async fn resolve_target(
     resolver: &Resolver,
     target: &str,
