@@ -212,7 +212,8 @@ defmodule Caravan.Cluster.DnsStrategy do
   # timers would then run.
   @impl true
   def handle_info(:tick, state),
-    do: {:noreply, %{state | tick: cancel(state.tick)} |> pass([]) |> dispatch([:tick])}
+    do:
+      {:noreply, %{state | tick: cancel(state.tick)} |> refresh_if_stale([]) |> dispatch([:tick])}
 
   def handle_info({:nodeup, node, _info}, state) when is_atom(node) do
     state = listed(state, NodeList.nodeup(state.nodes, node))
@@ -301,7 +302,9 @@ defmodule Caravan.Cluster.DnsStrategy do
   ## Connected nodes
 
   defp refresh(state, events), do: listed(state, NodeList.refresh(state.nodes, events))
-  defp pass(state, events), do: listed(state, NodeList.pass(state.nodes, events))
+
+  defp refresh_if_stale(state, events),
+    do: listed(state, NodeList.refresh_if_stale(state.nodes, events))
 
   # There are no events while a custom list_nodes function runs.
   defp listed(state, {[], nodes}), do: %{state | nodes: nodes}
@@ -325,7 +328,7 @@ defmodule Caravan.Cluster.DnsStrategy do
 
   defp handle_lookup({source, {:ok, answer, left_out}, discovery}, state) do
     state = report_left_out(%{state | discovery: discovery}, source, left_out)
-    {:noreply, pass(state, [{:answer, source, answer}])}
+    {:noreply, refresh_if_stale(state, [{:answer, source, answer}])}
   end
 
   defp handle_lookup({source, {:error, error}, discovery}, state),
@@ -364,10 +367,11 @@ defmodule Caravan.Cluster.DnsStrategy do
     case Connections.finished(tag, outcome, duration, state.config, connected?) do
       # The nodeup of this node may still be in the mailbox, so the list is read.
       [{:connect_result, name, :ok}] = events ->
-        {:noreply, if(connected?.(name), do: pass(state, events), else: refresh(state, events))}
+        {:noreply,
+         if(connected?.(name), do: refresh_if_stale(state, events), else: refresh(state, events))}
 
       events ->
-        {:noreply, pass(state, events)}
+        {:noreply, refresh_if_stale(state, events)}
     end
   end
 
@@ -392,7 +396,7 @@ defmodule Caravan.Cluster.DnsStrategy do
       Report.log(state.config, :error, "leaving the cluster failed: #{inspect(reason)}")
     end
 
-    {:noreply, pass(%{state | departure: departure}, [])}
+    {:noreply, refresh_if_stale(%{state | departure: departure}, [])}
   end
 
   defp peer_names(%{membership: membership}),

@@ -57,8 +57,8 @@ defmodule Caravan.Cluster.DnsStrategy.NodeList do
   Returns `events`, and lists the nodes first only if necessary: always with a custom function, and with the default
   list if it was not read for `:min_interval`.
   """
-  @spec pass(t, [event]) :: {[event], t}
-  def pass(%__MODULE__{} = list, events) do
+  @spec refresh_if_stale(t, [event]) :: {[event], t}
+  def refresh_if_stale(%__MODULE__{} = list, events) do
     if default?(list) and list.listed_at != nil and
          now() - list.listed_at < list.config.min_interval,
        do: {events, list},

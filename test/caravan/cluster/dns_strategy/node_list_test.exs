@@ -40,13 +40,13 @@ defmodule Caravan.Cluster.DnsStrategy.NodeListTest do
     end
 
     test "is read for events when it was not read for :min_interval" do
-      assert {[{:connected_nodes, []}, :one], list} = NodeList.pass(default(), [:one])
-      assert {[:two], ^list} = NodeList.pass(list, [:two])
-      assert {[], ^list} = NodeList.pass(list, [])
+      assert {[{:connected_nodes, []}, :one], list} = NodeList.refresh_if_stale(default(), [:one])
+      assert {[:two], ^list} = NodeList.refresh_if_stale(list, [:two])
+      assert {[], ^list} = NodeList.refresh_if_stale(list, [])
 
       {_events, list} = NodeList.refresh(default(50), [])
       Process.sleep(60)
-      assert {[{:connected_nodes, []}, :three], _list} = NodeList.pass(list, [:three])
+      assert {[{:connected_nodes, []}, :three], _list} = NodeList.refresh_if_stale(list, [:three])
     end
 
     test "is not read for a nodeup or a nodedown" do
@@ -74,7 +74,7 @@ defmodule Caravan.Cluster.DnsStrategy.NodeListTest do
       {[], list} = NodeList.nodeup(list, :a@h)
       {[], list} = NodeList.refresh(list, [:two])
       {[], list} = NodeList.nodedown(list, :b@h)
-      {[], list} = NodeList.pass(list, [:three])
+      {[], list} = NodeList.refresh_if_stale(list, [:three])
       assert {:ok, [{:connected_nodes, []}, :one], list} = return(list, [])
       assert {:ok, [{:connected_nodes, ["a@h"]}, :two, :three], list} = return(list, [:a@h])
       assert list == custom()
