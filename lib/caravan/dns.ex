@@ -152,7 +152,7 @@ defmodule Caravan.Dns do
   def lookup(name, type, options \\ []) do
     options = validate!(options, type)
 
-    # An answer that is not there at once often is after other processes have run.
+    # An answer that is not there at once has often arrived after other processes have run.
     with ref when is_reference(ref) <- start(name, type, options),
          true = :erlang.yield(),
          ref when is_reference(ref) <- Native.dns_poll(ref) do

@@ -1,7 +1,7 @@
 defmodule Caravan.Options do
-  # Pure. Options from a schema: it has the type, the default and the documentation of each, and a wrong
-  # option raises an error that says what was expected. The keys and types are those of NimbleOptions,
-  # which cannot be used itself: Caravan has to build where Hex is not installed.
+  # Pure. Validates options against a schema, which has the type, the default and the documentation of each option. A
+  # wrong option raises an error with the expected values. The keys and types are those of NimbleOptions. Caravan does
+  # not use NimbleOptions itself, because Caravan must build where Hex is not installed.
   @moduledoc false
 
   @typedoc """
@@ -37,8 +37,7 @@ defmodule Caravan.Options do
   @doc """
   Returns the values of all options of `schema`, with defaults for those that are not given.
 
-  Raises `ArgumentError` for an unknown, missing or wrong option. `owner` names in the message whose
-  options these are.
+  Raises `ArgumentError` for an unknown, missing or wrong option. `owner` is the module or function in the message.
   """
   @spec validate!(term, schema, String.t()) :: %{atom => term}
   def validate!(options, schema, owner), do: validate!(options, schema, defaults(schema), owner)
@@ -105,7 +104,7 @@ defmodule Caravan.Options do
     end
   end
 
-  # As similar as names have to be for suggestions of Elixir's compiler.
+  # The similarity that Elixir's compiler requires for its suggestions.
   @similar 0.77
 
   defp similar(schema, key) do
@@ -182,7 +181,7 @@ defmodule Caravan.Options do
   defp cast({:custom, module, function, arguments}, value, _doc),
     do: apply(module, function, [value | arguments])
 
-  # That nil is allowed need not be said: it means the same as leaving the option out.
+  # The documentation does not mention nil, because it means the same as leaving the option out.
   defp type_doc({:or, [type, nil]}, doc), do: type_doc(type, doc)
 
   defp type_doc({:in, first..last//_}, unit),

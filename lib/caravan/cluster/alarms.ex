@@ -8,25 +8,26 @@ defmodule Caravan.Cluster.Alarms do
   @spec new() :: t
   def new, do: %{}
 
-  @doc "Whether the condition lasts."
+  @doc "Returns whether an alarm is set."
   @spec set?(t, key) :: boolean
   def set?(alarms, key), do: is_map_key(alarms, key)
 
   @doc """
-  Says that a condition holds. Returns whether it is new.
+  Sets an alarm. Returns whether it was not set before.
 
-  The time only matters if the condition is cleared with `clear/4`.
+  The time matters only if the alarm is cleared with `clear/4`.
   """
   @spec set(t, key, now :: integer) :: {new? :: boolean, t}
   def set(alarms, key, now \\ 0), do: {not set?(alarms, key), Map.put(alarms, key, now)}
 
-  @doc "Says that a condition does not hold any more."
+  @doc "Clears an alarm."
   @spec clear(t, key) :: t
   def clear(alarms, key), do: Map.delete(alarms, key)
 
   @doc """
-  Says that a condition does not hold now. The alarm is cleared only if the condition was last set `hold`
-  ago, or longer. So a condition that comes and goes is new once.
+  Clears an alarm if it was last set at least `hold` ago.
+
+  So a condition that comes and goes within this time is reported once.
   """
   @spec clear(t, key, now :: integer, hold :: non_neg_integer) :: t
   def clear(alarms, key, now, hold) do

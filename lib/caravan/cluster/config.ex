@@ -190,7 +190,7 @@ defmodule Caravan.Cluster.Config do
 
   defstruct @enforce_keys ++ Map.to_list(Map.drop(Options.defaults(@schema), @derived))
 
-  @typedoc "What one lookup asks for."
+  @typedoc "A query with one of its record types. Each source is looked up separately."
   @type source :: {query :: String.t(), Dns.type()}
 
   @type t :: %__MODULE__{

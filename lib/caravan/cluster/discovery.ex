@@ -35,7 +35,7 @@ defmodule Caravan.Cluster.Discovery do
            {:ok, %{records: list, ttl: non_neg_integer | nil, complete: boolean}}
            | {:error, {kind :: term, String.t()}}
 
-  # Milliseconds past the deadline of a lookup, at which the resolver should have replied already.
+  # Milliseconds to wait for the reply of the resolver after the deadline of a lookup.
   @grace 1_000
 
   @spec new(Config.t()) :: t
@@ -92,7 +92,7 @@ defmodule Caravan.Cluster.Discovery do
     if options[:addresses], do: Keyword.put(options, :addresses, Settings.family()), else: options
   end
 
-  # A lookup that fails at once has its outcome by message, as all others.
+  # If a lookup fails at once, its outcome comes by message too, as for all other lookups.
   defp lookup(query, type, options) do
     case Dns.lookup_async(query, type, options) do
       {:ok, ref} ->

@@ -208,8 +208,8 @@ defmodule Caravan.Cluster.DnsStrategy do
   @impl true
   def handle_cast(_unexpected, state), do: {:noreply, state}
 
-  # Cancels the timer first. This may be a late :tick, whose timer was replaced while it was in the mailbox: two
-  # timers would then run.
+  # Cancels the timer first. The timer may have been replaced while this :tick was in the mailbox. Then two timers
+  # would run.
   @impl true
   def handle_info(:tick, state),
     do:
@@ -223,7 +223,7 @@ defmodule Caravan.Cluster.DnsStrategy do
   def handle_info({:nodedown, node, _info}, state) when is_atom(node),
     do: {:noreply, listed(state, NodeList.nodedown(state.nodes, node))}
 
-  # A message that none of them knows comes from a job or a lookup that was stopped, or is a stray one.
+  # A message that none of these modules knows is stray, or comes from a job or lookup that was stopped.
   def handle_info(message, state) do
     with :unknown <- handle_lookup(Discovery.handle(state.discovery, message), state),
          :unknown <- handle_job(Jobs.handle(state.jobs, message), state),

@@ -66,7 +66,7 @@ defmodule Caravan.Cluster.Job do
   @spec perform((() -> term)) :: no_return
   def perform(fun), do: exit({__MODULE__, run(fun)})
 
-  # Catches everything: the emulator logs an exception that ends a process, and the owner logs it as well.
+  # Catches everything. Otherwise the emulator would log the exception, and the owner logs it anyway.
   defp run(fun) do
     {:ok, fun.()}
   catch

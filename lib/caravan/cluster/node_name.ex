@@ -27,7 +27,7 @@ defmodule Caravan.Cluster.NodeName do
   def default_template(:srv, :srv), do: "{name}@{host}"
   def default_template(type, _ports) when type in [:a, :aaaa], do: "{name}@{ip}"
 
-  @doc "Whether the host of the names comes from the record, and so the addresses of the node."
+  @doc "Returns whether the host of the names comes from the record, and so the addresses of the node."
   @spec host_from_record?(template) :: boolean
   def host_from_record?(template), do: Enum.any?(template, &(&1 in [:host, :host_label, :ip]))
 
@@ -52,7 +52,7 @@ defmodule Caravan.Cluster.NodeName do
            "only the placeholders #{known |> Map.keys() |> Enum.join(", ")}"}
   end
 
-  @doc "Whether this can be the part of a node name before the `@`."
+  @doc "Returns whether this can be the part of a node name before the `@`."
   @spec basename?(String.t()) :: boolean
   def basename?(name), do: name =~ ~r/\A[0-9A-Za-z_\-]+\z/ and byte_size(name) < @max_length
 

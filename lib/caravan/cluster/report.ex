@@ -12,7 +12,7 @@ defmodule Caravan.Cluster.Report do
 
   require Logger
 
-  # The nodes that one line names. Further nodes are counted.
+  # The maximum number of node names in one line. Further nodes are only counted.
   @named 10
 
   @doc "Logs a line, if the option `:log_level` allows its level."
@@ -23,7 +23,7 @@ defmodule Caravan.Cluster.Report do
       else: :ok
   end
 
-  @doc "Warns if the node is not distributed, or does not use `Caravan.Epmd` although names carry ports."
+  @doc "Logs a warning if this node is not alive, or if it needs `Caravan.Epmd` and does not use it."
   @spec warn_if_not_on_caravan_epmd(Config.t()) :: :ok
   def warn_if_not_on_caravan_epmd(config) do
     needs_epmd =
@@ -137,7 +137,7 @@ defmodule Caravan.Cluster.Report do
     end
   end
 
-  @doc "Emits the event of a disconnect that has ended, and logs a function that failed."
+  @doc "Emits the event of a disconnect that has ended. Logs a warning if the disconnect function failed."
   @spec disconnected(Config.t(), String.t(), Connector.result(), duration :: integer) :: :ok
   def disconnected(config, name, :ok, duration),
     do: libcluster(config, :disconnect_node, :ok, %{duration: duration}, %{node: atom(name)})
@@ -192,7 +192,7 @@ defmodule Caravan.Cluster.Report do
     do: "the #{function} function returned #{inspect(other)}"
 
   defp limit_text(:max_nodes, left_out, config) do
-    "DNS names more than #{config.max_nodes} nodes (:max_nodes). #{left_out} are left out"
+    "DNS has more than #{config.max_nodes} nodes (:max_nodes). #{left_out} of them are left out"
   end
 
   defp limit_text(:max_new_names, left_out, config) do
@@ -217,7 +217,7 @@ defmodule Caravan.Cluster.Report do
     Enum.join(first, ", ") <> more
   end
 
-  # Reports that name nodes name those that were connected or dialled. These have an atom.
+  # Safe: the nodes in events were connected or dialled, so they have an atom.
   defp atom(name) do
     {:ok, node} = NodeAtom.existing(name)
     node

@@ -1,7 +1,7 @@
 defmodule Caravan.Cluster.Topologies do
-  # Effect. The registered names of the strategies of this VM: by them, the name of a topology leads to its
-  # processes. If several strategies have one topology, their names are numbered. Nodes that start the same
-  # strategies register the same names, so a strategy can call those of its peers.
+  # Effect. The registered names of the strategies in this VM. They lead from the name of a topology to its
+  # processes. If several strategies have the same topology, their names are numbered. Nodes that start the same
+  # strategies register the same names, so a strategy can call the strategies of its peers.
   @moduledoc false
 
   @prefix "Caravan.Cluster.DnsStrategy"

@@ -49,7 +49,7 @@ defmodule Caravan.Epmd.Peers do
   @doc """
   Moves the first address of a node to the end, so that the next connect uses the second one.
 
-  To be called when a connect has failed. The next `put/2` of a topology sets the order again. Names that are
+  Call it when a connect has failed. The next `put/2` of a topology sets the order again. Names that are
   not in the table are ignored.
   """
   @spec rotate(node_name :: String.t()) :: :ok

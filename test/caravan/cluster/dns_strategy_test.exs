@@ -219,7 +219,7 @@ defmodule Caravan.Cluster.DnsStrategyTest do
           )
         end)
 
-      assert log =~ "DNS names more than 1024 nodes"
+      assert log =~ "DNS has more than 1024 nodes"
     end
   end
 

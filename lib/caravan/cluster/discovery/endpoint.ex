@@ -1,5 +1,5 @@
 defmodule Caravan.Cluster.Discovery.Endpoint do
-  # Pure. Where a node listens, as the records of one answer say.
+  # Pure. The ports and addresses of one node, from the records of one answer.
   @moduledoc false
 
   alias Caravan.Cluster.Config
@@ -41,7 +41,7 @@ defmodule Caravan.Cluster.Discovery.Endpoint do
     {endpoints, Enum.reverse(left_out)}
   end
 
-  @doc "Returns the ports and addresses of both, those of the first one first."
+  @doc "Returns the ports and addresses of both, the addresses of the first one first."
   @spec merge(t, t) :: t
   def merge(%__MODULE__{} = first, %__MODULE__{} = second) do
     %__MODULE__{
@@ -50,7 +50,7 @@ defmodule Caravan.Cluster.Discovery.Endpoint do
     }
   end
 
-  @doc "Whether both have the same ports and addresses, in any order."
+  @doc "Returns whether both have the same ports and addresses, in any order."
   @spec same?(t, t) :: boolean
   def same?(%__MODULE__{} = one, %__MODULE__{} = other) do
     one == other or
@@ -70,7 +70,7 @@ defmodule Caravan.Cluster.Discovery.Endpoint do
   defp ports(%Service{port: port}, :srv) when port > 0, do: [port]
   defp ports(_record, _ports), do: []
 
-  # Only where the host of the names comes from the record: else they are not addresses of that host.
+  # Called only if the host of the node name comes from the record. Otherwise these are addresses of another host.
   defp addresses(%Service{addresses: addresses}), do: addresses
   defp addresses(ip), do: [ip]
 end

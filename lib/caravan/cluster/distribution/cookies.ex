@@ -18,7 +18,7 @@ defmodule Caravan.Cluster.Distribution.Cookies do
   @spec drained() :: [key]
   def drained, do: Quarantine.load().keys
 
-  @doc "Whether a node is in quarantine."
+  @doc "Returns whether a node is in quarantine."
   @spec quarantined?(node) :: boolean
   def quarantined?(node), do: is_map_key(Quarantine.load().cookies, node)
 
@@ -33,7 +33,7 @@ defmodule Caravan.Cluster.Distribution.Cookies do
   @doc """
   Marks a strategy as not drained.
 
-  The last one releases all nodes. Before that, nodes stay in quarantine until `release/2`.
+  If no drained strategy is left, all nodes are released. Otherwise nodes stay in quarantine until `release/2`.
   """
   @spec delete_key(key) :: :ok
   def delete_key(key) do
@@ -46,11 +46,10 @@ defmodule Caravan.Cluster.Distribution.Cookies do
     end)
   end
 
-  @doc "Puts nodes into quarantine, on behalf of a strategy that is drained; else it does nothing."
+  @doc "Puts nodes into quarantine. Does nothing if the strategy is not drained."
   @spec quarantine(key, [node]) :: :ok
   def quarantine(key, nodes) do
-    # Compares the cookies themselves, because a restart of distribution forgets them. Only on Caravan.Epmd
-    # does it get them back.
+    # Compares the cookies themselves, because a restart of distribution deletes them. Only Caravan.Epmd restores them.
     secret = Quarantine.load().secret
 
     if Enum.any?(nodes, &(:erlang.get_cookie(&1) != secret)),
@@ -58,13 +57,13 @@ defmodule Caravan.Cluster.Distribution.Cookies do
       else: :ok
   end
 
-  @doc "Takes a node out of quarantine, on behalf of a strategy that is not drained; else it does nothing."
+  @doc "Takes a node out of quarantine. Does nothing if the strategy is drained."
   @spec release(key, node) :: :ok
   def release(key, node) do
     if quarantined?(node), do: change(&release(&1, key, node)), else: :ok
   end
 
-  # A leave job that was overtaken by resume/1 comes too late: its strategy is not drained any more.
+  # A leave job may still run after resume/1. Then its strategy is not drained any more, and nothing changes.
   defp quarantine(saved, key, nodes) do
     new =
       for node <- nodes, key in saved.keys, cookie = other_cookie(node, saved), do: {node, cookie}
@@ -93,7 +92,7 @@ defmodule Caravan.Cluster.Distribution.Cookies do
     %{saved | cookies: cookies}
   end
 
-  # Guessing it takes the true cookie, and a node that has that one may connect anyway.
+  # The secret can be guessed only with the true cookie, and a node that has the true cookie may connect anyway.
   defp secret do
     seed = {:erlang.get_cookie(), make_ref(), System.system_time(), :rand.uniform(1 <<< 60)}
     seed |> :erlang.term_to_binary() |> :erlang.md5() |> Base.encode16() |> String.to_atom()
@@ -101,7 +100,7 @@ defmodule Caravan.Cluster.Distribution.Cookies do
 
   ## Changes
 
-  # A separate process, because the caller may be killed at any time, and a change must be whole.
+  # Runs in a separate process, because the caller may be killed at any time, and a change must be complete.
   defp change(fun) do
     {:ok, _saved} =
       Job.run(

@@ -1,6 +1,6 @@
 defmodule Caravan.Cluster.Distribution.Diagnosis do
-  # Effect. Finds out why a node cannot be connected: net_kernel returns only that it cannot. Repeats the steps
-  # of a connect, up to the handshake.
+  # Effect. Finds out why a node cannot be connected, because net_kernel returns only `false`. Repeats the steps of a
+  # connect, up to the handshake.
   @moduledoc false
 
   alias Caravan.Cluster.Config
@@ -25,17 +25,17 @@ defmodule Caravan.Cluster.Distribution.Diagnosis do
     {Node, :connect, []}
   ]
 
-  @doc "Returns after how many milliseconds the job of `find/1` is to be ended."
+  @doc "Returns the deadline of the job that runs `find/1`, in milliseconds."
   @spec deadline() :: pos_integer
   def deadline, do: @deadline
 
-  @doc "Whether `find/1` knows what the `:connect` function of this topology does."
+  @doc "Returns whether `find/1` knows what the `:connect` function of this topology does."
   @spec possible?(Config.t()) :: boolean
   def possible?(%Config{connect: connect}) do
     connect in @net_kernel and Node.alive?() and :net_kernel.epmd_module() == Caravan.Epmd
   end
 
-  @doc "Finds out why a node cannot be connected. To be run as a job."
+  @doc "Finds out why a node cannot be connected. Run it as a job."
   @spec find(String.t()) :: finding
   def find(node) do
     [name, host] = node |> String.split("@", parts: 2) |> Enum.map(&String.to_charlist/1)

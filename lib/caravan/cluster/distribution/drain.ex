@@ -12,7 +12,7 @@ defmodule Caravan.Cluster.Distribution.Drain do
   #   * It calls global:disconnect/0 (OTP 25.1), which reports no lost connections to other nodes. Because of
   #     such reports, prevent_overlapping_partitions makes them disconnect healthy nodes.
   #
-  # A node that another strategy of this VM names is exempt, unless that strategy is drained too. Each leave
+  # A node that another strategy of this VM knows is exempt, unless that strategy is drained too. Each leave
   # asks all strategies for these names, because what a strategy knows ends with it. If a strategy cannot
   # answer in time, its nodes are put into quarantine, and its next connects release them.
   @moduledoc false
@@ -33,14 +33,14 @@ defmodule Caravan.Cluster.Distribution.Drain do
   # Milliseconds that `leave/2` takes at most.
   @deadline 10_000
 
-  # Milliseconds to wait for what :global.disconnect/0 has disconnected.
+  # Milliseconds to wait until the nodes that :global.disconnect/0 disconnects are no longer listed.
   @retry_after 50
 
   @doc "Returns how many milliseconds `leave/2` takes at most."
   @spec deadline() :: pos_integer
   def deadline, do: @deadline
 
-  @doc "Whether the strategy is drained."
+  @doc "Returns whether the strategy is drained."
   @spec drained?(key) :: boolean
   def drained?(key), do: key in Cookies.drained()
 
@@ -53,10 +53,11 @@ defmodule Caravan.Cluster.Distribution.Drain do
   def resume(key), do: Cookies.delete_key(key)
 
   @doc """
-  Tells the peers, and disconnects them, until only exempt nodes are connected. Returns these.
+  Tells the peers that this node leaves, and disconnects them, until only exempt nodes are connected. Returns the exempt
+  nodes.
 
-  `known` are the names that the strategy knows: their nodes are put into quarantine even if they are not
-  connected. To be run as a job.
+  `known` are the names that the strategy knows. Their nodes are put into quarantine even if they are not connected.
+  Run it as a job.
   """
   @spec leave(key, known :: [String.t()]) :: exempt :: [node]
   def leave(key, known) do
@@ -79,7 +80,7 @@ defmodule Caravan.Cluster.Distribution.Drain do
     end
   end
 
-  @doc "Whether a node is connected that has to be disconnected. `exempt` are nodes that may be connected."
+  @doc "Returns whether a node is connected that has to be disconnected. `exempt` are nodes that may be connected."
   @spec unexpected_connections?(exempt :: [node]) :: boolean
   def unexpected_connections?(exempt), do: to_disconnect(exempt) != []
 
@@ -94,7 +95,7 @@ defmodule Caravan.Cluster.Distribution.Drain do
     Cookies.release(key, node)
   end
 
-  # A hidden node in quarantine is a member that is connected hidden.
+  # A hidden node that is in quarantine is a member with a hidden connection.
   defp to_disconnect(exempt),
     do: (Node.list() ++ Enum.filter(Node.list(:hidden), &Cookies.quarantined?/1)) -- exempt
 
@@ -108,8 +109,8 @@ defmodule Caravan.Cluster.Distribution.Drain do
         do: reply
   end
 
-  # :global.disconnect/0 leaves all nodes, exempt ones too, which are dialled again at once. To leave only
-  # some nodes of a mesh makes `global` close connections between the others.
+  # :global.disconnect/0 disconnects all nodes. The other strategies dial exempt nodes again at once. If only some nodes
+  # of a mesh were disconnected, `global` would close connections between the other nodes.
   defp disconnect(nodes) do
     visible = Enum.any?(Node.list(), &(&1 in nodes))
     mesh = visible and Application.get_env(:kernel, :connect_all, true)

@@ -29,7 +29,7 @@ defmodule Caravan.Cluster.Distribution.NodeAtom do
     ArgumentError -> :error
   end
 
-  @doc "Whether names from DNS may become new atoms."
+  @doc "Returns whether names from DNS may become new atoms."
   @spec available?() :: boolean
   def available? do
     :erlang.system_info(:atom_count) < @share * :erlang.system_info(:atom_limit)

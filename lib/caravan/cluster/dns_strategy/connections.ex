@@ -1,6 +1,5 @@
 defmodule Caravan.Cluster.DnsStrategy.Connections do
-  # Effect. The jobs that connect, disconnect and diagnose the nodes of a topology: starts them, and reports
-  # what comes of them.
+  # Effect. Starts the jobs that connect, disconnect and diagnose the nodes of a topology, and reports their outcomes.
   @moduledoc false
 
   alias Caravan.Cluster.Config

@@ -1,6 +1,6 @@
 defmodule Caravan.Cluster.DnsStrategy.Departure do
-  # Owner-state. The leaving of a drained strategy: the callers that wait for it, and one job at a time that
-  # disconnects the peers.
+  # Owner-state. How a drained strategy leaves the cluster: one job at a time that disconnects the peers, and the
+  # callers that wait for it.
   @moduledoc false
 
   alias Caravan.Cluster.Distribution.Drain
@@ -12,7 +12,7 @@ defmodule Caravan.Cluster.DnsStrategy.Departure do
   @typedoc """
     * `:names`: the nodes that the strategy knew when it was drained;
     * `:callers`: who gets a reply when the job ends;
-    * `:exempt`: the nodes that may stay connected, by the last job;
+    * `:exempt`: the nodes that may stay connected, as the last job returned them;
     * `:check`: the reference and the timer of the next check.
   """
   @opaque t :: %__MODULE__{
@@ -31,7 +31,7 @@ defmodule Caravan.Cluster.DnsStrategy.Departure do
   @spec new(Drain.key()) :: t
   def new(key), do: %__MODULE__{key: key}
 
-  @doc "Whether the strategy is drained. A strategy that was restarted after a crash may be."
+  @doc "Returns whether the strategy is drained. A strategy that was restarted after a crash may be."
   @spec drained?(t) :: boolean
   def drained?(%__MODULE__{key: key}), do: Drain.drained?(key)
 
@@ -46,9 +46,10 @@ defmodule Caravan.Cluster.DnsStrategy.Departure do
   end
 
   @doc """
-  Starts a leave job if the strategy is drained and a node is connected. To be called after a nodeup.
+  Starts a leave job if the strategy is drained and a node is connected. Call it after a nodeup.
 
-  No node is exempt here: which nodes are may have changed since the last job, and the next job asks again.
+  It treats no node as exempt, because the exempt nodes may have changed since the last job. The new job asks the other
+  strategies for them.
   """
   @spec check(t) :: t
   def check(%__MODULE__{} = departure), do: check(departure, [])
@@ -56,7 +57,8 @@ defmodule Caravan.Cluster.DnsStrategy.Departure do
   @doc """
   Returns the result of the leave job that `message` belongs to, or `:unknown`.
 
-  The callers have got their reply then: the result, but `{:error, :failed}` for `{:error, {:failed, reason}}`.
+  All callers have then got the result as their reply, with `{:error, :failed}` in place of
+  `{:error, {:failed, reason}}`.
   """
   @spec handle(t, message :: term) ::
           {:ok | {:error, :timeout | {:failed, term}}, t} | :unknown

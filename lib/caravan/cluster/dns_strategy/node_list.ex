@@ -1,9 +1,9 @@
 defmodule Caravan.Cluster.DnsStrategy.NodeList do
   # Owner-state. The connected nodes, as the strategy learns of them.
   #
-  # With the default :list_nodes, the messages nodeup and nodedown decide: one comes for every change of
-  # nodes(connected), in order. The list itself is a safety net. It may be ahead of messages that are still in the
-  # mailbox. That does no harm, because the last message about a node is right.
+  # With the default :list_nodes, the messages nodeup and nodedown decide, because each change of nodes(connected)
+  # sends one, in order. The list itself is a safety net. It may be ahead of messages that are still in the mailbox.
+  # That does no harm, because the last message about a node is right.
   #
   # A custom :list_nodes function decides by itself which nodes are connected. So it is called after each message, and
   # events that depend on its list wait for it.
@@ -54,8 +54,9 @@ defmodule Caravan.Cluster.DnsStrategy.NodeList do
   end
 
   @doc """
-  Returns `events`, and lists the nodes first only if necessary: always with a custom function, and with the default
-  list if it was not read for `:min_interval`.
+  Returns `events`, as `refresh/2` does, but reads the default list only if it was not read for `:min_interval`.
+
+  A custom function is always called.
   """
   @spec refresh_if_stale(t, [event]) :: {[event], t}
   def refresh_if_stale(%__MODULE__{} = list, events) do

@@ -11,6 +11,7 @@ defmodule Caravan.Cluster.DnsStrategy.Waiters do
   @spec new() :: t
   def new, do: %{}
 
+  @doc "Returns the number of callers. For tests."
   @spec count(t) :: non_neg_integer
   def count(waiters), do: map_size(waiters)
 
