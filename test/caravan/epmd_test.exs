@@ -67,8 +67,8 @@ defmodule Caravan.EpmdTest do
           do: assert(Epmd.dist_port(name) == 4001)
     end
 
-    for {names, kind} <- [{@without_port, "impossible"}, {@temporary, "temporary"}] do
-      test "raises the port rule for an #{kind} name" do
+    for {names, kind} <- [{@without_port, "an impossible"}, {@temporary, "a temporary"}] do
+      test "raises an error with the port rule for #{kind} name" do
         for name <- unquote(names), name <- [name, String.to_atom(name), to_charlist(name)] do
           error = assert_raise ArgumentError, fn -> Epmd.dist_port(name) end
           assert error.message =~ @rule
@@ -77,7 +77,7 @@ defmodule Caravan.EpmdTest do
       end
     end
 
-    test "raises the name that it was given, and the reason" do
+    test "raises an error with the name and the reason" do
       assert_raise ArgumentError, ~r/"app-70000@host"/, fn -> Epmd.dist_port("app-70000@host") end
 
       assert_raise ArgumentError, ~r/"app-70000@host"/, fn ->

@@ -63,7 +63,7 @@ defmodule Caravan.OptionsTest do
       assert validate(retries: 1, retries: 2).retries == 1
     end
 
-    test "raises what was expected and what was given for a wrong value" do
+    test "raises an error with the expectation and the value for a wrong value" do
       for {options, message} <- [
             {[tls: nil], "expected :tls to be true or false, got: nil"},
             {[mode: :slow], "expected :mode to be one of :fast, :safe, got: :slow"},
@@ -84,7 +84,7 @@ defmodule Caravan.OptionsTest do
                    fn -> Options.validate!([name: "name"], @schema, "Owner") end
     end
 
-    test "raises the known options, and the similar one, for an unknown option" do
+    test "raises an error with the known options, and the most similar one, for an unknown option" do
       assert error(retry: 1) ==
                "Owner: unknown option :retry (given 1), expected one of: :name, :tls, :mode, " <>
                  ":interval, :retries, :notify. Did you mean :retries?"
@@ -92,13 +92,13 @@ defmodule Caravan.OptionsTest do
       refute error(colour: 1) =~ "Did you mean"
     end
 
-    test "raises for a missing option what it takes" do
+    test "raises an error with the type for a missing option" do
       assert_raise ArgumentError,
                    "Owner: required option :name (short string) is missing, got: [tls: true]",
                    fn -> Options.validate!([tls: true], @schema, "Owner") end
     end
 
-    test "raises for options that are no keyword list" do
+    test "raises an error for options that are not a keyword list" do
       for options <- [nil, %{}, ["app"], [{:a, 1} | :b]] do
         assert_raise ArgumentError, ~r/^Owner: expected options as a keyword list, got: /, fn ->
           Options.validate!(options, @schema, "Owner")

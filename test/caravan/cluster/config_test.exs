@@ -130,7 +130,7 @@ defmodule Caravan.Cluster.ConfigTest do
     assert Config.new!(@required ++ [dns_client: Client]).dns_client == Client
   end
 
-  describe "new!/1 names key, expectation and value when it refuses" do
+  describe "new!/1 raises an error with the key, the expectation and the value for" do
     for {title, options, message} <- [
           {"an unknown option", [{:querry, "x"} | @required],
            ~r/unknown option :querry \(given "x"\), expected one of: :query/},

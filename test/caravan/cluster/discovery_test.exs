@@ -26,7 +26,7 @@ defmodule Caravan.Cluster.DiscoveryTest do
     |> Discovery.new()
   end
 
-  # The outcome of the only lookup in flight.
+  # Returns the outcome of the only lookup in flight.
   defp outcome(discovery, source) do
     assert_receive message when is_tuple(message), 10_000
 
@@ -68,7 +68,7 @@ defmodule Caravan.Cluster.DiscoveryTest do
     assert %{complete: false, endpoints: %{"app@10.0.0.1" => _}} = answer
   end
 
-  test "a lookup that fails at once has its outcome by message, too", context do
+  test "the outcome of a lookup that fails at once comes by message, too", context do
     name = String.duplicate("a", 300)
     source = {name, :srv}
     assert {:error, %{reason: reason}} = Caravan.Dns.lookup_async(name, :srv)
@@ -88,7 +88,7 @@ defmodule Caravan.Cluster.DiscoveryTest do
     refute_receive _, 100
   end
 
-  test "messages of others are unknown", context do
+  test "a message of another process is unknown", context do
     discovery = discovery(context, [])
 
     for message <- [:tick, {make_ref(), {:ok, 1}}, {Discovery, make_ref()}] do

@@ -38,7 +38,7 @@ defmodule Caravan.Cluster.NodesTest do
     put_records(context.knot, nodes)
     await_mesh(nodes)
 
-    # A part of the records, then none. When the new node has joined, these answers have been read.
+    # DNS returns a part of the records, then none. When the new node has joined, these answers have been handled.
     put_records(context.knot, [a])
     put_records(context.knot, [])
     newcomer = start_node(context.knot)
@@ -162,7 +162,7 @@ defmodule Caravan.Cluster.NodesTest do
     )
   end
 
-  test "two nodes with a hidden connection do so as well", context do
+  test "two nodes that lost a hidden connection connect again without a lookup", context do
     hidden = {:net_kernel, :hidden_connect_node, []}
     strategy = [poll_interval: 3_600_000, min_interval: 3_600_000, connect: hidden]
     [a, b] = nodes = for _ <- 1..2, do: start_alone()
@@ -241,7 +241,7 @@ defmodule Caravan.Cluster.NodesTest do
   end
 
   describe "a drained node" do
-    test "leaves, stays out whatever dials it or is sent by it, and returns", context do
+    test "leaves, stays out although nodes dial it and it sends messages, and returns", context do
       [a, b, c] = nodes = for _ <- 1..3, do: start_node(context.knot)
       put_records(context.knot, nodes)
       await_mesh(nodes)
@@ -412,7 +412,7 @@ defmodule Caravan.Cluster.NodesTest do
              [{:"app-#{closed}@127.0.0.1", :refused}, {other.name, :accepted}] |> Enum.sort()
   end
 
-  test "records of dead addresses before the others do not keep a node from joining", context do
+  test "a node joins although the first records in DNS have dead addresses", context do
     [a, b] = nodes = for _ <- 1..2, do: start_node(context.knot)
     dead = for port <- 1..9, do: "_app._tcp 1 SRV 0 0 #{port} host"
     live = for node <- nodes, do: "_app._tcp 1 SRV 1 0 #{PeerNode.port(node)} host"
@@ -420,7 +420,7 @@ defmodule Caravan.Cluster.NodesTest do
     await_mesh([a, b])
   end
 
-  test "a node whose host has capital letters does not dial itself, and is told what to set",
+  test "a node whose host has capital letters does not dial itself, and logs the name to use",
        context do
     node = start_alone(name: PeerNode.name("app", "Node1.Caravan.Test"))
     port = PeerNode.port(node)
@@ -433,7 +433,7 @@ defmodule Caravan.Cluster.NodesTest do
     Knot.put_records(context.knot, [
       "_app._tcp 1 SRV 0 0 #{port} Node1",
       "Node1 1 A 127.0.0.1",
-      # Of a node that is not there, so that the strategy has a node to dial.
+      # The record of a dead node, so that the strategy has a node to dial.
       "_app._tcp 1 SRV 0 0 1 node2",
       "node2 1 A 127.0.0.1"
     ])

@@ -185,7 +185,7 @@ defmodule Caravan.Epmd.NodesTest do
       kernel = PeerNode.call(a, :erlang, :whereis, [:net_kernel])
 
       for name <- [
-            "nobody-#{Host.free_port()}@127.0.0.1",
+            "unknown-#{Host.free_port()}@127.0.0.1",
             "app-70000@127.0.0.1",
             "app@nonexistent.invalid",
             "rpc-1f2e-app-4001@127.0.0.1",

@@ -47,7 +47,7 @@ defmodule Caravan.Epmd.PeersTest do
       assert list(node) == []
     end
 
-    test "let the entry count that was put last, until it is deleted", %{node: node} do
+    test "use the entry that was put last, until it is deleted", %{node: node} do
       for {topology, port} <- [one: 1, two: 2],
           do: :ok = put(node, topology, [{"a@h.test", port, []}])
 
@@ -69,7 +69,7 @@ defmodule Caravan.Epmd.PeersTest do
       assert put(node, :two, [{"b@h.test", nil, []}]) == :ok
     end
 
-    test "refuse an invalid entry, and name a valid one", %{node: node} do
+    test "refuse an invalid entry with an error that has a valid example", %{node: node} do
       :ok = put(node, :one, [{"a@h.test", 1, []}])
 
       for entry <- [

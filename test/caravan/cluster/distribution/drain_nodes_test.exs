@@ -67,7 +67,7 @@ defmodule Caravan.Cluster.Distribution.DrainNodesTest do
     end
   end
 
-  # Starts two nodes, each with two topologies that name both.
+  # Starts two nodes. Each has two topologies with both nodes.
   defp start_with_both(knot) do
     [a, b] = nodes = for _ <- 1..2, do: start_alone()
     put_services(knot, for(node <- nodes, do: {node, [:app, :two]}))
@@ -93,11 +93,11 @@ defmodule Caravan.Cluster.Distribution.DrainNodesTest do
   end
 
   describe "two topologies" do
-    test "that name the same nodes: a node leaves when both are drained, and returns when one resumes",
+    test "with the same nodes: a node leaves when both are drained, and returns when one resumes",
          context do
       [a, b] = nodes = start_with_both(context.knot)
 
-      # The other topology names a, so it stays connected, and is connected again after a loss.
+      # The other topology has the node a. So a stays connected, and is connected again after a loss.
       assert drain(b, :one) == :ok
       assert peers(b) == [a.name]
       assert true_cookie?(b, a)
@@ -164,7 +164,7 @@ defmodule Caravan.Cluster.Distribution.DrainNodesTest do
       Host.await(fn -> peers(c) == [b.name] end, "c to be with b again")
       assert_refused(a, c)
 
-      # Now :two names a as well.
+      # Now the topology :two has the node a as well.
       put_services(context.knot, [{a, [:app, :two]}, {b, [:two]}, {c, [:app, :two]}])
       await_mesh(nodes)
       assert resume(c, :one) == :ok
@@ -281,7 +281,7 @@ defmodule Caravan.Cluster.Distribution.DrainNodesTest do
 
     assert drain(b) == :ok
     assert table(b) == []
-    # No answer helps.
+    # From now on, DNS does not answer.
     stop_supervised!(Knot)
     assert resume(b) == :ok
     assert table(b) == before

@@ -71,7 +71,7 @@ defmodule Caravan.Cluster.Distribution.DrainTest do
     assert ours.() == [25_001]
     assert Cluster.drain(strategy) == :ok
     assert ours.() == []
-    # No answer helps.
+    # From now on, DNS does not answer.
     DnsServer.put(context.server, @query, :srv, :silent)
     assert Cluster.resume(strategy) == :ok
     assert ours.() == [25_001]

@@ -1,5 +1,5 @@
 defmodule Caravan.Cluster.DnsStrategy.DepartureTest do
-  @moduledoc "Without distribution, where no node is connected; drain_nodes_test.exs has it with."
+  @moduledoc "Drains without distribution, so that no node is connected. drain_nodes_test.exs drains real nodes."
   use ExUnit.Case, async: true
 
   alias Caravan.Cluster.Distribution.Drain
@@ -11,10 +11,10 @@ defmodule Caravan.Cluster.DnsStrategy.DepartureTest do
     %{key: key}
   end
 
-  # A caller, as a GenServer gets it. Its reply is {tag, reply}.
+  # Returns a caller as GenServer passes it. Its reply is the message {tag, reply}.
   defp from, do: {self(), make_ref()}
 
-  # Hands over messages until one is of this departure.
+  # Hands messages to the departure until one of them is its own.
   defp next(departure) do
     assert_receive message, 5_000
     with :unknown <- Departure.handle(departure, message), do: next(departure)
@@ -45,7 +45,7 @@ defmodule Caravan.Cluster.DnsStrategy.DepartureTest do
     Departure.stop(departure)
   end
 
-  test "callers that wait while it resumes get an error, and the job has no result", %{key: key} do
+  test "callers that still wait at a resume get an error, and the job has no result", %{key: key} do
     {_, tag} = caller = from()
     departure = key |> Departure.new() |> Departure.drain(caller, []) |> Departure.resume()
     assert_received {^tag, {:error, :failed}}
@@ -54,7 +54,7 @@ defmodule Caravan.Cluster.DnsStrategy.DepartureTest do
     refute_receive {:DOWN, _, _, _, _}, 100
   end
 
-  test "after a job it checks once for nodes that have connected", %{key: key} do
+  test "after a job, the departure checks once for connected nodes", %{key: key} do
     {:ok, departure} = key |> Departure.new() |> Departure.drain(from(), []) |> next()
     assert_receive {Departure, _ref} = check, 5_000
     assert {:ok, departure} = Departure.handle(departure, check)
@@ -69,7 +69,8 @@ defmodule Caravan.Cluster.DnsStrategy.DepartureTest do
     assert Departure.check(departure) == departure
   end
 
-  test "a strategy that was restarted is still drained, and leaves with no caller", %{key: key} do
+  test "a strategy that was restarted is still drained, and can leave without a caller",
+       %{key: key} do
     :ok = Drain.start(key)
     departure = Departure.new(key)
     assert Departure.drained?(departure)
@@ -77,10 +78,10 @@ defmodule Caravan.Cluster.DnsStrategy.DepartureTest do
     Departure.stop(departure)
   end
 
-  test "callers of a job that crashes get an error, and it is checked all the same", %{key: key} do
+  test "callers of a job that crashes get an error, and a check follows", %{key: key} do
     {_, tag} = caller = from()
     departure = key |> Departure.new() |> Departure.drain(caller, [])
-    # As its job would end.
+    # The message of a job that was killed.
     message = {:DOWN, departure.job.ref, :process, departure.job.pid, :killed}
 
     assert {{:error, {:failed, {:crashed, :killed}}}, departure} =
@@ -100,7 +101,7 @@ defmodule Caravan.Cluster.DnsStrategy.DepartureTest do
     Departure.stop(departure)
   end
 
-  test "messages of others are unknown", %{key: key} do
+  test "a message of another process is unknown", %{key: key} do
     departure = Departure.new(key)
     assert Departure.handle(departure, {Departure, make_ref()}) == :unknown
     assert Departure.handle(departure, {:DOWN, make_ref(), :process, self(), :x}) == :unknown

@@ -47,7 +47,7 @@ defmodule Caravan.Cluster.DnsStrategy.JobsTest do
     refute_received {:DOWN, _, _, ^pid, _}
   end
 
-  test "messages of others are unknown" do
+  test "a message of another process is unknown" do
     assert Jobs.handle(%Jobs{}, :hello) == :unknown
     assert Jobs.handle(%Jobs{}, {:DOWN, make_ref(), :process, self(), :normal}) == :unknown
   end

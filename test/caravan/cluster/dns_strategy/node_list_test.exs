@@ -4,7 +4,7 @@ defmodule Caravan.Cluster.DnsStrategy.NodeListTest do
   alias Caravan.Cluster.Config
   alias Caravan.Cluster.DnsStrategy.NodeList
 
-  # A custom list_nodes function: each call waits for what the test process lets it return.
+  # A custom list_nodes function. Each call waits until the test process sends the value to return.
   def list(test) do
     send(test, {:listing, self()})
 
@@ -22,7 +22,7 @@ defmodule Caravan.Cluster.DnsStrategy.NodeListTest do
     NodeList.new(Config.new!([min_interval: min_interval] ++ options))
   end
 
-  # Lets the list function that is called next return `term`, and handles the message of its job.
+  # Makes the next call of the list function return `term`, and handles the message of its job.
   defp return(list, term) do
     assert_receive {:listing, pid}, 5_000
     send(pid, {:return, term})
@@ -35,7 +35,7 @@ defmodule Caravan.Cluster.DnsStrategy.NodeListTest do
   end
 
   describe "the default list" do
-    test "is returned at once, with the events behind it" do
+    test "is returned at once, followed by the events" do
       assert {[{:connected_nodes, []}, :tick], _list} = NodeList.refresh(default(), [:tick])
     end
 
@@ -62,14 +62,14 @@ defmodule Caravan.Cluster.DnsStrategy.NodeListTest do
   end
 
   describe "a custom list" do
-    test "is returned by a job, with the events behind it" do
+    test "is returned by a job, followed by the events" do
       assert {[], list} = NodeList.refresh(custom(), [:one, :two])
       assert {:ok, events, list} = return(list, [:a@h])
       assert events == [{:connected_nodes, ["a@h"]}, :one, :two]
       assert list == custom()
     end
 
-    test "is fetched again after events that came while it was fetched, once for all of them" do
+    test "is fetched once more after all events that came while it was fetched" do
       {[], list} = NodeList.refresh(custom(), [:one])
       {[], list} = NodeList.nodeup(list, :a@h)
       {[], list} = NodeList.refresh(list, [:two])
@@ -88,12 +88,12 @@ defmodule Caravan.Cluster.DnsStrategy.NodeListTest do
       assert {:ok, [{:connected_nodes, ["a@h"]}], _list} = return(list, [:a@h])
     end
 
-    test "may be another one of erlang:nodes/1" do
+    test "may be another call of :erlang.nodes/1" do
       {[], list} = NodeList.refresh(custom({:erlang, :nodes, [:visible]}), [:tick])
       assert {:ok, [{:connected_nodes, []}, :tick], _list} = next(list)
     end
 
-    test "that fails is an error, and its events are returned all the same" do
+    test "that fails is an error, and the events are still returned" do
       for rubbish <- [:rubbish, ["a@h"], [:a@h | :b@h]] do
         {[], list} = NodeList.refresh(custom(), [:tick])
         assert {{:error, text}, [:tick], _list} = return(list, rubbish)
