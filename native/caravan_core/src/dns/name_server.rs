@@ -79,8 +79,8 @@ impl NameServer {
             };
         }
         let question = request.queries.first().cloned().unwrap_or_default();
-        // Unless TCP has a complete answer, the next query goes over UDP again. The guard sees to that even if the deadline
-        // of the lookup drops this future.
+        // Unless TCP has a complete answer, the next query goes over UDP again, even if the deadline of the lookup drops
+        // this future.
         let guard = ForgetUnlessAnswered {
             server: self,
             question: &question,
