@@ -144,10 +144,10 @@ defmodule Caravan.Cluster.Membership do
     {random, state} = random(state)
     nodes = state.counts.connected
 
-    {news, poll} =
+    {new?, poll} =
       Source.lookup_failed(source(state, source), kind, nodes, now, state.options, random)
 
-    state |> put_source(source, poll) |> report_if(news, {:lookup_failed, source, text})
+    state |> put_source(source, poll) |> report_if(new?, {:lookup_failed, source, text})
   end
 
   defp take_in(state, {:nodeup, name}, %{now: now}) do
@@ -173,7 +173,10 @@ defmodule Caravan.Cluster.Membership do
   defp take_in(state, {:connect_result, name, result}, %{now: now}) do
     state = finish_connect(state, name)
     peer = state.peers[name]
-    if peer && not Peer.connected?(peer), do: failed(state, peer, result, now), else: state
+
+    if peer && not Peer.connected?(peer),
+      do: connect_failed(state, peer, result, now),
+      else: state
   end
 
   defp take_in(state, {:peer_draining, name}, _env) do
@@ -276,14 +279,14 @@ defmodule Caravan.Cluster.Membership do
     end)
   end
 
-  defp failed(state, peer, result, now) do
+  defp connect_failed(state, peer, result, now) do
     {random, state} = random(state)
     kind = kind(result)
     peer = Peer.connect_failed(peer, now, Dial.longest(state), random)
-    {news, peer} = Peer.report_once(peer, kind)
+    {report?, peer} = Peer.report_once(peer, kind)
     {rotated, peer} = Peer.next_address(peer)
 
-    state = state |> put_peer(peer) |> report_if(news, {:connect_failed, peer.name, kind})
+    state = state |> put_peer(peer) |> report_if(report?, {:connect_failed, peer.name, kind})
     if rotated, do: add_action(state, {:rotate_addresses, peer.name}), else: state
   end
 

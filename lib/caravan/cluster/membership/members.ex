@@ -61,8 +61,8 @@ defmodule Caravan.Cluster.Membership.Members do
   # An empty answer is more likely a fault of the server than a cluster without nodes.
   defp evidence_of_absence?(answer), do: answer.complete and answer.endpoints != %{}
 
-  # Clears the alarm only if there is room for one more name. With several queries, one answer may fit exactly while
-  # another one does not, and the alarm would be reported again and again.
+  # Clears the alarm only if there is room for one more name. If the peers are exactly :max_nodes, the alarm stays as
+  # it is: the answer of one query may fit while that of another query does not, and each change would be reported.
   defp enforce_max_nodes(%{options: %{max_nodes: most}} = state)
        when map_size(state.peers) < most,
        do: clear_alarm(state, {:limit, :max_nodes})
@@ -139,25 +139,24 @@ defmodule Caravan.Cluster.Membership.Members do
 
   defp prune(%State{} = state, source, answer) do
     if evidence_of_absence?(answer),
-      do: prune(%{state | prune_round: MapSet.delete(state.prune_round, source)}),
+      do: start_round(%{state | prune_round: MapSet.delete(state.prune_round, source)}),
       else: state
   end
 
   # A new round may disconnect nodes only after each source has answered since the last one.
-  defp prune(state) do
-    if MapSet.size(state.prune_round) == 0,
-      do:
-        prune(
-          state,
-          Prune.select(Map.values(state.peers), source_names(state), state.options.prune)
-        ),
-      else: state
+  defp start_round(state) do
+    if MapSet.size(state.prune_round) == 0 do
+      peers = Map.values(state.peers)
+      disconnect(state, Prune.select(peers, source_names(state), state.options.prune))
+    else
+      state
+    end
   end
 
-  defp prune(state, {[], 0}), do: clear_alarm(state, :all_spared)
-  defp prune(state, {[], spared}), do: set_alarm(state, :all_spared, {:pruned, [], spared})
+  defp disconnect(state, {[], 0}), do: clear_alarm(state, :all_spared)
+  defp disconnect(state, {[], spared}), do: set_alarm(state, :all_spared, {:pruned, [], spared})
 
-  defp prune(state, {selected, spared}) do
+  defp disconnect(state, {selected, spared}) do
     # A node that stayed connected was reported at the first attempt.
     new = Enum.filter(selected, &(state.peers[&1].prune_attempts == 0))
     state = report_if(state, new != [], {:pruned, new, spared})
