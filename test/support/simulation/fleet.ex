@@ -98,7 +98,7 @@ defmodule Caravan.Test.Fleet do
   end
 
   defp happen(fleet, {:failed, id}, now, env) do
-    {_news, source} =
+    {_new?, source} =
       Source.lookup_failed(
         fleet.sources[id],
         :timeout,

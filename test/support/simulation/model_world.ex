@@ -17,6 +17,16 @@ defmodule Caravan.Test.ModelWorld do
   @connect_timeout 5_000
   @day 86_400_000
 
+  # The facts that the model records:
+  #
+  #   * :dns has the reply by source, and :answers all answers with their time, latest first.
+  #   * :alive are the nodes that accept connections. :connected are those that are connected to this node, and
+  #     :joined_at has the time of their nodeup.
+  #   * :connecting are the connects in progress. :agenda has the times at which connects and lookups end.
+  #   * :atoms are the names that are atoms. :dialled_new has the times at which a connect created an atom.
+  #   * :table are the names in the table of addresses.
+  #   * :answers_at_prune is the number of answers when nodes were last pruned.
+  #   * :unread are the deltas in the mailbox of the strategy.
   defstruct [
     :membership,
     :config,
