@@ -38,6 +38,7 @@ defmodule Caravan.Test.DnsServer do
 
     * A list of records is NOERROR with a TTL of 5 seconds. Over UDP, an answer too big for the client becomes
       an empty truncated answer. Over TCP, an answer too big for DNS has the records that fit, and TC.
+    * With `:additional`, the answer has the addresses of these hosts in its additional section.
     * `:nxdomain` and `:empty` have an SOA record only if a TTL is given.
     * `:cut` ends in the middle of a record. `:wrong_id` and `:wrong_question` are valid otherwise.
     * `:truncated` and `:close` close the connection if the query came over TCP.
@@ -53,6 +54,7 @@ defmodule Caravan.Test.DnsServer do
   @type reply ::
           [dns_record]
           | {[dns_record] | :nxdomain | :empty, ttl: non_neg_integer}
+          | {[dns_record], ttl: non_neg_integer, additional: [{String.t(), :inet.ip_address()}]}
           | {:cname, String.t(), reply}
           | (:nxdomain | :servfail | :refused | :formerr | :notimp | :empty)
           | (:silent | :close | :truncated | :garbage | :cut | :wrong_id | :wrong_question)

@@ -45,6 +45,7 @@ defmodule Caravan.Test.DnsServer.Message do
       header: header,
       question: question,
       owner: owner,
+      additional: [],
       limit: limit(transport, opt)
     }
 
@@ -84,6 +85,11 @@ defmodule Caravan.Test.DnsServer.Message do
     encode(%{message | question: question}, sections(owner, sample(message.query.type)))
   end
 
+  def answer(message, {records, ttl: ttl, additional: hosts}) do
+    additional = for {name, ip} <- hosts, do: record(charlist(name), ttl, ip)
+    answer(%{message | additional: additional}, {records, ttl: ttl})
+  end
+
   def answer(message, reply), do: fit(message, sections(message.owner, reply), [])
 
   defp fit(message, {rcode, answers, authority} = sections, flags) do
@@ -103,7 +109,7 @@ defmodule Caravan.Test.DnsServer.Message do
     end
   end
 
-  defp truncated(message), do: encode(message, {0, [], []}, tc: true)
+  defp truncated(message), do: encode(%{message | additional: []}, {0, [], []}, tc: true)
 
   defp limit(:tcp, _opt), do: @max_tcp
   defp limit(:udp, nil), do: @plain_udp
@@ -158,7 +164,7 @@ defmodule Caravan.Test.DnsServer.Message do
         qdlist: [message.question],
         anlist: answers,
         nslist: authority,
-        arlist: opt(message.query.edns, rcode)
+        arlist: message.additional ++ opt(message.query.edns, rcode)
       )
     )
   end
