@@ -218,7 +218,8 @@ defmodule Caravan.Dns.AddressesTest do
       assert one.addresses == [{10, 0, 0, 1}]
     end
 
-    test "asks for a target whose addresses in the additional section it drops", context do
+    test "looks up a target if it drops the target's addresses in the additional section",
+         context do
       additional = [Wire.a(["node1", "test"], {11, 0, 0, 1}), Wire.a(["node2", "test"], @ip)]
       DnsServer.put(context.server, @name, :srv, with_additional(additional))
       DnsServer.put(context.server, "node1.test", :a, [{10, 0, 0, 1}])

@@ -117,7 +117,8 @@ defmodule Caravan.Dns.DnssecTest do
   end
 
   describe "a signature that expires" do
-    test "proves nothing afterwards, whatever TTL the answer has", context do
+    test "does not prove an answer afterwards, even if the TTL of the answer is longer",
+         context do
       policy = ~w(rrsig-lifetime:10 rrsig-refresh:6 rrsig-pre-refresh:0 propagation-delay:0)
       policy = Enum.map(["dnskey-ttl:5" | policy], &String.replace(&1, ":", ": "))
       signing = [records: ["node 5 A 127.0.0.1"], signed: true, policy: policy]
@@ -135,8 +136,8 @@ defmodule Caravan.Dns.DnssecTest do
     end
   end
 
-  test "a second signature that cannot be checked takes nothing from the first", context do
-    # As while a zone changes its algorithm: 16 is Ed448.
+  test "a second signature that cannot be checked does not invalidate the first", context do
+    # A zone has two signatures while it changes its algorithm. 16 is Ed448.
     options =
       broken(context, fn line ->
         if line =~ ~r/\sRRSIG\s(A|SRV)\s/,

@@ -168,7 +168,7 @@ defmodule Caravan.Dns.NameserversTest do
       %{options: [nameservers: ["tcp://" <> address], timeout: @patience]}
     end
 
-    # What it got meanwhile, it answers nothing to.
+    # The server does not answer queries that it has received before it closes the connection.
     defp closing(answers) do
       {:stream,
        fn query ->
@@ -181,7 +181,7 @@ defmodule Caravan.Dns.NameserversTest do
       for n <- 1..5, do: assert(%{records: [@ip]} = Dns.lookup!("app#{n}.test", :a, options))
     end
 
-    test "answers lookups of the same moment", %{options: options} do
+    test "answers lookups that start at the same time", %{options: options} do
       refs = for n <- 1..20, do: Dns.lookup_async("app#{n}.test", :a, options)
       for {:ok, ref} <- refs, do: assert_receive({^ref, {:ok, %{records: [@ip]}}}, 20_000)
     end
