@@ -2,8 +2,8 @@ defmodule Caravan.Cluster.Membership.Slots do
   # Pure. The connects in progress, and the slots that they take. A connect takes a slot while it is young.
   @moduledoc false
 
-  # Milliseconds. A connect that takes longer probably goes to a dead address. It continues until its timeout, but its
-  # slot is free again. So dead addresses delay other nodes by this time at most.
+  # Milliseconds. A connect that takes longer probably goes to a dead address. It continues until its timeout, but it
+  # no longer holds a slot. So a dead address keeps other nodes waiting for this time at most.
   @slot_time 100
 
   @enforce_keys [:started, :young]
