@@ -143,6 +143,9 @@ defmodule Caravan.Dns do
   # the reply, and to the wait for a reply that could not be cancelled any more.
   @grace 5
 
+  # How often a lookup is started again because Caravan.Native was reloaded. One more returns `:busy`.
+  @max_restarts 100
+
   @doc """
   Looks up `name` and waits for the answer, at most as long as the option `:timeout`.
 
@@ -152,10 +155,7 @@ defmodule Caravan.Dns do
   def lookup(name, type, options \\ []) do
     options = validate!(options, type)
 
-    # An answer that is not there at once has often arrived after other processes have run.
-    with ref when is_reference(ref) <- start(name, type, options),
-         true = :erlang.yield(),
-         ref when is_reference(ref) <- Native.dns_poll(ref) do
+    with ref when is_reference(ref) <- start_and_poll(name, type, options, &yield_and_poll/1) do
       receive do
         {^ref, result} -> result
       after
@@ -181,8 +181,10 @@ defmodule Caravan.Dns do
   """
   @spec lookup_async(String.t(), type, [option]) :: {:ok, reference} | {:error, Error.t()}
   def lookup_async(name, type, options \\ []) do
-    case start(name, type, validate!(options, type)) do
-      ref when is_reference(ref) -> {:ok, poll_once(ref)}
+    options = validate!(options, type)
+
+    case start_and_poll(name, type, options, &Native.dns_poll/1) do
+      ref when is_reference(ref) -> {:ok, ref}
       {:ok, answer} -> {:ok, send_to_self(make_ref(), {:ok, answer})}
       {:error, error} -> {:error, error}
     end
@@ -265,11 +267,27 @@ defmodule Caravan.Dns do
           "Caravan.Dns: expected #{inspect(key)} to be true #{condition}, got: false"
   end
 
-  defp poll_once(ref) do
-    case Native.dns_poll(ref) do
-      ^ref -> ref
-      result -> send_to_self(ref, result)
+  # A reload of Caravan.Native between the two calls makes the reference unknown to the library. That lookup
+  # ends without a message when its reference is collected, so it is started again.
+  defp start_and_poll(name, type, options, poll, restarts \\ @max_restarts) do
+    with ref when is_reference(ref) <- start(name, type, options),
+         :unknown <- poll_known(ref, poll) do
+      if restarts > 0,
+        do: start_and_poll(name, type, options, poll, restarts - 1),
+        else: {:error, %Error{name: name, type: type, reason: :busy}}
     end
+  end
+
+  defp poll_known(ref, poll) do
+    poll.(ref)
+  rescue
+    ArgumentError -> :unknown
+  end
+
+  # An answer that is not there at once has often arrived after other processes have run.
+  defp yield_and_poll(ref) do
+    :erlang.yield()
+    Native.dns_poll(ref)
   end
 
   defp send_to_self(ref, result) do
@@ -296,7 +314,8 @@ defmodule Caravan.Dns do
       receive do
         {^ref, result} -> result
       after
-        @grace -> {:error, %Error{name: name, type: type, reason: :internal}}
+        # The lookup began before a reload of Caravan.Native, and cannot be ended.
+        @grace -> {:error, %Error{name: name, type: type, reason: :timeout}}
       end
     end
   end

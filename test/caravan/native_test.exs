@@ -3,6 +3,7 @@ defmodule Caravan.NativeTest do
 
   alias Caravan.Epmd
   alias Caravan.Native
+  alias Caravan.Test.DnsServer
   alias Caravan.Test.PeerNode
 
   describe "port/3" do
@@ -141,6 +142,107 @@ defmodule Caravan.NativeTest do
     test "fails no call" do
       node = PeerNode.start!()
       assert PeerNode.eval(node, @reload) == [{:ok, {127, 0, 0, 1}, 4001, 6}]
+    end
+
+    @lookups ~S"""
+    look_up = fn look_up, n, results ->
+      name = "n#{n}.test"
+
+      result =
+        try do
+          if rem(n, 2) == 0 do
+            Caravan.Dns.lookup(name, :a, options)
+          else
+            with {:ok, ref} <- Caravan.Dns.lookup_async(name, :a, options) do
+              receive do {^ref, result} -> result after 10_000 -> :no_message end
+            end
+          end
+        rescue
+          error -> {:raised, error}
+        end
+
+      results = if match?({:ok, _}, result) or match?({:error, _}, result),
+        do: results, else: [result | results]
+
+      receive do :stop -> results after 0 -> look_up.(look_up, n + 1, results) end
+    end
+
+    callers = for n <- 1..32, do: Task.async(fn -> look_up.(look_up, n * 1_000_000, []) end)
+
+    load = fn load, loaded ->
+      if loaded < 300 do
+        loads =
+          :code.soft_purge(Caravan.Native) and
+            :code.load_file(Caravan.Native) == {:module, Caravan.Native}
+
+        load.(load, if(loads, do: loaded + 1, else: loaded))
+      end
+    end
+
+    load.(load, 0)
+    for caller <- callers, do: send(caller.pid, :stop)
+    callers |> Task.await_many(30_000) |> Enum.concat()
+    """
+
+    test "raises in no lookup" do
+      server = start_supervised!(DnsServer)
+      DnsServer.put_default(server, [{127, 0, 0, 1}])
+      node = PeerNode.start!()
+      options = [nameservers: [DnsServer.address(server)], timeout: 2_000]
+      assert PeerNode.eval(node, @lookups, options: options) == []
+    end
+
+    test "ends no strategy" do
+      server = start_supervised!(DnsServer)
+      DnsServer.put_default(server, {[{0, 0, 4001, "node.test"}], ttl: 0})
+      node = PeerNode.start!()
+      {:ok, _} = PeerNode.call(node, :application, :ensure_all_started, [:logger])
+
+      options = [
+        query: for(n <- 1..8, do: "_app#{n}._tcp.test"),
+        node_sname: "app",
+        nameservers: [DnsServer.address(server)],
+        min_interval: 50,
+        poll_interval: 100
+      ]
+
+      start = ~S"""
+      test = self()
+
+      spawn(fn ->
+        children = for n <- 1..128 do
+          child = {Caravan.Cluster.DnsStrategy, options}
+          Supervisor.child_spec(child, id: n, restart: :temporary)
+        end
+
+        {:ok, supervisor} = Supervisor.start_link(children, strategy: :one_for_one)
+        send(test, {:supervisor, supervisor})
+        Process.sleep(:infinity)
+      end)
+
+      receive do {:supervisor, pid} -> pid after 5_000 -> :none end
+      """
+
+      supervisor = PeerNode.eval(node, start, options: options)
+      assert is_pid(supervisor)
+
+      reload = """
+      load = fn load, loaded ->
+        if loaded < 100 do
+          loads =
+            :code.soft_purge(Caravan.Native) and
+              :code.load_file(Caravan.Native) == {:module, Caravan.Native}
+
+          Process.sleep(20)
+          load.(load, if(loads, do: loaded + 1, else: loaded))
+        end
+      end
+
+      load.(load, 0)
+      """
+
+      PeerNode.eval(node, reload)
+      assert %{active: 128} = PeerNode.call(node, Supervisor, :count_children, [supervisor])
     end
 
     test "works with c:l/1, which purges the old code" do
