@@ -226,9 +226,12 @@ defmodule Caravan.Cluster.Membership do
   # A node that flaps does not count as such a sign. Nodes that were never connected keep their time.
   defp retry_others(state, peers, now) do
     if Enum.any?(peers, &steady?/1) and not retried_others?(state, now) do
+      soon = now + Backoff.longest_after_nodedown()
+
       lost =
         for {_name, peer} <- state.peers,
             peer.was_connected and not Peer.connected?(peer) and not peer.draining,
+            peer.retry_at > soon or peer.connect_failures > 1,
             do: peer
 
       Enum.reduce(lost, %{state | retried_others_at: now}, fn peer, state ->
