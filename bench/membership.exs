@@ -9,24 +9,43 @@
 # less than 50 µs.
 
 defmodule Bench.Phases do
-  # Runs the phases one after the other, each of them in all workers in turn, and measures the CPU time of the
-  # VM. Small topologies are many, so that each phase takes long enough for a clock of milliseconds.
-  def run(phases, workers) do
-    for {title, fun} <- phases, into: %{} do
-      :erlang.garbage_collect()
+  # Runs the phases one after the other and measures the CPU time of the VM. Small topologies are many, so that
+  # a clock of milliseconds will do. Phases of one group follow each other at once in each topology.
+  def run(module, groups, sizes) do
+    topologies = Enum.map(sizes, &module.start/1)
+    times = for group <- groups, time <- run_group(module, group, topologies), do: time
+    Enum.each(topologies, &module.stop/1)
+
+    Enum.reduce(times, %{}, fn {title, time}, sum ->
+      Map.update(sum, title, time, &(&1 + time))
+    end)
+  end
+
+  defp run_group(module, [{_title, phase}] = group, topologies) do
+    module.prepare(topologies, phase)
+    measure(module, group, topologies, length(topologies))
+  end
+
+  defp run_group(module, [{_title, phase} | _] = group, topologies) do
+    module.prepare(topologies, phase)
+    Enum.flat_map(topologies, &measure(module, group, [&1], length(topologies)))
+  end
+
+  defp measure(module, group, topologies, count) do
+    for {title, phase} <- group do
       {before, _} = :erlang.statistics(:runtime)
-      Enum.each(workers, fun)
+      module.run(topologies, phase)
       {now, _} = :erlang.statistics(:runtime)
-      {title, (now - before) / length(workers)}
+      {title, (now - before) / count}
     end
   end
 
-  def print(title, phases, sizes, results) do
+  def print(title, groups, sizes, results) do
     IO.puts("\n#{title}: ms of CPU, and µs per node\n")
     header = Enum.map_join(sizes, &pad("#{&1}", 18))
     IO.puts("#{String.pad_trailing("nodes", 18)}#{header}   per node, last : first")
 
-    for phase <- phases do
+    for {phase, _} <- List.flatten(groups) do
       per_node = for size <- sizes, do: results[size][phase] * 1_000 / size
 
       cells =
@@ -55,11 +74,20 @@ defmodule Bench.Core do
     spawn_link(fn -> loop(new(size), {names, answer(names)}) end)
   end
 
-  def run(worker, phase) do
-    send(worker, {phase, self()})
+  def stop(worker) do
+    Process.unlink(worker)
+    Process.exit(worker, :kill)
+  end
 
-    receive do
-      {^worker, :done} -> :ok
+  def prepare(_workers, _phase), do: :ok
+
+  def run(workers, phase) do
+    for worker <- workers do
+      send(worker, {phase, self()})
+
+      receive do
+        {^worker, :done} -> :ok
+      end
     end
   end
 
@@ -133,42 +161,143 @@ defmodule Bench.Core do
   end
 end
 
+defmodule Bench.Process do
+  # One strategy with a faked DNS client and a faked connect function, and with the nodeups and nodedowns that
+  # net_kernel would send. Its CPU time includes the jobs that it starts.
+  @behaviour Caravan.DnsClient
+  alias Caravan.Cluster.DnsStrategy
+
+  @host "node.test"
+
+  def start(size) do
+    topology = :"bench#{System.unique_integer([:positive])}"
+    server = :"Caravan.Cluster.DnsStrategy:#{topology}"
+
+    options = [
+      query: "#{size}.test",
+      node_sname: "app",
+      topology: topology,
+      dns_client: __MODULE__,
+      connect: {__MODULE__, :connect, [server]},
+      # The list of the connected nodes is read once: it has none of these nodes.
+      poll_interval: 3_600_000,
+      min_interval: 3_600_000,
+      max_nodes: size,
+      max_new_names: 1_000_000,
+      log_level: :none
+    ]
+
+    %{
+      topology: topology,
+      server: server,
+      options: options,
+      nodes: for(n <- 1..size, do: :"app-#{n}@#{@host}")
+    }
+  end
+
+  def stop(%{server: server}), do: GenServer.stop(server)
+
+  @impl true
+  def get_nodes(query) do
+    {size, ".test"} = Integer.parse(query)
+    for n <- 1..size, do: {n, @host}
+  end
+
+  def connect(server, node) do
+    up? = not :persistent_term.get({__MODULE__, :unreachable}, false)
+    if up?, do: send(server, {:nodeup, node, []})
+    up?
+  end
+
+  def run(strategies, :join) do
+    for %{options: options} <- strategies, do: {:ok, _} = DnsStrategy.start_link(options)
+
+    for %{topology: topology, nodes: nodes} <- strategies,
+        do: :ok = Caravan.Cluster.await(topology, nodes: length(nodes), timeout: 600_000)
+
+    wait_until_idle(strategies)
+  end
+
+  def run(strategies, :answer) do
+    for %{server: server} <- strategies, do: send(server, :tick)
+    wait_until_idle(strategies)
+  end
+
+  def run(strategies, event) do
+    for %{topology: topology, server: server, nodes: nodes} <- strategies do
+      for node <- nodes, do: send(server, {event, node, []})
+      :ok = Caravan.Cluster.await(topology, nodes: 0, timeout: 600_000)
+    end
+  end
+
+  # What goes before a phase, and does not count.
+  def prepare(strategies, :answer) do
+    for %{server: server} <- strategies do
+      :sys.replace_state(server, fn state ->
+        sources =
+          for {source, poll} <- state.membership.sources,
+              do: {source, %{poll | next_lookup_at: System.monotonic_time(:millisecond)}}
+
+        put_in(state.membership.sources, sources)
+      end)
+    end
+  end
+
+  # A node that was connected for less is one that flaps.
+  def prepare(_strategies, :nodedown) do
+    Process.sleep(5_500)
+    :persistent_term.put({__MODULE__, :unreachable}, true)
+  end
+
+  def prepare(_strategies, _phase), do: :persistent_term.put({__MODULE__, :unreachable}, false)
+
+  defp wait_until_idle(strategies, before \\ nil) do
+    Process.sleep(20)
+    pids = for %{server: server} <- strategies, do: Process.whereis(server)
+    now = for pid <- pids, do: Process.info(pid, [:reductions, :message_queue_len])
+    if now != before, do: wait_until_idle(strategies, now)
+  end
+end
+
 rounds = 5
 sizes = [250, 1_000, 4_000, 16_000]
 
-phases = [
-  "first answer": :answer,
-  join: :join,
-  "same answer": :answer,
-  "lose all": :lose,
-  "dial all in vain": :redial,
-  "all back": :back
+# The least of several runs: what else the machine does only adds to it.
+least = fn run ->
+  Enum.reduce(for(_ <- 1..rounds, do: run.()), &Map.merge(&1, &2, fn _, a, b -> min(a, b) end))
+end
+
+core = [
+  [{"first answer", :answer}],
+  [{"join", :join}],
+  [{"same answer", :answer}],
+  [{"lose all", :lose}],
+  [{"dial all in vain", :redial}],
+  [{"all back", :back}]
 ]
 
-run = fn size ->
-  workers = for _ <- 1..div(32_000, size), do: Bench.Core.start(size)
-  steps = for {title, phase} <- phases, do: {"#{title}", &Bench.Core.run(&1, phase)}
-  result = Bench.Phases.run(steps, workers)
-
-  for worker <- workers do
-    Process.unlink(worker)
-    Process.exit(worker, :kill)
+results =
+  for size <- sizes, into: %{} do
+    {size,
+     least.(fn -> Bench.Phases.run(Bench.Core, core, for(_ <- 1..div(32_000, size), do: size)) end)}
   end
 
-  result
-end
+Bench.Phases.print("Membership", core, sizes, results)
 
-# The least of several runs: what else the machine does only adds to it.
-least = fn size ->
-  for(_ <- 1..rounds, do: run.(size))
-  |> Enum.reduce(&Map.merge(&1, &2, fn _, a, b -> min(a, b) end))
-end
+process = [
+  [{"answer and join", :join}],
+  [{"same answer", :answer}],
+  # At once: what is lost would be dialled again, and again.
+  [{"lose all", :nodedown}, {"all back", :nodeup}]
+]
 
-results = for size <- sizes, into: %{}, do: {size, least.(size)}
+# Together, they have room in the table of addresses (Caravan.Epmd.Peers).
+results =
+  for size <- sizes, into: %{} do
+    {size,
+     least.(fn ->
+       Bench.Phases.run(Bench.Process, process, for(_ <- 1..div(16_000, size), do: size))
+     end)}
+  end
 
-Bench.Phases.print(
-  "Membership",
-  Enum.map(phases, fn {title, _} -> "#{title}" end),
-  sizes,
-  results
-)
+Bench.Phases.print("Strategy", process, sizes, results)
