@@ -1,13 +1,19 @@
 defmodule Caravan.Test.Soak.Zone do
   @moduledoc """
-  The DNS of a soak: one SRV name with a record for each node, an A record for the host of each node, and a server
+  The DNS of a soak: one SRV name with a record for each node, A records for the host of each node, and a server
   with the faults of `t:Caravan.Test.Soak.Schedule.dns/0`.
+
+  Each third host has a second address, on which nothing listens.
   """
 
   alias Caravan.Test.DnsServer
   alias Caravan.Test.Soak.Schedule
 
   @query "_app._tcp.soak.test"
+
+  # The third byte of an address on which nothing listens. Each third host has one besides its own.
+  @dead_place 9
+  @dead_every 3
 
   # Seconds. Nodes look up about once a second.
   @ttl 1
@@ -85,27 +91,35 @@ defmodule Caravan.Test.Soak.Zone do
   defp publish(zone) do
     %{mode: mode, records: records, named: named} = zone
     services = for id <- named, do: {id, records[id]}
-    hosts = for {id, {_port, address}} <- records, into: %{}, do: {host(id), address}
+    hosts = for {id, _record} <- records, into: %{}, do: {host(id), addresses(records, id)}
     reply = fn query -> disturbed(mode, query, reply(query, services, hosts)) end
     :ok = DnsServer.put_default(zone.server, {:fun, reply})
     zone
   end
 
   # Half of the answers have the addresses. After the other half, nodes look up each target.
-  defp reply(%{name: @query, type: :srv}, services, _hosts) do
+  defp reply(%{name: @query, type: :srv}, services, hosts) do
     services = Enum.shuffle(services)
     records = for {id, {port, _address}} <- services, do: {0, 0, port, host(id)}
-    additional = for {id, {_port, address}} <- services, do: {host(id), address}
+
+    additional =
+      for {id, _record} <- services, address <- hosts[host(id)], do: {host(id), address}
+
     if records == [], do: :empty, else: {records, ttl: @ttl, additional: half(additional)}
   end
 
   defp reply(%{name: name, type: :a}, _services, hosts) when is_map_key(hosts, name),
-    do: {[hosts[name]], ttl: @ttl}
+    do: {Enum.shuffle(hosts[name]), ttl: @ttl}
 
   defp reply(%{name: name}, _services, hosts) when is_map_key(hosts, name),
     do: {:empty, ttl: @ttl}
 
   defp reply(_query, _services, _hosts), do: :nxdomain
+
+  defp addresses(records, id) do
+    {_port, {127, soak, _place, _id} = address} = records[id]
+    if rem(id, @dead_every) == 0, do: [address, {127, soak, @dead_place, id}], else: [address]
+  end
 
   defp disturbed(:ok, _query, reply), do: reply
   defp disturbed(:slow, _query, reply), do: {:delay, Enum.random(100..1_500), reply}
