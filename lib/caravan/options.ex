@@ -157,7 +157,7 @@ defmodule Caravan.Options do
   defp cast(nil, _value, _doc), do: {:error, "nil"}
 
   defp cast({:in, first..last//_}, value, _unit)
-       when is_integer(value) and value in first..last,
+       when is_integer(value) and value >= first and value <= last,
        do: {:ok, value}
 
   defp cast({:in, first..last//_}, _value, unit) do

@@ -249,7 +249,7 @@ defmodule Caravan.Test.Soak.Schedule do
     {keyed |> Enum.sort() |> Enum.map(&elem(&1, 1)), schedule}
   end
 
-  defp draw(schedule, first..last) do
+  defp draw(schedule, first..last//1) do
     {number, rand} = :rand.uniform_s(last - first + 1, schedule.rand)
     {first + number - 1, %{schedule | rand: rand}}
   end
