@@ -6,6 +6,9 @@ defmodule Caravan.Cluster.MembershipPropertyTest do
   """
   use ExUnit.Case, async: true
 
+  # Each step compares the indexes with a walk over all peers. That takes longer than a minute on a busy machine.
+  @moduletag timeout: 300_000
+
   alias Caravan.Cluster.Membership
   alias Caravan.Test.ModelWorld
   alias Caravan.Test.Property
