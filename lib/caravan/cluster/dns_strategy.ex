@@ -392,8 +392,12 @@ defmodule Caravan.Cluster.DnsStrategy do
   defp handle_departure(:unknown, _state), do: :unknown
 
   defp handle_departure({result, departure}, state) do
-    with {:error, {:failed, reason}} <- result do
-      Report.log(state.config, :error, "leaving the cluster failed: #{inspect(reason)}")
+    case result do
+      {:error, {:failed, reason}} ->
+        Report.log(state.config, :error, "leaving the cluster failed: #{inspect(reason)}")
+
+      _ok_or_timeout ->
+        :ok
     end
 
     {:noreply, refresh_if_stale(%{state | departure: departure}, [])}
