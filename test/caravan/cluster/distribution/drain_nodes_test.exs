@@ -308,7 +308,7 @@ defmodule Caravan.Cluster.Distribution.DrainNodesTest do
     assert drain(b) == :ok
     refute true_cookie?(b, a)
 
-    # With the distribution, the cookies of single nodes are gone.
+    # A restart of distribution forgets the cookies of single nodes. Caravan.Epmd sets them again.
     :ok = PeerNode.call(b, :net_kernel, :stop, [])
     assert drain(b) == :ok
     start.()
