@@ -29,6 +29,27 @@ defmodule Caravan.Cluster.NodesTest do
     state.membership.peers[Atom.to_string(other.name)]
   end
 
+  # Lets `node` log to a file, and returns its path.
+  defp log_to_file(node) do
+    file = Path.join(System.tmp_dir!(), "caravan-#{PeerNode.port(node)}.log")
+    on_exit(fn -> File.rm(file) end)
+    handler = %{config: %{file: String.to_charlist(file)}, formatter: {:logger_formatter, %{}}}
+    :ok = PeerNode.call(node, :logger, :add_handler, [:file, :logger_std_h, handler])
+    # The default handler of OTP, and that of Logger before Elixir 1.15.
+    for handler <- [:default, Logger],
+        do: PeerNode.call(node, :logger, :remove_handler, [handler])
+
+    :ok = PeerNode.call(node, :logger, :set_primary_config, [:level, :info])
+    file
+  end
+
+  # Lets the witness on `node` keep the events of this name.
+  defp attach(node, event) do
+    telemetry = :telemetry |> :code.which() |> Path.dirname() |> String.to_charlist()
+    true = PeerNode.call(node, :code, :add_path, [telemetry])
+    PeerNode.call(node, Caravan.Test.Witness, :attach, [[event]])
+  end
+
   # Returns the nodes of all nodedowns on `node`.
   defp downs(node), do: Enum.map(report(node).downs, &elem(&1, 0))
 
@@ -376,20 +397,9 @@ defmodule Caravan.Cluster.NodesTest do
     )
 
     node = start_alone()
-    file = Path.join(System.tmp_dir!(), "caravan-#{PeerNode.port(node)}.log")
-    on_exit(fn -> File.rm(file) end)
-    handler = %{config: %{file: String.to_charlist(file)}, formatter: {:logger_formatter, %{}}}
-    :ok = PeerNode.call(node, :logger, :add_handler, [:file, :logger_std_h, handler])
-    # The default handler of OTP, and that of Logger before Elixir 1.15.
-    for handler <- [:default, Logger],
-        do: PeerNode.call(node, :logger, :remove_handler, [handler])
-
-    :ok = PeerNode.call(node, :logger, :set_primary_config, [:level, :info])
-
-    telemetry = :telemetry |> :code.which() |> Path.dirname() |> String.to_charlist()
-    true = PeerNode.call(node, :code, :add_path, [telemetry])
+    file = log_to_file(node)
     diagnosis = [:caravan, :node, :connect, :diagnosis]
-    :ok = PeerNode.call(node, Caravan.Test.Witness, :attach, [[diagnosis]])
+    :ok = attach(node, diagnosis)
     start_strategy(node, context.knot)
 
     lines = fn text ->
@@ -410,6 +420,37 @@ defmodule Caravan.Cluster.NodesTest do
 
     assert Enum.sort(found) ==
              [{:"app-#{closed}@127.0.0.1", :refused}, {other.name, :accepted}] |> Enum.sort()
+  end
+
+  test "a node that hangs is logged once, though attempts to connect it end in two ways",
+       context do
+    # Nothing replies on this socket. Some attempts end by :connect_timeout, others by OTP's net_setuptime.
+    {:ok, socket} = :gen_tcp.listen(0, ip: {127, 0, 0, 1})
+    {:ok, port} = :inet.port(socket)
+    Knot.put_records(context.knot, ["_app._tcp 1 SRV 0 0 #{port} host"])
+
+    node = start_alone(args: ~w(-kernel net_setuptime 2))
+    file = log_to_file(node)
+    stop = [:caravan, :node, :connect, :stop]
+    :ok = attach(node, stop)
+    start_strategy(node, context.knot, connect_timeout: 1_500)
+
+    # OTP continues the first attempt, which timed out here. The second one joins it and ends with it.
+    results = fn -> for {^stop, %{result: {:error, kind}}} <- report(node).events, do: kind end
+    Host.await(fn -> [:timeout, :unreachable] -- Enum.drop(results.(), 1) == [] end, "both")
+
+    diagnoses = fn ->
+      [strategy] = PeerNode.call(node, Caravan.Cluster.Topologies, :whereis, [:caravan])
+      state = PeerNode.call(node, :sys, :get_state, [strategy])
+
+      Caravan.Cluster.DnsStrategy.Jobs.count(state.jobs, &match?({:diagnose, _, _}, &1))
+    end
+
+    Host.await(fn -> diagnoses.() == 0 end, "the end of the diagnoses")
+    :ok = PeerNode.call(node, :logger_std_h, :filesync, [:file])
+    lines = file |> File.read!() |> String.split("\n")
+    assert [_] = Enum.filter(lines, &(&1 =~ "cannot connect to app-#{port}@127.0.0.1"))
+    :ok = :gen_tcp.close(socket)
   end
 
   test "a node joins although the first records in DNS have dead addresses", context do

@@ -59,7 +59,7 @@ defmodule Caravan.Cluster.DnsStrategy.Connections do
   def finished({:connect, name}, outcome, duration, config, _connected?) do
     result = Connector.result(outcome)
     :ok = Report.connected(config, name, result, duration)
-    [{:connect_result, name, result}]
+    [{:connect_result, name, failure_kind(result, config)}]
   end
 
   def finished({:disconnect, name}, outcome, duration, config, _connected?) do
@@ -77,4 +77,11 @@ defmodule Caravan.Cluster.DnsStrategy.Connections do
 
     []
   end
+
+  # Attempts to connect a node that hangs end by :connect_timeout, or by OTP's timeout. The membership logs each kind
+  # of failure once. Both ways are one kind, because a diagnosis logs the same line for them.
+  defp failure_kind({:error, :timeout} = result, config),
+    do: if(Diagnosis.possible?(config), do: {:error, :unreachable}, else: result)
+
+  defp failure_kind(result, _config), do: result
 end
