@@ -36,7 +36,8 @@ defmodule Caravan.Cluster.DnsStrategy do
     * The first lookups start with the process.
     * The next lookup starts when the TTL of the answer is over, within `:min_interval` and `:poll_interval`.
     * After a nodedown, the next lookup starts soon.
-    * After failed lookups, the waits double, up to six times `:poll_interval`.
+    * After failed lookups, the waits double, up to `:poll_interval`. From 40 connected nodes on, the longest wait grows
+      with their number, up to six times `:poll_interval`.
     * Waits have jitter, so that a fleet does not query in step.
 
   ## Members

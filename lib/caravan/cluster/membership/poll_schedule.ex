@@ -23,8 +23,10 @@ defmodule Caravan.Cluster.Membership.PollSchedule do
   # Milliseconds from a nodedown to the lookup. One lookup is enough if several nodes go down together.
   @debounce 200
 
-  # The longest wait while lookups fail, as a multiple of :poll_interval.
+  # The longest wait while lookups fail is :poll_interval for each @nodes_per_poll nodes, once at least and @max_polls
+  # times at most. So nodes of a small cluster, which are no load for DNS, look up soon after it is back.
   @max_polls 6
+  @nodes_per_poll 20
 
   @doc """
   Returns the wait after an answer with a TTL of `ttl` milliseconds, or without a TTL.
@@ -63,9 +65,11 @@ defmodule Caravan.Cluster.Membership.PollSchedule do
         ) :: pos_integer
   def after_failure(failures, nodes, options, random) do
     first = max(options.min_interval, spread(nodes, options))
-    high = min(@max_polls * options.poll_interval, first * 2 ** min(failures - 1, 16))
+    high = min(max_polls(nodes) * options.poll_interval, first * 2 ** min(failures - 1, 16))
     between(div(high, 2), high, random)
   end
+
+  defp max_polls(nodes), do: nodes |> div(@nodes_per_poll) |> max(1) |> min(@max_polls)
 
   @doc "Returns the wait after a nodedown that `nodes` nodes see."
   @spec after_nodedown(nodes :: non_neg_integer, options, random :: float) :: pos_integer

@@ -38,12 +38,17 @@ defmodule Caravan.Cluster.Membership.PollScheduleTest do
            ]
   end
 
-  test "failures double the wait, up to six times :poll_interval" do
-    longest =
-      for failures <- 1..8, do: PollSchedule.after_failure(failures, 0, @options, 0.999999)
+  test "failures double the wait, up to :poll_interval in a small cluster and six times that in a large one" do
+    longest = fn nodes ->
+      for failures <- 1..8, do: PollSchedule.after_failure(failures, nodes, @options, 0.999999)
+    end
 
-    assert longest == [1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000, 30_000]
-    assert PollSchedule.after_failure(1_000_000, 0, @options, 0.0) == 15_000
+    assert longest.(0) == [1_000, 2_000, 4_000, 5_000, 5_000, 5_000, 5_000, 5_000]
+    assert Enum.max(longest.(39)) == 5_000
+    assert Enum.max(longest.(60)) == 15_000
+    assert Enum.max(longest.(120)) == 30_000
+    assert Enum.max(longest.(10_000)) == 30_000
+    assert PollSchedule.after_failure(1_000_000, 120, @options, 0.0) == 15_000
   end
 
   test "lookups after an event are spread over a time that grows with the number of nodes" do
