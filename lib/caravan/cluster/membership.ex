@@ -1,5 +1,5 @@
 defmodule Caravan.Cluster.Membership do
-  # Pure. Decides what a topology does. It takes in events and returns actions. The strategy carries out the actions,
+  # Pure. Decides what a topology does. It handles events and returns actions. The strategy carries out the actions,
   # and hands their results back as events. Time, the name of this node and facts about atoms come with each event.
   #
   # The invariants, which test/caravan/cluster/membership_property_test.exs checks:
@@ -81,7 +81,7 @@ defmodule Caravan.Cluster.Membership do
   def handle(%State{} = state, event, env) do
     state = delete_self(state, env.self)
     state = %{state | queue: DialQueue.mature(state.queue, env.now, env.self)}
-    state = state |> take_in(event, env) |> plan(env)
+    state = state |> handle_event(event, env) |> plan(env)
     {Enum.reverse(state.actions), %{state | actions: []}}
   end
 
@@ -128,7 +128,7 @@ defmodule Caravan.Cluster.Membership do
 
   ## Events
 
-  defp take_in(state, {:answer, source, answer}, %{now: now} = env) do
+  defp handle_event(state, {:answer, source, answer}, %{now: now} = env) do
     {random, state} = random(state)
     poll = source(state, source)
 
@@ -140,7 +140,7 @@ defmodule Caravan.Cluster.Membership do
     |> then(&nodes_up(&1, connected_names(&1, answer), now))
   end
 
-  defp take_in(state, {:lookup_failed, source, {kind, text}}, %{now: now}) do
+  defp handle_event(state, {:lookup_failed, source, {kind, text}}, %{now: now}) do
     {random, state} = random(state)
     nodes = state.counts.connected
 
@@ -150,17 +150,17 @@ defmodule Caravan.Cluster.Membership do
     state |> put_source(source, poll) |> report_if(new?, {:lookup_failed, source, text})
   end
 
-  defp take_in(state, {:nodeup, name}, %{now: now}) do
+  defp handle_event(state, {:nodeup, name}, %{now: now}) do
     %{state | connected_nodes: MapSet.put(state.connected_nodes, name)}
     |> nodes_up([name], now)
   end
 
-  defp take_in(state, {:nodedown, name}, %{now: now}) do
+  defp handle_event(state, {:nodedown, name}, %{now: now}) do
     %{state | connected_nodes: MapSet.delete(state.connected_nodes, name)}
     |> nodes_down([name], now)
   end
 
-  defp take_in(state, {:connected_nodes, names}, %{now: now}) do
+  defp handle_event(state, {:connected_nodes, names}, %{now: now}) do
     before = state.connected_nodes
     connected = MapSet.new(names)
 
@@ -170,7 +170,7 @@ defmodule Caravan.Cluster.Membership do
   end
 
   # If both nodes dial, one of the two connects fails although the nodes are then connected.
-  defp take_in(state, {:connect_result, name, result}, %{now: now}) do
+  defp handle_event(state, {:connect_result, name, result}, %{now: now}) do
     state = finish_connect(state, name)
     peer = state.peers[name]
 
@@ -179,24 +179,24 @@ defmodule Caravan.Cluster.Membership do
       else: state
   end
 
-  defp take_in(state, {:peer_draining, name}, _env) do
+  defp handle_event(state, {:peer_draining, name}, _env) do
     if is_map_key(state.peers, name),
       do: update_peers(state, [name], &%{&1 | draining: true}),
       else: state
   end
 
   # Publishes again after the next answer, because the table may have room then.
-  defp take_in(state, :peer_table_full, _env), do: %{state | published: nil}
+  defp handle_event(state, :peer_table_full, _env), do: %{state | published: nil}
 
   # The strategy deletes the entries of the topology from the table of addresses.
-  defp take_in(state, :drain, _env) do
+  defp handle_event(state, :drain, _env) do
     connecting = Slots.names(state.slots)
     Enum.reduce(connecting, %{state | drained: true, published: []}, &finish_connect(&2, &1))
   end
 
-  defp take_in(%{drained: false} = state, :resume, _env), do: state
+  defp handle_event(%{drained: false} = state, :resume, _env), do: state
 
-  defp take_in(state, :resume, %{now: now}) do
+  defp handle_event(state, :resume, %{now: now}) do
     sources =
       for {source, poll} <- state.sources,
           do: {source, %{poll | pending: false, next_lookup_at: now}}
@@ -206,7 +206,7 @@ defmodule Caravan.Cluster.Membership do
     |> Members.publish(now)
   end
 
-  defp take_in(state, :tick, _env), do: state
+  defp handle_event(state, :tick, _env), do: state
 
   ## Connections
 

@@ -34,7 +34,7 @@ defmodule Caravan.Test.Soak.LogCheck do
         }
 
   @doc """
-  Takes in new lines, and returns the problems in them.
+  Judges new lines, and returns the problems in them.
 
   `changes` are the times at which the address of a node changed in DNS.
   """
@@ -42,7 +42,7 @@ defmodule Caravan.Test.Soak.LogCheck do
   def judge(%__MODULE__{} = check, lines, changes) do
     changes = for {at, name} <- changes, do: %{at: at, changed: name}
     events = Enum.sort_by(changes ++ lines, & &1.at)
-    {problems, check} = Enum.flat_map_reduce(events, check, &take_in/2)
+    {problems, check} = Enum.flat_map_reduce(events, check, &handle_event/2)
 
     {problems ++ unseen_losses(check),
      %{check | lost: Map.take(check.downs, Map.keys(check.lost))}}
@@ -66,10 +66,12 @@ defmodule Caravan.Test.Soak.LogCheck do
     end
   end
 
-  defp take_in(%{changed: name}, check), do: {[], forget(check, name)}
-  defp take_in(%{origin: :soak, text: text}, check), do: witnessed(check, String.split(text, " "))
+  defp handle_event(%{changed: name}, check), do: {[], forget(check, name)}
 
-  defp take_in(%{origin: :caravan, level: level} = line, check) do
+  defp handle_event(%{origin: :soak, text: text}, check),
+    do: witnessed(check, String.split(text, " "))
+
+  defp handle_event(%{origin: :caravan, level: level} = line, check) do
     text = String.replace(line.text, ~r/^\[caravan:\w+\] /, "")
 
     cond do
@@ -79,7 +81,7 @@ defmodule Caravan.Test.Soak.LogCheck do
     end
   end
 
-  defp take_in(_line, check), do: {[], check}
+  defp handle_event(_line, check), do: {[], check}
 
   defp witnessed(check, ["up", name | _]), do: {[], count(check, :ups, name)}
   defp witnessed(check, ["down", name | _]), do: {[], count(check, :downs, name)}
