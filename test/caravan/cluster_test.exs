@@ -3,6 +3,8 @@ defmodule Caravan.ClusterTest do
   # Not async: tests of the resolver count the lookups of this VM.
   use ExUnit.Case
 
+  import Caravan.Test.Strategy
+
   alias Caravan.Cluster
   alias Caravan.Cluster.DnsStrategy
   alias Caravan.Cluster.DnsStrategy.Jobs
@@ -14,28 +16,7 @@ defmodule Caravan.ClusterTest do
 
   @query "_app._tcp.test"
 
-  setup context do
-    server = start_supervised!(DnsServer)
-    network = start_supervised!({FakeNetwork, self()})
-    DnsServer.subscribe(server)
-    %{server: server, network: network, topology: context.test}
-  end
-
-  defp options(context, options) do
-    [
-      query: @query,
-      node_sname: "app",
-      nameservers: [DnsServer.address(context.server)],
-      lookup_timeout: 200,
-      poll_interval: 100,
-      topology: context.topology
-    ]
-    |> Keyword.merge(FakeNetwork.options(context.network))
-    |> Keyword.merge(options)
-  end
-
-  defp start(context, options \\ []),
-    do: start_supervised!({DnsStrategy, options(context, options)})
+  setup :start_servers
 
   defp records(context, ports),
     do:

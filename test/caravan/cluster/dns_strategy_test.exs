@@ -2,6 +2,7 @@ defmodule Caravan.Cluster.DnsStrategyTest do
   # Not async: it captures the log.
   use ExUnit.Case
 
+  import Caravan.Test.Strategy
   import ExUnit.CaptureLog
 
   alias Caravan.Cluster.DnsStrategy
@@ -11,28 +12,7 @@ defmodule Caravan.Cluster.DnsStrategyTest do
 
   @query "_app._tcp.test"
 
-  setup do
-    server = start_supervised!(DnsServer)
-    network = start_supervised!({FakeNetwork, self()})
-    DnsServer.subscribe(server)
-    %{server: server, network: network}
-  end
-
-  defp options(context, options \\ []) do
-    [
-      query: @query,
-      node_sname: "app",
-      nameservers: [DnsServer.address(context.server)],
-      lookup_timeout: 2_000,
-      poll_interval: 100,
-      topology: context.test
-    ]
-    |> Keyword.merge(FakeNetwork.options(context.network))
-    |> Keyword.merge(options)
-  end
-
-  defp start(context, options \\ []),
-    do: start_supervised!({DnsStrategy, options(context, options)})
+  setup :start_servers
 
   # Waits for two more queries: what follows from the answer before them is then done.
   defp await_round() do

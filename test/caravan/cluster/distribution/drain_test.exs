@@ -3,43 +3,22 @@ defmodule Caravan.Cluster.Distribution.DrainTest do
   # Not async: tests of the resolver count the lookups of this VM.
   use ExUnit.Case
 
+  import Caravan.Test.Strategy
+
   alias Caravan.Cluster
   alias Caravan.Cluster.Distribution.Drain
-  alias Caravan.Cluster.DnsStrategy
   alias Caravan.Epmd.Peers
   alias Caravan.Test.DnsServer
   alias Caravan.Test.Eventually
-  alias Caravan.Test.FakeNetwork
 
   @query "_app._tcp.test"
   @lookup [:caravan, :dns, :lookup]
 
-  setup context do
-    server = start_supervised!(DnsServer)
-    network = start_supervised!({FakeNetwork, self()})
-    DnsServer.subscribe(server)
-    %{server: server, network: network, topology: context.test}
-  end
-
-  defp start(context, options) do
-    options =
-      [
-        query: @query,
-        node_sname: "app",
-        nameservers: [DnsServer.address(context.server)],
-        lookup_timeout: 2_000,
-        poll_interval: 100,
-        topology: context.topology
-      ]
-      |> Keyword.merge(FakeNetwork.options(context.network))
-      |> Keyword.merge(options)
-
-    start_supervised!({DnsStrategy, options})
-  end
+  setup :start_servers
 
   test "a resume during a drain ends it, and the callers of the drain get an error", context do
     DnsServer.put(context.server, @query, :srv, [{0, 0, 1, "n.test"}])
-    strategy = start(context, [])
+    strategy = start(context)
     assert_receive {:connect, :"app-1@n.test"}, 20_000
 
     # All calls are in the mailbox in this order, so that the leave job has no time to end.
