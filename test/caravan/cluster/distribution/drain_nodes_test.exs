@@ -82,6 +82,24 @@ defmodule Caravan.Cluster.Distribution.DrainNodesTest do
     nodes
   end
 
+  # Starts two nodes that know each other. The distribution of the second one can be stopped. OTP permits that only if
+  # distribution was started at run time.
+  defp start_with_stoppable(knot) do
+    a = start_node(knot)
+    b = %{start_alone(name: nil) | name: String.to_atom(PeerNode.name("app"))}
+    start_distribution(b)
+    start_strategy(b, knot)
+    put_records(knot, [a, b])
+    await_mesh([a, b])
+    await_known(b, :caravan, [a])
+    [a, b]
+  end
+
+  defp start_distribution(node) do
+    {:ok, _} = PeerNode.call(node, :net_kernel, :start, [[node.name, :longnames]])
+    true = PeerNode.call(node, :erlang, :set_cookie, [:caravan_test])
+  end
+
   # Puts an SRV record for each node into each of its services.
   defp put_services(knot, nodes) do
     Knot.put_records(
@@ -289,29 +307,14 @@ defmodule Caravan.Cluster.Distribution.DrainNodesTest do
   end
 
   test "a drained node whose distribution is restarted stays out", context do
-    a = start_node(context.knot)
-
-    # OTP can stop distribution only if it was started at run time.
-    name = String.to_atom(PeerNode.name("app"))
-    b = %{start_alone(name: nil) | name: name}
-
-    start = fn ->
-      {:ok, _} = PeerNode.call(b, :net_kernel, :start, [[name, :longnames]])
-      true = PeerNode.call(b, :erlang, :set_cookie, [:caravan_test])
-    end
-
-    start.()
-    start_strategy(b, context.knot)
-    put_records(context.knot, [a, b])
-    await_mesh([a, b])
-    await_known(b, :caravan, [a])
+    [a, b] = start_with_stoppable(context.knot)
     assert drain(b) == :ok
     refute true_cookie?(b, a)
 
     # A restart of distribution forgets the cookies of single nodes. Caravan.Epmd sets them again.
     :ok = PeerNode.call(b, :net_kernel, :stop, [])
     assert drain(b) == :ok
-    start.()
+    start_distribution(b)
     assert drain(b) == :ok
     refute true_cookie?(b, a)
     assert_refused(a, b)
@@ -321,20 +324,7 @@ defmodule Caravan.Cluster.Distribution.DrainNodesTest do
 
   test "a drained node whose distribution starts again refuses connections from the first moment",
        context do
-    a = start_node(context.knot)
-    name = String.to_atom(PeerNode.name("app"))
-    b = %{start_alone(name: nil) | name: name}
-
-    start = fn ->
-      {:ok, _} = PeerNode.call(b, :net_kernel, :start, [[name, :longnames]])
-      true = PeerNode.call(b, :erlang, :set_cookie, [:caravan_test])
-    end
-
-    start.()
-    start_strategy(b, context.knot)
-    put_records(context.knot, [a, b])
-    await_mesh([a, b])
-    await_known(b, :caravan, [a])
+    [a, b] = start_with_stoppable(context.knot)
     assert drain(a) == :ok
     assert drain(b) == :ok
     :ok = PeerNode.call(b, :net_kernel, :stop, [])
@@ -342,7 +332,7 @@ defmodule Caravan.Cluster.Distribution.DrainNodesTest do
     # From now on only this test connects the nodes.
     for node <- [a, b], do: call_strategy(node, :suspend)
 
-    start.()
+    start_distribution(b)
     refute connect(a, b)
     refute connect(b, a)
     for node <- [a, b], do: call_strategy(node, :resume)
