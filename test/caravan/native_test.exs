@@ -5,6 +5,7 @@ defmodule Caravan.NativeTest do
   alias Caravan.Native
   alias Caravan.Test.DnsServer
   alias Caravan.Test.PeerNode
+  alias Caravan.Test.Reload
 
   describe "port/3" do
     test "returns the port, or the reason why there is none" do
@@ -123,18 +124,7 @@ defmodule Caravan.NativeTest do
 
     callers = for _ <- 1..8, do: Task.async(fn -> call.(call, %{}) end)
 
-    # Code is not purged while a process is in it. A release handler does the same.
-    load = fn load, loaded ->
-      if loaded < 50 do
-        loads =
-          :code.soft_purge(Caravan.Native) and
-            :code.load_file(Caravan.Native) == {:module, Caravan.Native}
-
-        load.(load, if(loads, do: loaded + 1, else: loaded))
-      end
-    end
-
-    load.(load, 0)
+    :ok = Caravan.Test.Reload.run(Caravan.Native, 50)
     for caller <- callers, do: send(caller.pid, :stop)
     callers |> Task.await_many() |> Enum.flat_map(&Map.keys/1) |> Enum.uniq()
     """
@@ -169,17 +159,7 @@ defmodule Caravan.NativeTest do
 
     callers = for n <- 1..32, do: Task.async(fn -> look_up.(look_up, n * 1_000_000, []) end)
 
-    load = fn load, loaded ->
-      if loaded < 300 do
-        loads =
-          :code.soft_purge(Caravan.Native) and
-            :code.load_file(Caravan.Native) == {:module, Caravan.Native}
-
-        load.(load, if(loads, do: loaded + 1, else: loaded))
-      end
-    end
-
-    load.(load, 0)
+    :ok = Caravan.Test.Reload.run(Caravan.Native, 300)
     for caller <- callers, do: send(caller.pid, :stop)
     callers |> Task.await_many(30_000) |> Enum.concat()
     """
@@ -226,22 +206,7 @@ defmodule Caravan.NativeTest do
       supervisor = PeerNode.eval(node, start, options: options)
       assert is_pid(supervisor)
 
-      reload = """
-      load = fn load, loaded ->
-        if loaded < 100 do
-          loads =
-            :code.soft_purge(Caravan.Native) and
-              :code.load_file(Caravan.Native) == {:module, Caravan.Native}
-
-          Process.sleep(20)
-          load.(load, if(loads, do: loaded + 1, else: loaded))
-        end
-      end
-
-      load.(load, 0)
-      """
-
-      PeerNode.eval(node, reload)
+      :ok = PeerNode.call(node, Reload, :run, [Native, 100, 20])
       assert %{active: 128} = PeerNode.call(node, Supervisor, :count_children, [supervisor])
     end
 
