@@ -356,37 +356,6 @@ defmodule Caravan.Cluster.NodesTest do
     assert Enum.sort(for {name, _port} <- names, do: name) == [~c"n1", ~c"n2", ~c"n3"]
   end
 
-  test "a diagnosis finds out why a node cannot be connected", context do
-    node = start_node(context.knot)
-    find = &PeerNode.call(node, Caravan.Cluster.Distribution.Diagnosis, :find, [&1])
-
-    closed = Host.free_port()
-    assert find.("app-#{closed}@127.0.0.1") == {:refused, "127.0.0.1:#{closed}"}
-
-    # A node with another cookie: the TCP connection succeeds, the handshake fails.
-    other = PeerNode.start!(name: PeerNode.name("other"), args: ["-setcookie", "other"])
-    refute PeerNode.call(node, :net_kernel, :connect_node, [other.name])
-    where = "127.0.0.1:#{PeerNode.port(other)}"
-    assert find.(Atom.to_string(other.name)) == {:accepted, where}
-
-    # The resolver is not queried for such a name.
-    host = String.duplicate("a", 64) <> ".test"
-    assert find.("app-4001@#{host}") == {:unresolvable, host}
-    assert find.("app-70000@127.0.0.1") == {:no_port, "app-70000@127.0.0.1"}
-
-    # OTP does not connect short names and long names.
-    refute PeerNode.call(node, :net_kernel, :connect_node, [:"app-#{closed}@localhost"])
-    assert find.("app-#{closed}@localhost") == {:name_type, "localhost"}
-    short = PeerNode.start!(name: "app-#{Host.free_port()}")
-    refute PeerNode.call(short, :net_kernel, :connect_node, [node.name])
-    long = Atom.to_string(node.name)
-
-    assert {:name_type, host} =
-             PeerNode.call(short, Caravan.Cluster.Distribution.Diagnosis, :find, [long])
-
-    assert host == "127.0.0.1"
-  end
-
   test "the reason why a node cannot be connected is logged once", context do
     closed = Host.free_port()
     other = PeerNode.start!(name: PeerNode.name("app"), args: ["-setcookie", "other"])
