@@ -33,9 +33,21 @@ defmodule Caravan.Epmd.Settings do
   @doc "Returns the address family of distribution, from the VM argument `-proto_dist`."
   @spec family() :: :inet | :inet6
   def family do
-    case :init.get_argument(:proto_dist) do
-      {:ok, [[~c"inet6" ++ _] | _]} -> :inet6
+    case protocol() do
+      ~c"inet6" ++ _ -> :inet6
       _ -> :inet
+    end
+  end
+
+  @doc "Returns whether distribution runs over TLS, from the VM argument `-proto_dist`."
+  @spec tls?() :: boolean
+  def tls?, do: :lists.member(protocol(), [~c"inet_tls", ~c"inet6_tls"])
+
+  # The default of net_kernel is inet_tcp.
+  defp protocol do
+    case :init.get_argument(:proto_dist) do
+      {:ok, [[protocol | _] | _]} -> protocol
+      _ -> ~c"inet_tcp"
     end
   end
 

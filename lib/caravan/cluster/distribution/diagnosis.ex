@@ -4,6 +4,7 @@ defmodule Caravan.Cluster.Distribution.Diagnosis do
   @moduledoc false
 
   alias Caravan.Cluster.Config
+  alias Caravan.Epmd.Settings
 
   @type finding ::
           {:name_type, host :: String.t()}
@@ -39,7 +40,7 @@ defmodule Caravan.Cluster.Distribution.Diagnosis do
   @spec find(String.t()) :: finding
   def find(node) do
     [name, host] = node |> String.split("@", parts: 2) |> Enum.map(&String.to_charlist/1)
-    family = Caravan.Epmd.Settings.family()
+    family = Settings.family()
 
     with :ok <- name_type(host, :net_kernel.longnames()),
          {:port, _port, _version} <- Caravan.Epmd.port_please(name, host),
@@ -74,10 +75,14 @@ defmodule Caravan.Cluster.Distribution.Diagnosis do
   def text({:no_reply, where}),
     do: "#{where} does not reply: the host is down, or a firewall drops the packets"
 
-  def text({:accepted, where}),
-    do:
-      "#{where} accepts, but the handshake fails: the node has another cookie or another name, only one " <>
-        "side uses TLS, or the node hangs"
+  def text({:accepted, where}) do
+    tls =
+      if Settings.tls?(),
+        do: "one of the two nodes refuses the certificate of the other, the node does not use TLS",
+        else: "it uses TLS"
+
+    "#{where} accepts, but the handshake fails: the node has another cookie or another name, #{tls}, or it hangs"
+  end
 
   def text({:network, where, reason}), do: "#{where}: #{:inet.format_error(reason)}"
 

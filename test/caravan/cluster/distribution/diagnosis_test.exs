@@ -32,4 +32,12 @@ defmodule Caravan.Cluster.Distribution.DiagnosisTest do
 
     assert PeerNode.call(short, Diagnosis, :find, [long]) == {:name_type, "127.0.0.1"}
   end
+
+  test "over TLS, a certificate may be the cause of a failed handshake" do
+    for {protocol, tls?} <- [inet_tcp: false, inet_tls: true, inet6_tls: true] do
+      node = PeerNode.start!(args: ~w(-proto_dist #{protocol}))
+      text = PeerNode.call(node, Diagnosis, :text, [{:accepted, "127.0.0.1:4001"}])
+      assert {protocol, text =~ "certificate"} == {protocol, tls?}
+    end
+  end
 end
