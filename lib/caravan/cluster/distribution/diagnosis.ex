@@ -78,11 +78,17 @@ defmodule Caravan.Cluster.Distribution.Diagnosis do
   def text({:accepted, where}) do
     tls =
       if Settings.tls?(),
-        do: "one of the two nodes refuses the certificate of the other, the node does not use TLS",
+        do:
+          "one of the two nodes refuses the certificate of the other, the node does not use TLS",
         else: "it uses TLS"
 
     "#{where} accepts, but the handshake fails: the node has another cookie or another name, #{tls}, or it hangs"
   end
+
+  def text({:network, where, :einval}),
+    do:
+      "#{where} is not an address that a node can connect to. A link-local address (fe80::/10) is not, because it " <>
+        "lacks the network interface"
 
   def text({:network, where, reason}), do: "#{where}: #{:inet.format_error(reason)}"
 
@@ -102,9 +108,12 @@ defmodule Caravan.Cluster.Distribution.Diagnosis do
   defp dial(ip, port, family) do
     where = where(ip, port)
 
-    case :gen_tcp.connect(ip, port, [family, active: false], @connect_timeout) do
+    # The module that net_kernel calls too. :gen_tcp would exit for an address that connect(2) refuses.
+    driver = if family == :inet6, do: :inet6_tcp, else: :inet_tcp
+
+    case driver.connect(ip, port, [active: false], @connect_timeout) do
       {:ok, socket} ->
-        :ok = :gen_tcp.close(socket)
+        :ok = driver.close(socket)
         {:accepted, where}
 
       {:error, :econnrefused} ->

@@ -33,6 +33,13 @@ defmodule Caravan.Cluster.Distribution.DiagnosisTest do
     assert PeerNode.call(short, Diagnosis, :find, [long]) == {:name_type, "127.0.0.1"}
   end
 
+  test "the finding for a link-local address says that a node cannot connect to it" do
+    node = PeerNode.start!(name: PeerNode.name("app", "::1"), args: ~w(-proto_dist inet6_tcp))
+    finding = PeerNode.call(node, Diagnosis, :find, ["app-4001@fe80::77"])
+    assert finding == {:network, "[fe80::77]:4001", :einval}
+    assert Diagnosis.text(finding) =~ "[fe80::77]:4001 is not an address"
+  end
+
   test "over TLS, a certificate may be the cause of a failed handshake" do
     for {protocol, tls?} <- [inet_tcp: false, inet_tls: true, inet6_tls: true] do
       node = PeerNode.start!(args: ~w(-proto_dist #{protocol}))
