@@ -681,6 +681,17 @@ defmodule Caravan.Cluster.MembershipTest do
       assert reports(state) == []
       assert state |> handle(:tick, 60_000) |> dialled() == ["a@h", "b@h"]
     end
+
+    test "report a full atom table again after a time with atoms, even if that time brought no new name" do
+      limits = fn state -> for {:limit, limit, _} <- reports(state), do: limit end
+      state = membership(max_new_names: 1) |> handle(answer(["a@h"]), 0)
+      state = handle(state, answer(["a@h", "b@h"]), 1, atoms_available: false)
+      assert limits.(state) == [:atom_table]
+      state = handle(state, :tick, 60_001)
+      assert limits.(state) == [:max_new_names]
+      state = handle(state, :tick, 120_001, atoms_available: false)
+      assert limits.(state) == [:atom_table]
+    end
   end
 
   test "a drained topology has no actions and no next tick until :resume" do

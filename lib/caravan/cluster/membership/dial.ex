@@ -53,7 +53,7 @@ defmodule Caravan.Cluster.Membership.Dial do
       {:ok, state} ->
         state |> start_connect(peer.name, env.now) |> add_action({:connect, peer.name})
 
-      {:refused, limit} ->
+      {{:refused, limit}, state} ->
         state |> refuse(limit) |> put_peer(%{peer | retry_at: env.now + @atom_retry})
     end
   end
@@ -78,8 +78,8 @@ defmodule Caravan.Cluster.Membership.Dial do
   defp allow_atom(state, peer, env) do
     cond do
       env.existing_atom?.(peer.name) -> {:ok, atom_allowed(state, peer)}
-      env.atoms_available -> take_token(clear_alarm(state, {:limit, :atom_table}), peer, env)
-      true -> {:refused, :atom_table}
+      env.atoms_available -> state |> clear_alarm({:limit, :atom_table}) |> take_token(peer, env)
+      true -> {{:refused, :atom_table}, state}
     end
   end
 
@@ -90,7 +90,7 @@ defmodule Caravan.Cluster.Membership.Dial do
          %{state | budget: budget} |> clear_alarm({:limit, :max_new_names}) |> atom_allowed(peer)}
 
       :empty ->
-        {:refused, :max_new_names}
+        {{:refused, :max_new_names}, state}
     end
   end
 
