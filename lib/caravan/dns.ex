@@ -143,7 +143,7 @@ defmodule Caravan.Dns do
   # the reply, and to the wait for a reply that could not be cancelled any more.
   @grace 5
 
-  # How often a lookup is started again because Caravan.Native was reloaded. One more returns `:busy`.
+  # How often a lookup is started again because Caravan.Native was reloaded. One more returns `:reloaded`.
   @max_restarts 100
 
   @doc """
@@ -274,7 +274,7 @@ defmodule Caravan.Dns do
          :unknown <- poll_known(ref, poll) do
       if restarts > 0,
         do: start_and_poll(name, type, options, poll, restarts - 1),
-        else: {:error, %Error{name: name, type: type, reason: :busy}}
+        else: {:error, %Error{name: name, type: type, reason: :reloaded}}
     end
   end
 

@@ -1,6 +1,7 @@
 defmodule Caravan.NativeTest do
   use ExUnit.Case, async: true
 
+  alias Caravan.Dns.Error
   alias Caravan.Epmd
   alias Caravan.Native
   alias Caravan.Test.DnsServer
@@ -170,6 +171,29 @@ defmodule Caravan.NativeTest do
       node = PeerNode.start!()
       options = [nameservers: [DnsServer.address(server)], timeout: 2_000]
       assert PeerNode.eval(node, @lookups, options: options) == []
+    end
+
+    test "is named in the error if it keeps a lookup from starting" do
+      node = PeerNode.start!()
+
+      {:ok, _} = PeerNode.call(node, :application, :ensure_all_started, [:elixir])
+
+      # Behaves like a module that is reloaded after each start of a lookup.
+      PeerNode.eval(node, """
+      Code.compiler_options(ignore_module_conflict: true)
+
+      defmodule Caravan.Native do
+        def dns_lookup(_name, _type, _options), do: make_ref()
+        def dns_poll(_ref), do: raise(ArgumentError)
+      end
+      """)
+
+      for function <- [:lookup, :lookup_async] do
+        assert {:error, %Error{reason: :reloaded} = error} =
+                 PeerNode.call(node, Caravan.Dns, function, ["app.test", :a, []])
+
+        assert Exception.message(error) =~ "Caravan.Native was reloaded"
+      end
     end
 
     test "ends no strategy" do

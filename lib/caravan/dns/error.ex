@@ -57,6 +57,10 @@ defmodule Caravan.Dns.Error do
       "check that it exists, is readable, and has certificates (PEM) or DNSKEY records"
     },
     busy: {"1,024 lookups are in flight", "start fewer lookups at the same time"},
+    reloaded: {
+      "Caravan.Native was reloaded each time that the lookup started",
+      "reload it less often, and repeat the lookup"
+    },
     internal: {"Caravan has a bug", "report it, with the output on stderr"}
   ]
 
@@ -90,6 +94,7 @@ defmodule Caravan.Dns.Error do
           | :bogus
           | :bad_file
           | :busy
+          | :reloaded
           | :internal
           | {:bad_name, String.t()}
 
