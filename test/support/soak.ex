@@ -1,15 +1,15 @@
 defmodule Caravan.Test.Soak do
   @moduledoc """
-  A cluster of twelve VMs on loopback under a random schedule of faults. `.ci/soak` runs it.
+  Runs a cluster of twelve VMs on loopback under random faults. `.ci/soak` calls it.
 
-  After each round of faults, `Caravan.Test.Soak.Calm` checks that the cluster is whole. At the end,
-  `Caravan.Test.Soak.Report` checks that no VM has grown.
+  `Caravan.Test.Soak.Schedule` decides on rounds of faults, and `Caravan.Test.Soak.Fleet` carries them out. After each
+  round, `Caravan.Test.Soak.Checks` checks the nodes. At the end, it checks that no VM has grown.
 
-  The same seed gives the same faults at the same times. The effect of the faults also depends on how busy the
-  machine is.
+  The same seed gives the same faults at the same times. What the faults lead to also depends on the load of the
+  machine.
   """
 
-  alias Caravan.Test.Soak.Calm
+  alias Caravan.Test.Soak.Checks
   alias Caravan.Test.Soak.Firewall
   alias Caravan.Test.Soak.Fleet
   alias Caravan.Test.Soak.Report
@@ -17,26 +17,25 @@ defmodule Caravan.Test.Soak do
 
   @nodes 12
 
-  # Nodes whose VM is never ended, so that its memory can be followed for the whole run.
-  @veterans 4
+  # The number of nodes whose VM runs for the whole soak.
+  @long_running 4
 
-  # A run with more problems than this ends early.
+  # A soak with more problems than this ends early.
   @most_problems 40
 
-  @enforce_keys [:seed, :fleet, :schedule, :dir]
-  defstruct @enforce_keys ++ [records: %{}, rounds: 0, faults: [], meshes: [], problems: []]
+  @enforce_keys [:seed, :fleet, :schedule]
+  defstruct @enforce_keys ++ [histories: %{}, rounds: 0, faults: [], meshes: [], problems: []]
 
   @typedoc """
     * `:faults`: the kinds of all faults so far
-    * `:meshes`: for each round, how many milliseconds it took until all nodes were connected
-    * `:problems`: what the checks found, newest first
+    * `:meshes`: how many milliseconds it took after each round until all nodes were connected
+    * `:problems`: texts, newest first
   """
   @type t :: %__MODULE__{
           seed: integer,
           fleet: Fleet.t(),
           schedule: Schedule.t(),
-          dir: Path.t(),
-          records: Calm.records(),
+          histories: Checks.histories(),
           rounds: non_neg_integer,
           faults: [atom],
           meshes: [non_neg_integer],
@@ -44,32 +43,32 @@ defmodule Caravan.Test.Soak do
         }
 
   @doc """
-  Runs rounds of faults and checks for this number of minutes, and prints the results. Returns whether the checks
-  found no problem.
+  Runs rounds of faults for this number of minutes, and prints what the checks find. Returns whether they found no
+  problem.
 
   The logs of the VMs go to `dir`.
   """
   @spec run(minutes :: number, seed :: integer, dir :: Path.t()) :: boolean
   def run(minutes, seed, dir) do
-    # A table of DnsServer that test_helper.exs makes for tests.
+    # DnsServer needs this table. In tests, test_helper.exs creates it.
     _ = :ets.new(Caravan.Test.DnsServer, [:named_table, :public])
     deadline = System.monotonic_time(:millisecond) + round(minutes * 60_000)
     IO.puts("soak: seed #{seed}, #{minutes} min, #{@nodes} VMs, files in #{dir}")
 
     unless Firewall.possible?(),
-      do: IO.puts("soak: links are not cut, because that takes root and nft")
+      do: IO.puts("soak: no links are cut, because that needs root and nft")
 
-    schedule = Schedule.new(seed, nodes: @nodes, veterans: @veterans, cuts: Firewall.possible?())
-
+    options = [nodes: @nodes, long_running: @long_running, cuts: Firewall.possible?()]
+    schedule = Schedule.new(seed, options)
     args = ["-connect_all", "#{schedule.connect_all}"]
     IO.puts("soak: VM arguments #{Enum.join(args, " ")}")
     fleet = Fleet.start(@nodes, dir, args)
-    soak = %__MODULE__{seed: seed, fleet: fleet, schedule: schedule, dir: dir}
+    soak = %__MODULE__{seed: seed, fleet: fleet, schedule: schedule}
     soak = soak |> check([]) |> rounds(deadline)
     :ok = Fleet.stop(soak.fleet)
-    {text, problems} = Report.summary(soak)
-    IO.puts(text)
-    problems == 0
+    soak = add_problems(soak, Checks.final_problems(soak.histories))
+    IO.puts(Report.summary(soak))
+    soak.problems == []
   end
 
   defp rounds(soak, deadline) do
@@ -103,15 +102,20 @@ defmodule Caravan.Test.Soak do
   end
 
   defp check(soak, faults) do
-    result = Calm.check(soak.fleet, soak.schedule, soak.records, soak.dir)
+    result = Checks.run(soak.fleet, soak.schedule, soak.histories)
     IO.puts(Report.round(soak, faults, result))
 
-    %{
-      soak
-      | fleet: Fleet.forget(soak.fleet),
-        records: result.records,
-        meshes: List.wrap(result.mesh_after) ++ soak.meshes,
-        problems: Enum.reverse(result.problems) ++ soak.problems
-    }
+    add_problems(
+      %{
+        soak
+        | fleet: Fleet.end_round(soak.fleet),
+          histories: result.histories,
+          meshes: List.wrap(result.mesh_after) ++ soak.meshes
+      },
+      result.problems
+    )
   end
+
+  defp add_problems(soak, problems),
+    do: %{soak | problems: Enum.reverse(problems) ++ soak.problems}
 end

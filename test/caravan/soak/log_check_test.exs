@@ -13,7 +13,7 @@ defmodule Caravan.Soak.LogCheckTest do
         %{at: at, origin: origin, level: level, text: text}
       end
 
-    {problems, _check} = LogCheck.judge(%LogCheck{}, lines, changes)
+    {problems, _check} = LogCheck.add_lines(%LogCheck{}, lines, changes)
     problems
   end
 
@@ -21,7 +21,7 @@ defmodule Caravan.Soak.LogCheckTest do
   defp info(text), do: {:caravan, :info, text}
   defp note(text), do: {:soak, :notice, text}
 
-  test "an error line of Caravan is a problem, and one of OTP is none" do
+  test "an error line of Caravan is a problem, one of OTP is not" do
     assert ["error line: leaving failed"] = problems([{:caravan, :error, "leaving failed"}])
     assert problems([{:other, :error, "** Node x not responding **"}]) == []
   end
@@ -30,15 +30,15 @@ defmodule Caravan.Soak.LogCheckTest do
     assert ["Caravan disconnected a@b"] = problems([note("disconnect a@b")])
   end
 
-  test "a loss that the VM did not see is a problem" do
+  test "a loss without a nodedown is a problem" do
     assert problems([note("down a@b :closed"), warning("lost a@b")]) == []
-    # The witness may be later than the strategy.
+    # The nodedown may be logged after the loss.
     assert problems([warning("lost a@b"), note("down a@b :closed")]) == []
     assert [problem] = problems([warning("lost a@b"), note("down a@b :x"), warning("lost a@b")])
     assert problem =~ "2 times, but it went down 1 times"
   end
 
-  test "a failed connect may be reported again after the node was connected, forgotten or readdressed" do
+  test "a failed connect may be logged again after the node was connected, left DNS or changed its address" do
     failed = warning("cannot connect to a@b: nothing listens")
 
     assert [_] = problems([failed, failed])
@@ -50,7 +50,7 @@ defmodule Caravan.Soak.LogCheckTest do
     assert problems([failed, warning("cannot connect to a@b: no reply")]) == []
   end
 
-  test "a failed lookup may be reported again after DNS answered" do
+  test "a failed lookup may be logged again after DNS answered" do
     assert [_] = problems([warning(@dns), warning(@dns)])
     assert [_] = problems([warning(@dns), warning(String.replace(@dns, "500", "501"))])
 
@@ -58,14 +58,14 @@ defmodule Caravan.Soak.LogCheckTest do
              []
   end
 
-  test "other warnings are reported once" do
+  test "other warnings may be logged once" do
     assert [_] = problems([warning("the table is full"), warning("the table is full")])
   end
 
-  test "what was reported is remembered for the next lines" do
+  test "a warning may not be repeated in lines that are added later" do
     line = %{at: 1, origin: :caravan, level: :warning, text: "[caravan:soak] the table is full"}
-    {[], check} = LogCheck.judge(%LogCheck{}, [line], [])
-    assert {[_], _check} = LogCheck.judge(check, [line], [])
+    {[], check} = LogCheck.add_lines(%LogCheck{}, [line], [])
+    assert {[_], _check} = LogCheck.add_lines(check, [line], [])
   end
 
   test "links that were lost and came back are counted" do
@@ -73,7 +73,7 @@ defmodule Caravan.Soak.LogCheckTest do
       for {text, at} <- Enum.with_index(["up a@b", "down a@b :x", "up a@b", "down a@b :x"]),
           do: %{at: at, origin: :soak, level: :notice, text: text}
 
-    {[], check} = LogCheck.judge(%LogCheck{}, lines, [])
+    {[], check} = LogCheck.add_lines(%LogCheck{}, lines, [])
     assert LogCheck.links(check) == {2, 1}
   end
 end

@@ -4,12 +4,12 @@ defmodule Caravan.Soak.ScheduleTest do
   alias Caravan.Test.Soak.Schedule
 
   @nodes 12
-  @veterans 4
+  @long_running 4
 
   defp schedule(seed, options \\ []) do
     Schedule.new(
       seed,
-      Keyword.merge([nodes: @nodes, veterans: @veterans, cuts: true], options)
+      Keyword.merge([nodes: @nodes, long_running: @long_running, cuts: true], options)
     )
   end
 
@@ -62,11 +62,11 @@ defmodule Caravan.Soak.ScheduleTest do
     outcome = %{
       kill: :down,
       move: :down,
-      start: :fit,
+      start: :normal,
       drain: :drained,
-      resume: :fit,
-      remove: :unnamed,
-      add: :fit
+      resume: :normal,
+      remove: :not_in_dns,
+      add: :normal
     }
 
     for {round, before, later} <- rounds(schedule(4), 200) do
@@ -79,7 +79,7 @@ defmodule Caravan.Soak.ScheduleTest do
     end
   end
 
-  test "a node has one fault in a round, and only if it was fit" do
+  test "a node has one fault in a round, and only if it was normal" do
     for {round, before, _} <- rounds(schedule(5), 200) do
       faulty =
         for {action, id} <- steps(round),
@@ -87,19 +87,19 @@ defmodule Caravan.Soak.ScheduleTest do
             do: id
 
       assert faulty == Enum.uniq(faulty)
-      assert faulty -- Schedule.nodes(before, :fit) == []
+      assert faulty -- Schedule.nodes(before, :normal) == []
     end
   end
 
-  test "most nodes are fit after each round" do
+  test "most nodes are normal after each round" do
     for {_, _, later} <- rounds(schedule(6), 200),
-        do: assert(length(Schedule.nodes(later, :fit)) >= @nodes - 3)
+        do: assert(length(Schedule.nodes(later, :normal)) >= @nodes - 3)
   end
 
-  test "the VM of a veteran is never ended" do
+  test "the VM of a long-running node is never ended" do
     for {round, _, _} <- rounds(schedule(7), 200),
         {action, id} when action in [:kill, :move] <- steps(round),
-        do: assert(id > @veterans)
+        do: assert(id > @long_running)
   end
 
   test "no link is cut where that is not possible" do

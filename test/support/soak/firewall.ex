@@ -1,18 +1,18 @@
 defmodule Caravan.Test.Soak.Firewall do
   @moduledoc """
-  Drops what nodes with addresses in 127.0.0.0/8 send to each other.
+  Drops packets between nodes with addresses in 127.0.0.0/8.
 
-  It writes rules of nftables, so it needs root and a network namespace that no other program uses.
+  It writes rules of nftables, so it needs root and a network namespace of the soak.
   """
 
   @typedoc "All addresses of one node."
   @type addresses :: [:inet.ip4_address(), ...]
 
-  @doc "Whether rules can be written. `.ci/soak` sets the variable if it made a namespace."
+  @doc "Returns whether rules can be written. `.ci/soak` sets the variable if it made a namespace."
   @spec possible?() :: boolean
   def possible?, do: System.get_env("SOAK_NETNS") == "1" and System.find_executable("nft") != nil
 
-  @doc "Drops all packets between the nodes of each pair, and no others any more."
+  @doc "Drops all packets between the nodes of each pair from now on. Replaces the pairs of earlier calls."
   @spec cut([{addresses, addresses}]) :: :ok
   def cut(pairs) do
     rules = for {one, other} <- pairs, do: [rule(one, other), rule(other, one)]

@@ -1,13 +1,19 @@
 defmodule Caravan.Test.Soak.Fleet do
-  @moduledoc "The nodes of a soak, their DNS and the links between them: carries out the steps of a schedule."
+  @moduledoc """
+  The nodes of a soak, their DNS server and the firewall between them. `perform/2` carries out the actions of a
+  schedule on them.
+  """
 
   alias Caravan.Test.Soak.Firewall
+  alias Caravan.Test.Soak.LogCheck
   alias Caravan.Test.Soak.Schedule
   alias Caravan.Test.Soak.Vm
   alias Caravan.Test.Soak.Zone
 
-  # How many addresses a node has. It moves from one to the next.
-  @places 3
+  # A node has this many addresses, which are numbered from 0. It listens on one, and moves from one to the next.
+  @addresses 3
+
+  # The port of a node is this number and its id.
   @first_port 24_000
 
   # The default of `:poll_interval`, in milliseconds.
@@ -17,26 +23,27 @@ defmodule Caravan.Test.Soak.Fleet do
   @keep 20_000
 
   @enforce_keys [:vms, :zone]
-  defstruct @enforce_keys ++ [places: %{}, cuts: [], changes: []]
+  defstruct @enforce_keys ++ [addresses: %{}, cuts: [], changes: []]
 
   @typedoc """
-    * `:places`: for each node, the number of its address
+    * `:addresses`: for each node, the number of its address
     * `:cuts`: the pairs of nodes whose link is cut
-    * `:changes`: when the address of a node changed in DNS, in milliseconds of `System.os_time/1`; newest first
+    * `:changes`: the addresses that changed in DNS since `end_round/1`
   """
   @type t :: %__MODULE__{
           vms: %{Schedule.id() => pid},
           zone: Zone.t(),
-          places: %{Schedule.id() => non_neg_integer},
+          addresses: %{Schedule.id() => non_neg_integer},
           cuts: [{Schedule.id(), Schedule.id()}],
-          changes: [{integer, name :: String.t()}]
+          changes: LogCheck.changes()
         }
 
+  @doc "The option `:poll_interval` of the strategies."
   @spec poll_interval() :: pos_integer
   def poll_interval, do: @poll_interval
 
   @doc """
-  Starts the VMs of nodes 1 to `count`, linked to the caller, and waits for them.
+  Starts the DNS server and the VMs of nodes 1 to `count`, and waits for them.
 
   Their logs go to `dir`. `args` are further arguments of the VMs.
   """
@@ -48,13 +55,13 @@ defmodule Caravan.Test.Soak.Fleet do
     vms =
       for id <- ids, into: %{} do
         fields = [id: id, name: name(id), address: address(id, 0), dir: dir, args: args]
-        {:ok, vm} = Vm.start_link([strategy: strategy(zone)] ++ fields)
-        :ok = Vm.act(vm, :start)
+        {:ok, vm} = Vm.start_link([options: options(zone)] ++ fields)
+        :ok = Vm.perform(vm, :start)
         {id, vm}
       end
 
-    fleet = %__MODULE__{vms: vms, zone: zone, places: Map.new(ids, &{&1, 0})}
-    _ = sync(fleet)
+    fleet = %__MODULE__{vms: vms, zone: zone, addresses: Map.new(ids, &{&1, 0})}
+    _ = await_actions(fleet)
     fleet
   end
 
@@ -69,23 +76,23 @@ defmodule Caravan.Test.Soak.Fleet do
   @spec name(Schedule.id()) :: String.t()
   def name(id), do: "app-#{port(id)}@#{Zone.host(id)}"
 
-  @doc "Carries out an action. If it is an action of a VM, it ends later; see `sync/1`."
+  @doc "Carries out an action. An action of a VM may end later; see `await_actions/1`."
   @spec perform(t, Schedule.action()) :: t
   def perform(%__MODULE__{} = fleet, {:dns, mode}),
-    do: %{fleet | zone: Zone.disturb(fleet.zone, mode)}
+    do: %{fleet | zone: Zone.set_mode(fleet.zone, mode)}
 
   def perform(fleet, {change, id}) when change in [:add, :remove],
     do: %{fleet | zone: Zone.change(fleet.zone, {change, id})}
 
   def perform(fleet, {:move, id}) do
-    place = rem(fleet.places[id] + 1, @places)
-    :ok = Vm.act(fleet.vms[id], :kill)
-    :ok = Vm.act(fleet.vms[id], {:address, address(id, place)})
-    put_in(fleet.places[id], place)
+    number = rem(fleet.addresses[id] + 1, @addresses)
+    :ok = Vm.perform(fleet.vms[id], :kill)
+    :ok = Vm.perform(fleet.vms[id], {:address, address(id, number)})
+    put_in(fleet.addresses[id], number)
   end
 
-  def perform(fleet, {:readdress, id}) do
-    zone = Zone.change(fleet.zone, {:address, id, address(id, fleet.places[id])})
+  def perform(fleet, {:publish_address, id}) do
+    zone = Zone.change(fleet.zone, {:address, id, address(id, fleet.addresses[id])})
     %{fleet | zone: zone, changes: [{System.os_time(:millisecond), name(id)} | fleet.changes]}
   end
 
@@ -93,25 +100,25 @@ defmodule Caravan.Test.Soak.Fleet do
   def perform(fleet, {:heal, pairs}), do: cut(fleet, fleet.cuts -- pairs)
 
   def perform(fleet, {action, id}) do
-    :ok = Vm.act(fleet.vms[id], action)
+    :ok = Vm.perform(fleet.vms[id], action)
     fleet
   end
 
-  @doc "Forgets the changes, and the queries that the DNS server remembers."
-  @spec forget(t) :: t
-  def forget(%__MODULE__{} = fleet) do
-    :ok = Zone.forget(fleet.zone)
+  @doc "Clears `:changes`, and the queries that the DNS server has kept."
+  @spec end_round(t) :: t
+  def end_round(%__MODULE__{} = fleet) do
+    :ok = Zone.clear_queries(fleet.zone)
     %{fleet | changes: []}
   end
 
   @doc "Waits until the actions of all VMs have ended. Returns the states of the VMs."
-  @spec sync(t) :: %{Schedule.id() => Vm.t()}
-  def sync(%__MODULE__{} = fleet), do: each(fleet, &Vm.sync/1)
+  @spec await_actions(t) :: %{Schedule.id() => Vm.t()}
+  def await_actions(%__MODULE__{} = fleet), do: each(fleet, &Vm.await_actions/1)
 
-  @doc "Calls a function of `Caravan.Test.Soak.Node` in all VMs at the same time. `nil`: the node is down."
-  @spec call(t, atom, [term]) :: %{Schedule.id() => term}
-  def call(%__MODULE__{} = fleet, function, arguments \\ []),
-    do: each(fleet, &Vm.call(&1, function, arguments))
+  @doc "Calls a function in all VMs at the same time. Returns `nil` for a node without a running VM."
+  @spec call(t, module, atom, [term]) :: %{Schedule.id() => term}
+  def call(%__MODULE__{} = fleet, module, function, arguments),
+    do: each(fleet, &Vm.call(&1, module, function, arguments))
 
   defp each(fleet, fun) do
     fleet.vms
@@ -120,12 +127,12 @@ defmodule Caravan.Test.Soak.Fleet do
   end
 
   defp cut(fleet, pairs) do
-    all = fn id -> for place <- 0..(@places - 1), do: address(id, place) end
+    all = fn id -> for number <- 0..(@addresses - 1), do: address(id, number) end
     :ok = Firewall.cut(for {one, other} <- pairs, do: {all.(one), all.(other)})
     %{fleet | cuts: pairs}
   end
 
-  defp strategy(zone) do
+  defp options(zone) do
     [
       query: Zone.query(),
       node_sname: "app",
@@ -138,9 +145,9 @@ defmodule Caravan.Test.Soak.Fleet do
 
   defp port(id), do: @first_port + id
 
-  # Where there is no network namespace, several soaks can run beside each other.
-  defp address(id, place) do
+  # Soaks that run at the same time without a network namespace need different addresses.
+  defp address(id, number) do
     soak = if Firewall.possible?(), do: 1, else: 1 + rem(String.to_integer(System.pid()), 250)
-    {127, soak, place, id}
+    {127, soak, number, id}
   end
 end

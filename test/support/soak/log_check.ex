@@ -4,7 +4,7 @@ defmodule Caravan.Test.Soak.LogCheck do
 
     * Caravan logged a line of level `:error` or above.
     * Caravan called the strategy's `:disconnect` function. Without `:prune` it must not.
-    * Caravan logged more often that a node was lost than the VM saw the node go down.
+    * Caravan logged more often that a node was lost than the node went down.
     * Caravan repeated a warning without a new cause. Two warnings are the same if they differ only in numbers of
       milliseconds.
 
@@ -18,39 +18,41 @@ defmodule Caravan.Test.Soak.LogCheck do
 
   alias Caravan.Test.Soak.LogFile
 
-  defstruct warned: MapSet.new(), ups: %{}, downs: %{}, lost: %{}, joined: %{}
+  defstruct warnings: MapSet.new(), ups: %{}, downs: %{}, lost: %{}, connected: %{}
 
   @typedoc """
-    * `:warned`: the warnings without a new cause so far, as `{node, text}`, `{:dns, text}` or `{:other, text}`
+    * `:warnings`: those without a new cause since, as `{subject, text}`. The subject is the name of a node, `:dns`,
+      or `:other`.
     * `:ups`, `:downs`: how often each node went up and down
-    * `:lost`, `:joined`: how often Caravan logged that each node was lost and connected
+    * `:lost`, `:connected`: how often Caravan logged each node as lost and as connected
   """
   @type t :: %__MODULE__{
-          warned: MapSet.t(),
+          warnings: MapSet.t(),
           ups: %{String.t() => pos_integer},
           downs: %{String.t() => pos_integer},
           lost: %{String.t() => pos_integer},
-          joined: %{String.t() => pos_integer}
+          connected: %{String.t() => pos_integer}
         }
 
-  @doc """
-  Judges new lines, and returns the problems in them.
+  @typedoc "When the address of a node changed in DNS, in milliseconds of `System.os_time/1`, and its name."
+  @type changes :: [{integer, name :: String.t()}]
 
-  `changes` are the times at which the address of a node changed in DNS.
-  """
-  @spec judge(t, [LogFile.line()], changes :: [{integer, String.t()}]) :: {[String.t()], t}
-  def judge(%__MODULE__{} = check, lines, changes) do
+  @doc "Adds new lines of the log. Returns the problems in them."
+  @spec add_lines(t, [LogFile.line()], changes) :: {problems :: [String.t()], t}
+  def add_lines(%__MODULE__{} = check, lines, changes) do
     changes = for {at, name} <- changes, do: %{at: at, changed: name}
     events = Enum.sort_by(changes ++ lines, & &1.at)
     {problems, check} = Enum.flat_map_reduce(events, check, &handle_event/2)
 
-    {problems ++ unseen_losses(check),
+    # These counts are compared after the last line, because Caravan may log a loss before the nodedown is logged.
+    # Afterwards they are made equal, so that a problem is returned once.
+    {problems ++ losses_without_nodedown(check),
      %{check | lost: Map.take(check.downs, Map.keys(check.lost))}}
   end
 
-  @doc "Whether Caravan logged a connection. If it did so in no VM, the logs are not those of Caravan."
+  @doc "Returns whether Caravan logged a connection."
   @spec logged_connection?(t) :: boolean
-  def logged_connection?(%__MODULE__{joined: joined}), do: joined != %{}
+  def logged_connection?(%__MODULE__{connected: connected}), do: connected != %{}
 
   @doc "Returns how many links of the VM were lost, and how many of these came back."
   @spec links(t) :: {lost :: non_neg_integer, restored :: non_neg_integer}
@@ -59,64 +61,64 @@ defmodule Caravan.Test.Soak.LogCheck do
     {downs |> Map.values() |> Enum.sum(), Enum.sum(restored)}
   end
 
-  # Compares counts at the end, because the strategy may log a loss before the witness does.
-  defp unseen_losses(check) do
-    for {name, count} <- check.lost, count > Map.get(check.downs, name, 0) do
-      "logged \"lost #{name}\" #{count} times, but it went down #{Map.get(check.downs, name, 0)} times"
+  defp losses_without_nodedown(check) do
+    for {name, lost} <- check.lost, downs = Map.get(check.downs, name, 0), lost > downs do
+      "logged \"lost #{name}\" #{lost} times, but it went down #{downs} times"
     end
   end
 
-  defp handle_event(%{changed: name}, check), do: {[], forget(check, name)}
+  defp handle_event(%{changed: name}, check), do: {[], new_cause(check, name)}
 
   defp handle_event(%{origin: :soak, text: text}, check),
-    do: witnessed(check, String.split(text, " "))
+    do: add_note(check, String.split(text, " "))
 
   defp handle_event(%{origin: :caravan, level: level} = line, check) do
     text = String.replace(line.text, ~r/^\[caravan:\w+\] /, "")
 
     cond do
       LogFile.severe?(line) -> {["error line: #{text}"], check}
-      level == :warning -> warned(check, text)
-      true -> {[], informed(check, text)}
+      level == :warning -> add_warning(check, text)
+      true -> {[], add_info(check, text)}
     end
   end
 
   defp handle_event(_line, check), do: {[], check}
 
-  defp witnessed(check, ["up", name | _]), do: {[], count(check, :ups, name)}
-  defp witnessed(check, ["down", name | _]), do: {[], count(check, :downs, name)}
-  defp witnessed(check, ["disconnect", name]), do: {["Caravan disconnected #{name}"], check}
-  defp witnessed(check, _other), do: {[], check}
+  defp add_note(check, ["up", name | _]), do: {[], count(check, :ups, name)}
+  defp add_note(check, ["down", name | _]), do: {[], count(check, :downs, name)}
+  defp add_note(check, ["disconnect", name]), do: {["Caravan disconnected #{name}"], check}
+  defp add_note(check, _other), do: {[], check}
 
-  defp warned(check, "lost " <> name), do: {[], count(check, :lost, name)}
+  defp add_warning(check, "lost " <> name), do: {[], count(check, :lost, name)}
 
-  defp warned(check, text) do
+  defp add_warning(check, text) do
     warning = {subject(text), String.replace(text, ~r/\d+ ms/, "N ms")}
 
-    if warning in check.warned,
+    if warning in check.warnings,
       do: {["repeated without a new cause: #{text}"], check},
-      else: {[], %{check | warned: MapSet.put(check.warned, warning)}}
+      else: {[], %{check | warnings: MapSet.put(check.warnings, warning)}}
   end
 
   defp subject("cannot connect to " <> rest), do: rest |> String.split(": ") |> hd()
   defp subject("DNS lookup of " <> _), do: :dns
   defp subject(_text), do: :other
 
-  defp informed(check, "connected to " <> name),
-    do: check |> count(:joined, name) |> forget(name)
+  defp add_info(check, "connected to " <> name),
+    do: check |> count(:connected, name) |> new_cause(name)
 
-  defp informed(check, "DNS answers again" <> _), do: forget(check, :dns)
+  defp add_info(check, "DNS answers again" <> _), do: new_cause(check, :dns)
 
-  defp informed(check, "no longer in DNS: " <> names),
-    do: names |> String.split([", ", " and "]) |> Enum.reduce(check, &forget(&2, &1))
+  defp add_info(check, "no longer in DNS: " <> names),
+    do: names |> String.split([", ", " and "]) |> Enum.reduce(check, &new_cause(&2, &1))
 
-  defp informed(check, _text), do: check
+  defp add_info(check, _text), do: check
 
-  defp forget(check, subject) do
-    kept = for {other, _text} = warning <- check.warned, other != subject, do: warning
-    %{check | warned: MapSet.new(kept)}
+  # Warnings about this subject may come again.
+  defp new_cause(check, subject) do
+    others = for {other, _text} = warning <- check.warnings, other != subject, do: warning
+    %{check | warnings: MapSet.new(others)}
   end
 
-  defp count(check, list, name),
-    do: Map.update!(check, list, &Map.update(&1, name, 1, fn count -> count + 1 end))
+  defp count(check, field, name),
+    do: Map.update!(check, field, &Map.update(&1, name, 1, fn count -> count + 1 end))
 end

@@ -1,12 +1,14 @@
 defmodule Caravan.Test.Soak.LogFile do
   @moduledoc """
-  The log of one VM: a formatter for the file, and a reader of such files.
+  The log file of one VM: the arguments that make the VM write it, its format, and a function that reads it.
 
   Each line is `microseconds level origin text`. It is written at once, so that the log of a killed VM is complete.
   """
 
   @typedoc "Who logged: Caravan, the soak's code in the VM, or others, such as OTP."
   @type origin :: :caravan | :soak | :other
+
+  @typedoc "`:at` is in milliseconds of `System.os_time/1`."
   @type line :: %{at: integer, level: :logger.level(), origin: origin, text: String.t()}
 
   @formatter %{single_line: true, template: [:msg], max_size: 8_000, depth: 60}
@@ -31,11 +33,11 @@ defmodule Caravan.Test.Soak.LogFile do
       ~w(-logger level info backends [] default_handler false)
   end
 
-  @doc "Logs a line on behalf of the soak."
+  @doc "Logs a line with the origin `:soak`."
   @spec note(String.t()) :: :ok
   def note(text), do: :logger.notice(text, %{soak: true})
 
-  @doc false
+  @doc "The callback of a formatter of `:logger`."
   @spec format(:logger.log_event(), map) :: iodata
   def format(event, _config) do
     text =
@@ -89,7 +91,7 @@ defmodule Caravan.Test.Soak.LogFile do
     %{at: div(String.to_integer(at), 1_000), level: level, origin: origin, text: text}
   end
 
-  @doc "Whether the line has level `:error`, or a more severe one."
+  @doc "Returns whether the line has level `:error` or a more severe one."
   @spec severe?(line) :: boolean
   def severe?(%{level: level}), do: level in @severe
 end

@@ -1,46 +1,22 @@
 defmodule Caravan.Test.Soak.Node do
-  @moduledoc "What runs inside each VM of a soak: the strategy, a witness of its connections, and measurements."
-
-  use GenServer
+  @moduledoc "Starts the strategy inside a VM of a soak, and acts on it there."
 
   alias Caravan.Cluster.DnsStrategy
   alias Caravan.Native
+  alias Caravan.Test.Soak.Links
   alias Caravan.Test.Soak.LogFile
 
   @topology :soak
   @supervisor Module.concat(__MODULE__, Supervisor)
 
+  # How often `reload/0` loads the module.
   @reloads 20
 
   # Milliseconds to wait until no process runs the old code.
-  @purges 1_000
+  @purge_timeout 1_000
 
-  # Milliseconds in which a connected node has to answer.
-  @reply_timeout 1_000
-
-  @typedoc """
-  Counts, and `:rss`, the bytes of the VM that are in RAM.
-
-  The process, the port and the descriptor of each connection are not counted, because connections come and go.
-  Processes of OTP's `global` are not counted either.
-
-  `:global_backlog` is the number of messages that wait for `global`. Before OTP 27.2.1 it has a fault: after a
-  reconnect, two nodes may send each other such messages endlessly (erlang/otp#9117).
-  """
-  @type sample :: %{
-          atoms: pos_integer,
-          processes: pos_integer,
-          ports: pos_integer,
-          descriptors: pos_integer,
-          rss: pos_integer,
-          global_backlog: non_neg_integer
-        }
-
-  @spec topology() :: atom
-  def topology, do: @topology
-
-  @doc "Starts the witness and the strategy under a supervisor that outlives the caller."
-  @spec start(strategy :: keyword) :: :ok
+  @doc "Starts `Caravan.Test.Soak.Links` and the strategy, under a supervisor that outlives the caller."
+  @spec start(options :: keyword) :: :ok
   def start(options) do
     load_code()
     {:ok, _} = :application.ensure_all_started(:logger)
@@ -49,7 +25,7 @@ defmodule Caravan.Test.Soak.Node do
     options = [topology: @topology, disconnect: {__MODULE__, :disconnect, []}] ++ options
 
     spawn(fn ->
-      children = [__MODULE__, {DnsStrategy, options}]
+      children = [Links, {DnsStrategy, options}]
       limits = [max_restarts: 1_000, max_seconds: 1, name: @supervisor]
       {:ok, _} = Supervisor.start_link(children, [strategy: :one_for_one] ++ limits)
       send(caller, :started)
@@ -70,7 +46,7 @@ defmodule Caravan.Test.Soak.Node do
     end
   end
 
-  @doc "The strategy's function that disconnects a node: notes that it was called."
+  @doc "The function for the option `:disconnect`. It logs that it was called."
   @spec disconnect(node) :: boolean | :ignored
   def disconnect(node) do
     LogFile.note("disconnect #{node}")
@@ -84,121 +60,31 @@ defmodule Caravan.Test.Soak.Node do
   def resume, do: Caravan.Cluster.resume(@topology)
 
   @doc """
-  Loads `Caravan.Native` many times. Like a release handler, it first waits until no process runs the old code.
+  Loads `Caravan.Native` several times. Before each, it waits until no process runs the old code, as a release
+  handler does.
   """
   @spec reload() :: :ok | :busy
-  def reload, do: reload(@reloads, @purges)
+  def reload, do: reload(@reloads, @purge_timeout)
 
-  defp reload(0, _purges), do: :ok
+  defp reload(0, _milliseconds), do: :ok
   defp reload(_reloads, 0), do: :busy
 
-  defp reload(reloads, purges) do
+  defp reload(reloads, milliseconds) do
     if :code.soft_purge(Native) do
       {:module, Native} = :code.load_file(Native)
-      reload(reloads - 1, @purges)
+      reload(reloads - 1, @purge_timeout)
     else
       Process.sleep(1)
-      reload(reloads, purges - 1)
+      reload(reloads, milliseconds - 1)
     end
   end
 
-  @doc "Returns the process of the strategy."
+  @doc "Returns the pid of the strategy, or its state of `Supervisor.which_children/1`."
   @spec strategy() :: pid | :restarting | :undefined
   def strategy do
     {_id, pid, _type, _modules} =
       @supervisor |> Supervisor.which_children() |> List.keyfind({DnsStrategy, @topology}, 0)
 
     pid
-  end
-
-  @doc """
-  Returns all connected nodes, and those of `nodes` that reply to a message within a second. The message does not
-  connect nodes.
-  """
-  @spec links([node]) :: %{connected: [node], answering: [node]}
-  def links(nodes) do
-    connected = Node.list()
-    ref = make_ref()
-
-    for node <- nodes, node in connected do
-      _ = :erlang.send({__MODULE__, node}, {:ping, self(), ref}, [:noconnect, :nosuspend])
-    end
-
-    deadline = System.monotonic_time(:millisecond) + @reply_timeout
-    count = Enum.count(nodes, &(&1 in connected))
-    %{connected: connected, answering: replies(ref, count, deadline, [])}
-  end
-
-  defp replies(_ref, 0, _deadline, nodes), do: nodes
-
-  defp replies(ref, count, deadline, nodes) do
-    receive do
-      {^ref, node} -> replies(ref, count - 1, deadline, [node | nodes])
-    after
-      max(0, deadline - System.monotonic_time(:millisecond)) -> nodes
-    end
-  end
-
-  @doc "Measures this VM, with all garbage collected."
-  @spec sample() :: sample
-  def sample do
-    for pid <- Process.list(), do: :erlang.garbage_collect(pid)
-    [_, kilobytes] = Regex.run(~r/^VmRSS:\s+(\d+) kB$/m, File.read!("/proc/self/status"))
-
-    connected = length(Node.list(:connected))
-
-    processes =
-      Enum.reject(Process.list(), fn pid ->
-        match?({_, {:global, _name, _arity}}, Process.info(pid, :current_function))
-      end)
-
-    %{
-      atoms: :erlang.system_info(:atom_count),
-      processes: length(processes) - connected,
-      ports: :erlang.system_info(:port_count) - connected,
-      descriptors: length(File.ls!("/proc/self/fd")) - connected,
-      rss: String.to_integer(kilobytes) * 1_024,
-      global_backlog: global_backlog()
-    }
-  end
-
-  # The messages wait for a process that is linked to the server of `global`.
-  defp global_backlog do
-    {:links, links} = :global_name_server |> Process.whereis() |> Process.info(:links)
-
-    lengths =
-      for pid <- links, is_pid(pid), {_, length} <- [Process.info(pid, :message_queue_len)] do
-        length
-      end
-
-    Enum.max(lengths, fn -> 0 end)
-  end
-
-  ## The witness
-
-  @spec start_link(term) :: GenServer.on_start()
-  def start_link(_options), do: GenServer.start_link(__MODULE__, nil, name: __MODULE__)
-
-  @impl true
-  def init(nil) do
-    :ok = :net_kernel.monitor_nodes(true, [:nodedown_reason])
-    for node <- Node.list(), do: LogFile.note("up #{node}")
-    {:ok, nil}
-  end
-
-  @impl true
-  def handle_info({:ping, from, ref}, state) do
-    _ = :erlang.send(from, {ref, node()}, [:noconnect, :nosuspend])
-    {:noreply, state}
-  end
-
-  def handle_info({:nodeup, node, _info}, state) do
-    LogFile.note("up #{node}")
-    {:noreply, state}
-  end
-
-  def handle_info({:nodedown, node, info}, state) do
-    LogFile.note("down #{node} #{inspect(info[:nodedown_reason])}")
-    {:noreply, state}
   end
 end

@@ -1,17 +1,27 @@
 defmodule Caravan.Test.Soak.Report do
-  @moduledoc "Pure. What a soak prints."
+  @moduledoc "Pure. The texts that a soak prints."
 
   alias Caravan.Test.Soak
-  alias Caravan.Test.Soak.Calm
+  alias Caravan.Test.Soak.Checks
   alias Caravan.Test.Soak.Growth
+  alias Caravan.Test.Soak.History
   alias Caravan.Test.Soak.LogCheck
   alias Caravan.Test.Soak.Schedule
 
+  # The counts of the table, each with its label and unit.
+  @counts [
+    {:rss, "MiB", 1_048_576},
+    {:atoms, "atoms", 1},
+    {:processes, "processes", 1},
+    {:ports, "ports", 1},
+    {:descriptors, "descriptors", 1}
+  ]
+
   @doc "Returns the text after a round: its faults, and the problems with the seed."
-  @spec round(Soak.t(), [atom], Calm.result()) :: String.t()
+  @spec round(Soak.t(), faults :: [atom], Checks.result()) :: String.t()
   def round(soak, faults, result) do
     lasting =
-      for condition <- [:down, :drained, :unnamed],
+      for condition <- [:down, :drained, :not_in_dns],
           ids = Schedule.nodes(soak.schedule, condition),
           ids != [],
           do: ", #{condition}: #{Enum.join(ids, " ")}"
@@ -21,98 +31,70 @@ defmodule Caravan.Test.Soak.Report do
     "round #{soak.rounds}: #{Enum.join(faults, " ")}; #{mesh}#{lasting}#{problems}"
   end
 
-  @doc "Returns the text at the end of a run, and the number of problems."
-  @spec summary(Soak.t()) :: {String.t(), non_neg_integer}
+  @doc "Returns the text at the end of a run."
+  @spec summary(Soak.t()) :: String.t()
   def summary(soak) do
-    grown = grown(soak.records)
-    problems = Enum.reverse(soak.problems) ++ grown ++ unheard(soak.records)
-    links = for {_log, record} <- soak.records, do: LogCheck.links(record.check)
+    links = for {_vm, history} <- soak.histories, do: LogCheck.links(history.log_check)
     {lost, restored} = Enum.unzip(links)
 
     text = """
 
-    == soak: #{if problems == [], do: "all well", else: "#{length(problems)} problems"}, seed #{soak.seed}
+    == soak: #{length(soak.problems)} problems, seed #{soak.seed}
     rounds           #{soak.rounds}, #{length(soak.faults)} faults
     faults           #{faults(soak.faults)}
-    VMs started      #{map_size(soak.records)}
+    VMs started      #{map_size(soak.histories)}
     connect_all      #{soak.schedule.connect_all}
-    links            #{Enum.sum(lost)} lost, #{Enum.sum(restored)} restored, seen from both ends
-    mesh after calm  #{meshes(soak.meshes)}
+    links            #{Enum.sum(lost)} lost, #{Enum.sum(restored)} restored; each link counts on both nodes
+    mesh             #{meshes(soak.meshes)}
     last VM of each node, at the first, the middle and the last check:
-    #{soak.records |> last_of_each() |> Enum.map_join("\n", &row/1)}
-    #{Enum.map_join(problems, "\n", &"PROBLEM: #{&1}")}
+    #{soak.histories |> last_vms() |> Enum.map_join("\n", &row/1)}
+    #{soak.problems |> Enum.reverse() |> Enum.map_join("\n", &"PROBLEM: #{&1}")}
     """
 
-    {String.trim_trailing(text), length(problems)}
-  end
-
-  defp grown(records) do
-    for {log, record} <- records,
-        found = Growth.judge(record.samples),
-        is_list(found),
-        text <- found,
-        do: "#{name(log)}: #{text}"
-  end
-
-  # Without this, the checks of logs would pass if there were no logs.
-  defp unheard(records) do
-    if Enum.any?(records, fn {_log, record} -> LogCheck.logged_connection?(record.check) end),
-      do: [],
-      else: ["no VM logged a connection, so nothing is known of Caravan's log"]
+    String.trim_trailing(text)
   end
 
   defp faults(faults) do
     faults
     |> Enum.frequencies()
     |> Enum.sort()
-    |> Enum.map_join(", ", fn {kind, n} -> "#{kind} #{n}" end)
+    |> Enum.map_join(", ", fn {fault, count} -> "#{fault} #{count}" end)
   end
 
   defp meshes([]), do: "never"
 
   defp meshes(meshes) do
     median = meshes |> Enum.sort() |> Enum.at(div(length(meshes), 2))
-    "median #{median} ms, longest #{Enum.max(meshes)} ms"
+    "median #{median} ms after a round, longest #{Enum.max(meshes)} ms"
   end
 
-  defp last_of_each(records) do
-    records
-    |> Enum.group_by(fn {log, _record} -> log |> name() |> String.split("-") |> hd() end)
-    |> Enum.map(fn {_node, all} ->
-      Enum.max_by(all, fn {log, _} -> {String.length(log), log} end)
-    end)
-    |> Enum.sort_by(fn {log, _record} ->
-      {log |> name() |> String.split("-") |> hd() |> String.length(), log}
-    end)
+  defp last_vms(histories) do
+    histories
+    |> Enum.group_by(fn {{id, _start}, _history} -> id end)
+    |> Enum.sort()
+    |> Enum.map(fn {_id, vms} -> Enum.max_by(vms, fn {{_id, start}, _history} -> start end) end)
   end
 
-  defp row({log, %{samples: samples}}) do
+  @spec row({Checks.vm_id(), History.t()}) :: String.t()
+  defp row({vm, %{samples: samples}}) do
     counts =
-      for {count, label, unit} <- [
-            {:rss, "MiB", 1_048_576},
-            {:atoms, "atoms", 1},
-            {:processes, "processes", 1},
-            {:ports, "ports", 1},
-            {:descriptors, "descriptors", 1}
-          ],
-          course = Growth.course(samples, count),
-          do: "#{label} #{course |> Tuple.to_list() |> Enum.map_join("/", &in_units(&1, unit))}"
+      for {count, label, unit} <- @counts,
+          values = Growth.first_middle_last(samples, count),
+          do: "#{label} #{values |> Tuple.to_list() |> Enum.map_join("/", &in_units(&1, unit))}"
 
-    seconds = if samples == [], do: 0, else: samples |> List.last() |> elem(0) |> div(1_000)
+    seconds = div(Growth.age(samples), 1_000)
 
-    "  #{String.pad_trailing(name(log), 10)} #{seconds} s#{judged(samples)}: #{Enum.join(counts, ", ")}"
+    "  #{String.pad_trailing(Checks.name(vm), 10)} #{seconds} s#{not_checked(samples)}: #{Enum.join(counts, ", ")}"
   end
 
-  defp judged(samples) do
-    case Growth.judge(samples) do
-      :short -> " (too short to judge)"
-      :otp -> " (not judged: erlang/otp#9117)"
+  defp not_checked(samples) do
+    case Growth.check(samples) do
+      :too_short -> " (growth not checked: too short)"
+      :global_fault -> " (growth not checked: erlang/otp#9117)"
       _texts -> ""
     end
   end
 
   defp in_units(value, 1), do: value
   defp in_units(value, unit), do: Float.round(value / unit, 1)
-
-  defp name(log), do: Path.basename(log, ".log")
 end

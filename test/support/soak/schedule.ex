@@ -1,20 +1,23 @@
 defmodule Caravan.Test.Soak.Schedule do
   @moduledoc """
-  Pure. Which faults a soak injects, and when: a sequence of rounds that follows from a seed.
+  Pure. Decides which faults a soak injects, and when. The same seed gives the same rounds.
 
-      schedule = Schedule.new(42, nodes: 12, cuts: true)
+      schedule = Schedule.new(42, nodes: 12, long_running: 4, cuts: true)
       {round, schedule} = Schedule.next(schedule)
 
-  Nodes are numbers from 1. Temporary faults end within their round. A node that is down, drained or missing from DNS
-  may stay so for some rounds.
+  Most faults end within their round. A node that is down, drained or not in DNS may stay so for some rounds.
   """
 
-  @enforce_keys [:rand, :conditions, :veterans, :cuts, :connect_all]
+  @enforce_keys [:rand, :conditions, :long_running, :cuts, :connect_all]
   defstruct @enforce_keys ++ [length: 0, steps: [], faults: []]
 
-  @typedoc "A number from 1."
+  @typedoc "The number of a node, from 1 on."
   @type id :: pos_integer
-  @type condition :: :fit | :down | :drained | :unnamed
+
+  @typedoc "The state of a node between two rounds. `:normal`: it is up, not drained, and in DNS."
+  @type condition :: :normal | :down | :drained | :not_in_dns
+
+  @typedoc "What the DNS server does. All but `:ok` are faults."
   @type dns ::
           :ok
           | :silent
@@ -28,26 +31,29 @@ defmodule Caravan.Test.Soak.Schedule do
           | :stopped
 
   @typedoc """
-    * `:kill` ends a VM, `:start` starts the next one under the same name
-    * `:move` ends a VM, and the next one has another address; `:readdress` gives that address to DNS
-    * `:remove` and `:add` are of the node's SRV record
+    * `:kill` ends the VM of a node. `:start` starts the next one under the same name.
+    * `:move` ends the VM, and the next one has another address. `:publish_address` puts that address into DNS.
+    * `:pause` stops the VM by SIGSTOP. `:continue` lets it run on.
+    * `:remove` and `:add` change the SRV record of the node.
+    * `:reload` loads `Caravan.Native` again.
+    * `:cut` and `:heal` change the links between pairs of nodes.
   """
   @type action ::
-          {:kill | :start | :move | :readdress | :pause | :continue, id}
+          {:kill | :start | :move | :publish_address | :pause | :continue, id}
           | {:remove | :add | :drain | :resume | :reload, id}
           | {:cut | :heal, [{id, id}]}
           | {:dns, dns}
 
   @typedoc """
-  `:steps` are the actions, each with its time in milliseconds from the start of the round; `:faults` are the
-  kinds of the faults that begin in the round.
+  `:steps` are the actions, each with its time in milliseconds from the start of the round. `:faults` are the kinds of
+  the faults that begin in the round.
   """
   @type round :: %{length: pos_integer, steps: [{non_neg_integer, action}], faults: [atom]}
 
   @type t :: %__MODULE__{
           rand: :rand.state(),
           conditions: %{id => condition},
-          veterans: non_neg_integer,
+          long_running: non_neg_integer,
           cuts: boolean,
           connect_all: boolean,
           length: non_neg_integer,
@@ -55,17 +61,17 @@ defmodule Caravan.Test.Soak.Schedule do
           faults: [atom]
         }
 
-  # The length of a round in milliseconds, and the number of nodes with faults in it. One of six rounds is a storm: it
-  # is long enough for waits to double several times.
+  # The length of a round in milliseconds, and the number of nodes that have a fault in it. One of six rounds is long,
+  # so that the waits of the strategies double several times.
   @length 4_000..12_000
-  @faulty 1..4
-  @storm_length 15_000..40_000
-  @storm_faulty 4..8
+  @faulty_nodes 1..4
+  @long_length 15_000..40_000
+  @long_faulty_nodes 4..8
 
-  # The number of nodes that are down, drained or missing from DNS while the checks run.
+  # At most this many nodes are down, drained or not in DNS at the end of a round.
   @most_lasting 3
 
-  @ending_faults [:kill, :move]
+  @faults_that_end_the_vm [:kill, :move]
   @other_faults [:pause, :remove, :drain, :reload]
   @dns_faults [:silent, :stopped, :part, :truncated, :nxdomain] ++
                 [:servfail, :empty, :garbage, :slow]
@@ -74,38 +80,38 @@ defmodule Caravan.Test.Soak.Schedule do
   Returns the schedule of a seed. Options:
 
     * `nodes`: the number of nodes
-    * `veterans`: the number of nodes, from node 1 on, whose VM is never ended, so that a slow leak shows
+    * `long_running`: the VMs of this many nodes, from node 1 on, are never ended, so that slow growth shows
     * `cuts`: whether links between nodes can be cut
 
-  The seed also decides whether the nodes run with `connect_all`. If they do, OTP's `global` connects nodes too,
-  and disconnects healthy nodes when a link is lost.
+  The seed also decides whether the nodes run with OTP's `connect_all`. With it, `global` connects nodes too, and
+  disconnects other nodes when a link is lost.
   """
-  @spec new(integer, nodes: pos_integer, veterans: non_neg_integer, cuts: boolean) :: t
+  @spec new(integer, nodes: pos_integer, long_running: non_neg_integer, cuts: boolean) :: t
   def new(seed, options) do
     {chance, rand} = :rand.uniform_s(2, :rand.seed_s(:exsss, seed))
 
     %__MODULE__{
       rand: rand,
       connect_all: chance == 1,
-      conditions: Map.new(1..Keyword.fetch!(options, :nodes), &{&1, :fit}),
-      veterans: Keyword.fetch!(options, :veterans),
+      conditions: Map.new(1..Keyword.fetch!(options, :nodes), &{&1, :normal}),
+      long_running: Keyword.fetch!(options, :long_running),
       cuts: Keyword.fetch!(options, :cuts)
     }
   end
 
-  @doc "Returns the next round, and the schedule with the conditions of the nodes at its end."
+  @doc "Returns the next round, and the schedule at its end."
   @spec next(t) :: {round, t}
   def next(%__MODULE__{} = schedule) do
     {chance, schedule} = draw(schedule, 1..6)
-    storm = chance == 1
-    {length, schedule} = draw(schedule, if(storm, do: @storm_length, else: @length))
+    long = chance == 1
+    {length, schedule} = draw(schedule, if(long, do: @long_length, else: @length))
 
     schedule =
       %{schedule | length: length, steps: [], faults: []}
-      |> end_lasting()
-      |> disturb_nodes(if(storm, do: @storm_faulty, else: @faulty))
-      |> disturb_dns()
-      |> cut_links()
+      |> end_lasting_faults()
+      |> add_node_faults(if(long, do: @long_faulty_nodes, else: @faulty_nodes))
+      |> add_dns_fault()
+      |> add_cut()
 
     steps = schedule.steps |> Enum.reverse() |> Enum.sort_by(&elem(&1, 0))
     {%{length: length, steps: steps, faults: Enum.reverse(schedule.faults)}, schedule}
@@ -118,9 +124,9 @@ defmodule Caravan.Test.Soak.Schedule do
 
   ## Nodes
 
-  # A node that becomes fit in this round has no further fault in it.
-  defp end_lasting(schedule) do
-    for condition <- [:down, :drained, :unnamed],
+  # A node whose fault ends in this round gets no other fault in it.
+  defp end_lasting_faults(schedule) do
+    for condition <- [:down, :drained, :not_in_dns],
         id <- nodes(schedule, condition),
         reduce: schedule do
       schedule ->
@@ -128,84 +134,90 @@ defmodule Caravan.Test.Soak.Schedule do
         {at, schedule} = draw(schedule, 0..schedule.length)
 
         if chance > 1,
-          do: schedule |> step(at, {cure(condition), id}) |> set(id, :fit),
+          do: schedule |> add_step(at, {end_of(condition), id}) |> set(id, :normal),
           else: schedule
     end
   end
 
-  defp cure(:down), do: :start
-  defp cure(:drained), do: :resume
-  defp cure(:unnamed), do: :add
+  defp end_of(:down), do: :start
+  defp end_of(:drained), do: :resume
+  defp end_of(:not_in_dns), do: :add
 
-  defp disturb_nodes(schedule, faulty) do
-    {count, schedule} = draw(schedule, faulty)
+  defp add_node_faults(schedule, range) do
+    {count, schedule} = draw(schedule, range)
     busy = for {_at, {_action, id}} <- schedule.steps, do: id
-    {ids, schedule} = shuffle(schedule, nodes(schedule, :fit) -- busy)
-    ids |> Enum.take(count) |> Enum.reduce(schedule, &disturb(&2, &1))
+    {ids, schedule} = shuffle(schedule, nodes(schedule, :normal) -- busy)
+    ids |> Enum.take(count) |> Enum.reduce(schedule, &add_node_fault(&2, &1))
   end
 
-  defp disturb(schedule, id) do
-    ending = if id <= schedule.veterans, do: [], else: @ending_faults
+  defp add_node_fault(schedule, id) do
+    ending = if id <= schedule.long_running, do: [], else: @faults_that_end_the_vm
     {fault, schedule} = pick(schedule, ending ++ @other_faults)
     {{from, until}, schedule} = window(schedule)
     {chance, schedule} = draw(schedule, 1..4)
-    lasts = chance == 1 and length(lasting(schedule)) < @most_lasting
-    schedule |> fault(fault) |> disturb(id, fault, {from, until}, lasts)
+    lasts = chance == 1 and lasting(schedule) < @most_lasting
+    schedule |> add_fault(fault) |> add_steps(id, fault, {from, until}, lasts)
   end
 
-  defp disturb(schedule, id, :kill, {from, until}, lasts),
-    do: schedule |> step(from, {:kill, id}) |> undo(until, {:start, id}, :down, lasts)
+  defp add_steps(schedule, id, :kill, {from, until}, lasts),
+    do: schedule |> add_step(from, {:kill, id}) |> end_fault(until, {:start, id}, :down, lasts)
 
-  defp disturb(schedule, id, :drain, {from, until}, lasts),
-    do: schedule |> step(from, {:drain, id}) |> undo(until, {:resume, id}, :drained, lasts)
+  defp add_steps(schedule, id, :drain, {from, until}, lasts),
+    do:
+      schedule |> add_step(from, {:drain, id}) |> end_fault(until, {:resume, id}, :drained, lasts)
 
-  defp disturb(schedule, id, :remove, {from, until}, lasts),
-    do: schedule |> step(from, {:remove, id}) |> undo(until, {:add, id}, :unnamed, lasts)
+  defp add_steps(schedule, id, :remove, {from, until}, lasts),
+    do:
+      schedule
+      |> add_step(from, {:remove, id})
+      |> end_fault(until, {:add, id}, :not_in_dns, lasts)
 
-  defp disturb(schedule, id, :pause, {from, until}, _lasts),
-    do: schedule |> step(from, {:pause, id}) |> step(until, {:continue, id})
+  defp add_steps(schedule, id, :pause, {from, until}, _lasts),
+    do: schedule |> add_step(from, {:pause, id}) |> add_step(until, {:continue, id})
 
-  defp disturb(schedule, id, :reload, {from, _until}, _lasts),
-    do: step(schedule, from, {:reload, id})
+  defp add_steps(schedule, id, :reload, {from, _until}, _lasts),
+    do: add_step(schedule, from, {:reload, id})
 
-  # Its record changes before it is up at its new address, or after.
-  defp disturb(schedule, id, :move, {from, until}, _lasts) do
+  # DNS gets the new address before the next VM is started, or after.
+  defp add_steps(schedule, id, :move, {from, until}, _lasts) do
     {changed, schedule} = draw(schedule, from..schedule.length)
 
     schedule
-    |> step(from, {:move, id})
-    |> step(changed, {:readdress, id})
-    |> step(until, {:start, id})
+    |> add_step(from, {:move, id})
+    |> add_step(changed, {:publish_address, id})
+    |> add_step(until, {:start, id})
   end
 
-  defp undo(schedule, _at, {_action, id}, condition, true), do: set(schedule, id, condition)
-  defp undo(schedule, at, action, _condition, false), do: step(schedule, at, action)
+  # A fault that lasts is ended in a later round.
+  defp end_fault(schedule, _at, {_action, id}, condition, true), do: set(schedule, id, condition)
+  defp end_fault(schedule, at, action, _condition, false), do: add_step(schedule, at, action)
 
   defp set(schedule, id, condition),
     do: %{schedule | conditions: Map.put(schedule.conditions, id, condition)}
 
   defp lasting(schedule),
-    do: Enum.flat_map([:down, :drained, :unnamed], &nodes(schedule, &1))
+    do: Enum.count(schedule.conditions, fn {_id, condition} -> condition != :normal end)
 
   ## DNS and links
 
-  defp disturb_dns(schedule) do
+  defp add_dns_fault(schedule) do
     {chance, schedule} = draw(schedule, 1..4)
     {mode, schedule} = pick(schedule, @dns_faults)
     {{from, until}, schedule} = window(schedule)
 
-    if chance > 1,
-      do:
-        schedule
-        |> fault(:"dns_#{mode}")
-        |> step(from, {:dns, mode})
-        |> step(until, {:dns, :ok}),
-      else: schedule
+    if chance > 1 do
+      schedule
+      |> add_fault(:"dns_#{mode}")
+      |> add_step(from, {:dns, mode})
+      |> add_step(until, {:dns, :ok})
+    else
+      schedule
+    end
   end
 
-  defp cut_links(%{cuts: false} = schedule), do: schedule
+  defp add_cut(%{cuts: false} = schedule), do: schedule
 
-  defp cut_links(schedule) do
+  defp add_cut(schedule) do
     {chance, schedule} = draw(schedule, 1..4)
     {[first | others], schedule} = shuffle(schedule, Map.keys(schedule.conditions))
     {{from, until}, schedule} = window(schedule)
@@ -219,14 +231,18 @@ defmodule Caravan.Test.Soak.Schedule do
   end
 
   defp cut(schedule, fault, {from, until}, pairs),
-    do: schedule |> fault(fault) |> step(from, {:cut, pairs}) |> step(until, {:heal, pairs})
+    do:
+      schedule
+      |> add_fault(fault)
+      |> add_step(from, {:cut, pairs})
+      |> add_step(until, {:heal, pairs})
 
   defp pairs(ids), do: for([a, b] <- Enum.chunk_every(ids, 2), do: {a, b})
 
   ## Chance
 
-  defp step(schedule, at, action), do: %{schedule | steps: [{at, action} | schedule.steps]}
-  defp fault(schedule, fault), do: %{schedule | faults: [fault | schedule.faults]}
+  defp add_step(schedule, at, action), do: %{schedule | steps: [{at, action} | schedule.steps]}
+  defp add_fault(schedule, fault), do: %{schedule | faults: [fault | schedule.faults]}
 
   defp window(schedule) do
     {from, schedule} = draw(schedule, 0..div(schedule.length, 2))

@@ -1,9 +1,9 @@
 defmodule Caravan.Test.Soak.Vm do
   @moduledoc """
-  One node of a soak: a process that starts, ends and calls the VMs of this node, one at a time.
+  A process that starts and ends the VMs of one node of a soak, one VM at a time, and calls functions in them.
 
-  `act/2` returns at once. The process carries out one action after the other; `sync/1` waits until none is left.
-  If a VM ends by itself, that is a failure, and the next one is started.
+  `perform/2` returns at once. The process carries out one action after the other, and `await_actions/1` waits for
+  the last one. If a VM ends by itself, that is a failure, and the process starts the next one.
   """
 
   use GenServer
@@ -16,12 +16,12 @@ defmodule Caravan.Test.Soak.Vm do
   @boot_timeout 60_000
   @call_timeout 20_000
 
-  @enforce_keys [:id, :name, :address, :dir, :args, :strategy]
+  @enforce_keys [:id, :name, :address, :dir, :args, :options]
   defstruct @enforce_keys ++
               [
                 peer: nil,
                 os_pid: nil,
-                pid: nil,
+                strategy: nil,
                 starts: 0,
                 started_at: nil,
                 paused: false,
@@ -29,10 +29,13 @@ defmodule Caravan.Test.Soak.Vm do
               ]
 
   @typedoc """
-    * `:peer`: the process that controls the VM
-    * `:pid`: the process of the strategy in the VM
-    * `:starts`: how many VMs were started; `:started_at`: when the last one was, in milliseconds
-    * `:paused`: the VM was sent SIGSTOP
+    * `:address`: where the next VM listens
+    * `:args`, `:options`: further arguments of the VM, and the options of the strategy
+    * `:peer`: the process of `:peer` that controls the VM. `nil`: no VM runs
+    * `:strategy`: the pid of the strategy after the start of the VM
+    * `:starts`: how many VMs were started
+    * `:started_at`: when the last one was started, in milliseconds
+    * `:paused`: whether the VM got SIGSTOP
     * `:failures`: texts, newest first
   """
   @type t :: %__MODULE__{
@@ -41,10 +44,10 @@ defmodule Caravan.Test.Soak.Vm do
           address: :inet.ip4_address(),
           dir: Path.t(),
           args: [String.t()],
-          strategy: keyword,
+          options: keyword,
           peer: pid | nil,
           os_pid: String.t() | nil,
-          pid: pid | nil,
+          strategy: pid | nil,
           starts: non_neg_integer,
           started_at: integer | nil,
           paused: boolean,
@@ -64,24 +67,22 @@ defmodule Caravan.Test.Soak.Vm do
   @spec start_link(keyword) :: GenServer.on_start()
   def start_link(fields), do: GenServer.start_link(__MODULE__, struct!(__MODULE__, fields))
 
-  @spec act(GenServer.server(), action) :: :ok
-  def act(vm, action), do: GenServer.cast(vm, action)
+  @doc "Starts an action. All actions but `:start` do nothing if no VM runs."
+  @spec perform(GenServer.server(), action) :: :ok
+  def perform(vm, action), do: GenServer.cast(vm, action)
 
-  @doc "Waits until all actions have ended. Returns the state, and forgets the failures in it."
-  @spec sync(GenServer.server()) :: t
-  def sync(vm), do: GenServer.call(vm, :sync, 2 * @boot_timeout)
+  @doc "Waits until all actions have ended. Returns the state. The next call returns only newer failures."
+  @spec await_actions(GenServer.server()) :: t
+  def await_actions(vm), do: GenServer.call(vm, :await_actions, 2 * @boot_timeout)
 
-  @doc """
-  Calls a function of `Caravan.Test.Soak.Node` in the VM. Returns `nil` if no VM runs, and `{class, reason}` if the
-  call fails.
-  """
-  @spec call(GenServer.server(), atom, [term]) :: term
-  def call(vm, function, arguments \\ []),
-    do: GenServer.call(vm, {:call, function, arguments}, 2 * @boot_timeout)
+  @doc "Calls a function in the VM. Returns `nil` if no VM runs, and `{class, reason}` if the call fails."
+  @spec call(GenServer.server(), module, atom, [term]) :: term
+  def call(vm, module, function, arguments),
+    do: GenServer.call(vm, {:call, module, function, arguments}, 2 * @boot_timeout)
 
-  @doc "Returns the path of the log of the last VM."
-  @spec log(t) :: Path.t()
-  def log(%__MODULE__{} = vm), do: Path.join(vm.dir, "node#{vm.id}-#{vm.starts}.log")
+  @doc "Returns the path of the log of one VM of the node. The VM started first is number 1."
+  @spec log(t, start :: pos_integer) :: Path.t()
+  def log(%__MODULE__{} = vm, start), do: Path.join(vm.dir, "node#{vm.id}-#{start}.log")
 
   @impl true
   def init(vm) do
@@ -91,10 +92,10 @@ defmodule Caravan.Test.Soak.Vm do
   end
 
   @impl true
-  def handle_call(:sync, _from, vm), do: {:reply, vm, %{vm | failures: []}}
+  def handle_call(:await_actions, _from, vm), do: {:reply, vm, %{vm | failures: []}}
 
-  def handle_call({:call, function, arguments}, _from, vm),
-    do: {:reply, peer_call(vm, function, arguments), vm}
+  def handle_call({:call, module, function, arguments}, _from, vm),
+    do: {:reply, peer_call(vm, module, function, arguments), vm}
 
   @impl true
   def handle_cast({:address, address}, vm), do: {:noreply, %{vm | address: address}}
@@ -113,7 +114,7 @@ defmodule Caravan.Test.Soak.Vm do
   end
 
   def handle_cast(action, vm) do
-    case peer_call(vm, action, []) do
+    case peer_call(vm, Node, action, []) do
       :ok -> {:noreply, vm}
       other -> {:noreply, failed(vm, "#{action} returned #{inspect(other)}")}
     end
@@ -125,7 +126,8 @@ defmodule Caravan.Test.Soak.Vm do
     {:noreply, start(%{vm | peer: nil, os_pid: nil})}
   end
 
-  def handle_info(_late, vm), do: {:noreply, vm}
+  # The end of a VM that kill/1 ended, the exit of a port of System.cmd/2, or a reply that came after its timeout.
+  def handle_info(_message, vm), do: {:noreply, vm}
 
   @impl true
   def terminate(_reason, vm), do: kill(vm)
@@ -135,9 +137,10 @@ defmodule Caravan.Test.Soak.Vm do
 
     with {:ok, peer, _node} <- boot(vm),
          vm = %{vm | peer: peer, os_pid: peer |> :peer.call(:os, :getpid, []) |> to_string()},
-         :ok <- peer_call(vm, :start, [vm.strategy]) do
+         :ok <- peer_call(vm, Node, :start, [vm.options]) do
       _ = Process.monitor(peer)
-      %{vm | pid: peer_call(vm, :strategy, []), started_at: System.monotonic_time(:millisecond)}
+      strategy = peer_call(vm, Node, :strategy, [])
+      %{vm | strategy: strategy, started_at: System.monotonic_time(:millisecond)}
     else
       error -> vm |> kill() |> failed("it does not start: #{inspect(error)}")
     end
@@ -161,24 +164,24 @@ defmodule Caravan.Test.Soak.Vm do
       @call_timeout -> raise "VM #{vm.os_pid} does not end"
     end
 
-    %{vm | peer: nil, os_pid: nil, pid: nil, paused: false}
+    %{vm | peer: nil, os_pid: nil, strategy: nil, paused: false}
   end
 
   defp signal(vm, name), do: {_, 0} = System.cmd("kill", ["-" <> name, vm.os_pid])
 
   defp failed(vm, text), do: %{vm | failures: ["#{vm.name}: #{text}" | vm.failures]}
 
-  defp peer_call(%{peer: nil}, _function, _arguments), do: nil
-  defp peer_call(%{paused: true}, _function, _arguments), do: nil
+  defp peer_call(%{peer: nil}, _module, _function, _arguments), do: nil
+  defp peer_call(%{paused: true}, _module, _function, _arguments), do: nil
 
-  defp peer_call(vm, function, arguments) do
-    :peer.call(vm.peer, Node, function, arguments, @call_timeout)
+  defp peer_call(vm, module, function, arguments) do
+    :peer.call(vm.peer, module, function, arguments, @call_timeout)
   catch
     class, reason -> {class, reason}
   end
 
-  # Writes its id to a file before it becomes the VM. With setpriv, the kernel kills the VM when the soak ends, even
-  # after SIGSTOP. Without it, .ci/soak kills the VMs.
+  # Writes its process id to a file before it becomes the VM. With setpriv, the kernel kills the VM when the soak
+  # ends, even if the VM is stopped. Without it, .ci/soak kills the VMs in the file.
   @wrapper ~S"""
   echo $$ >>"$0/pids"
   if command -v setpriv >/dev/null; then exec setpriv --pdeathsig KILL "$@"; else exec "$@"; fi
@@ -205,14 +208,14 @@ defmodule Caravan.Test.Soak.Vm do
         do: arg
   end
 
-  # OTP detects a cut link within 3 to 5 seconds instead of 60. Connections start from the address of the node, so
-  # that the firewall can tell nodes apart.
+  # With this net_ticktime, OTP detects a cut link within 3 to 5 seconds instead of 60. Connections start from the
+  # address of the node, so that the firewall can tell nodes apart.
   defp args(vm) do
     ip = to_string(:io_lib.format("~w", [vm.address]))
 
     ~w(-setcookie soak -kernel net_ticktime 4 inet_dist_use_interface #{ip}) ++
       ["inet_dist_connect_options", "[{ip,#{ip}}]"] ++
-      LogFile.args(log(vm)) ++
+      LogFile.args(log(vm, vm.starts)) ++
       ~w(+S 1:1 +SDcpu 1:1 +SDio 1 +sbwt none +sbwtdcpu none +sbwtdio none)
   end
 
