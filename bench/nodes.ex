@@ -124,6 +124,92 @@ end
       length(nodes)
     end
 
+    @doc """
+    Connects to `count` nodes through the strategy. Returns the times until then and until the strategy is at rest, and
+    the CPU time until half a second later, in ms, and the memory that was taken, in MiB.
+    """
+    def grow(options, count) do
+      measure(count, fn ->
+        {:ok, pid} = start(options)
+        fn -> {pid, Process.info(pid, [:reductions, :message_queue_len])} end
+      end)
+    end
+
+    @doc "Connects to given names, `most` of them at a time. Returns the same as `grow/2`."
+    def connect_all(names, most) do
+      measure(length(names), fn ->
+        spawn(fn ->
+          {first, later} = if most == :infinity, do: {names, []}, else: Enum.split(names, most)
+          Enum.each(first, &connect_one/1)
+          connect_later(later)
+        end)
+
+        fn -> :idle end
+      end)
+    end
+
+    defp connect_one(name), do: spawn_monitor(fn -> Node.connect(String.to_atom(name)) end)
+
+    defp connect_later([]), do: :ok
+
+    defp connect_later([name | names]) do
+      receive do
+        {:DOWN, _ref, :process, _pid, _reason} -> connect_one(name)
+      end
+
+      connect_later(names)
+    end
+
+    # `fun` returns a function whose value no longer changes when the work is done.
+    defp measure(count, fun) do
+      :ok = :net_kernel.monitor_nodes(true)
+      :erlang.garbage_collect()
+      {rss, beam} = {rss(), :erlang.memory(:total)}
+      {cpu, _} = :erlang.statistics(:runtime)
+      started = now()
+      activity = fun.()
+      await_nodeups(count)
+      linked = now()
+      rested = await_rest(activity, activity.(), linked, linked)
+      {cpu_after, _} = :erlang.statistics(:runtime)
+
+      %{
+        links: (linked - started) / 1_000,
+        rest: (rested - linked) / 1_000,
+        cpu: cpu_after - cpu,
+        rss: (rss() - rss) / 1_048_576,
+        beam: (:erlang.memory(:total) - beam) / 1_048_576
+      }
+    end
+
+    defp await_nodeups(0), do: :ok
+
+    defp await_nodeups(count) do
+      receive do
+        {:nodeup, _node} -> await_nodeups(count - 1)
+      end
+    end
+
+    # Returns when the last change was, once nothing has changed for half a second.
+    defp await_rest(activity, last, since, checked) do
+      Process.sleep(2)
+
+      case activity.() do
+        ^last when checked - since > 500_000 -> since
+        ^last -> await_rest(activity, last, since, now())
+        other -> await_rest(activity, other, now(), now())
+      end
+    end
+
+    defp rss do
+      [kilobytes] =
+        Regex.run(~r/VmRSS:\s+(\d+)/, File.read!("/proc/self/status"), capture: :all_but_first)
+
+      String.to_integer(kilobytes) * 1_024
+    end
+
+    defp now, do: System.os_time(:microsecond)
+
     defp run(fun, count) do
       started = System.os_time(:microsecond)
       fun.()
