@@ -295,8 +295,9 @@ defmodule Caravan.Cluster.DnsStrategy do
 
   defp cancel(nil), do: nil
 
+  # Does not wait, as in Job. A :tick that comes all the same does no harm.
   defp cancel({_at, timer}) do
-    _ = Process.cancel_timer(timer)
+    :ok = Process.cancel_timer(timer, async: true, info: false)
     nil
   end
 

@@ -40,7 +40,7 @@ defmodule Caravan.Cluster.Job do
   @doc "Returns the outcome of the job, from the message with its reference."
   @spec outcome(t, message :: term) :: outcome
   def outcome(%__MODULE__{} = job, {:DOWN, _ref, :process, _pid, reason}) do
-    _ = Process.cancel_timer(job.timer)
+    cancel(job.timer)
 
     case reason do
       {__MODULE__, outcome} -> outcome
@@ -58,8 +58,7 @@ defmodule Caravan.Cluster.Job do
   def stop(%__MODULE__{} = job) do
     Process.demonitor(job.ref, [:flush])
     Process.exit(job.pid, :kill)
-    _ = Process.cancel_timer(job.timer)
-    :ok
+    cancel(job.timer)
   end
 
   @doc false
@@ -74,4 +73,7 @@ defmodule Caravan.Cluster.Job do
     :throw, value -> {:error, {:crashed, {:throw, value}}}
     :error, reason -> {:error, {:crashed, Exception.normalize(:error, reason, __STACKTRACE__)}}
   end
+
+  # Does not wait: the timer may belong to another scheduler, and each connect of the strategy cancels one.
+  defp cancel(timer), do: :ok = Process.cancel_timer(timer, async: true, info: false)
 end
