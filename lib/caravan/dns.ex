@@ -34,6 +34,14 @@ defmodule Caravan.Dns do
           "(`:inet`) or of IPv6 only (`:inet6`). They are taken from the answer. Targets whose addresses are not in " <>
           "the answer, or not of each family, are looked up in parallel, within 9/10 of the timeout."
     ],
+    known_targets: [
+      type: {:custom, __MODULE__, :check_targets, []},
+      type_doc: "list of strings, 16,384 at most",
+      default: [],
+      doc:
+        "The SRV targets that are not looked up, because the caller knows their addresses. In lower case and without " <>
+          "a trailing dot, as in `Caravan.Dns.Service`."
+    ],
     allow: [
       type: {:custom, __MODULE__, :check_networks, []},
       type_doc: "list of strings, 64 at most",
@@ -129,6 +137,7 @@ defmodule Caravan.Dns do
           | {:timeout, pos_integer}
           | {:attempts, pos_integer | nil}
           | {:addresses, boolean | :inet | :inet6}
+          | {:known_targets, [String.t()]}
           | {:allow, [String.t()]}
           | {:dnssec, boolean}
           | {:trust_anchors, Path.t() | nil}
@@ -138,6 +147,7 @@ defmodule Caravan.Dns do
   @types [:srv, :a, :aaaa]
   @max_nameservers 16
   @max_networks 64
+  @max_known_targets 16_384
 
   # Milliseconds. The library replies by the deadline, but a busy VM may run its thread later. Added to the wait for
   # the reply, and to the wait for a reply that could not be cancelled any more.
@@ -227,6 +237,15 @@ defmodule Caravan.Dns do
     if valid_strings?(networks, @max_networks, &Native.dns_network?/1),
       do: {:ok, networks},
       else: {:error, "a list of up to #{@max_networks} networks such as \"10.0.0.0/8\""}
+  end
+
+  @doc false
+  @spec check_targets(term) :: Options.checked()
+  def check_targets(targets) do
+    if valid_strings?(targets, @max_known_targets, &String.valid?/1),
+      do: {:ok, targets},
+      else:
+        {:error, "a list of up to #{@max_known_targets} host names such as \"node1.example.com\""}
   end
 
   @doc false

@@ -276,16 +276,11 @@ defmodule Caravan.Cluster.Config do
   @spec docs() :: String.t()
   def docs, do: Options.docs(@schema)
 
-  @doc "Returns the options of `Caravan.Dns` for a lookup of this type."
-  @spec dns_options(t, Dns.type()) :: [Dns.option()]
-  def dns_options(%__MODULE__{} = config, type) do
+  @doc "Returns the options of `Caravan.Dns` that do not depend on the type of the lookup."
+  @spec dns_options(t) :: [Dns.option()]
+  def dns_options(%__MODULE__{} = config) do
     same = config |> Map.take(@dns_options) |> Map.to_list()
-
-    [
-      timeout: config.lookup_timeout,
-      attempts: config.lookup_attempts,
-      addresses: type == :srv
-    ] ++ same
+    [timeout: config.lookup_timeout, attempts: config.lookup_attempts] ++ same
   end
 
   ## Options that depend on each other

@@ -1,10 +1,11 @@
 defmodule Caravan.Cluster.Discovery do
-  # Owner-state. The lookups of one topology that are in flight. Every lookup that starts has an outcome,
-  # which comes by a message that the owner hands to handle/2.
+  # Owner-state. The lookups of one topology that are in flight, and the addresses of SRV targets that the next lookups
+  # need not query. Every lookup that starts has an outcome, which comes by a message that the owner hands to handle/2.
   @moduledoc false
 
   alias Caravan.Cluster.Config
   alias Caravan.Cluster.Discovery.Endpoint
+  alias Caravan.Cluster.Discovery.TargetAddresses
   alias Caravan.Cluster.Job
   alias Caravan.Cluster.Membership
   alias Caravan.Dns
@@ -14,11 +15,12 @@ defmodule Caravan.Cluster.Discovery do
   alias Caravan.Epmd.Settings
   alias Caravan.Telemetry
 
-  @enforce_keys [:config]
+  @enforce_keys [:config, :targets]
   defstruct @enforce_keys ++ [pending: %{}]
 
   @opaque t :: %__MODULE__{
             config: Config.t(),
+            targets: TargetAddresses.t(),
             pending: %{reference => {Config.source(), started :: integer, reference | Job.t()}}
           }
 
@@ -39,14 +41,14 @@ defmodule Caravan.Cluster.Discovery do
   @grace 1_000
 
   @spec new(Config.t()) :: t
-  def new(%Config{} = config), do: %__MODULE__{config: config}
+  def new(%Config{} = config), do: %__MODULE__{config: config, targets: TargetAddresses.new()}
 
   @doc "Starts a lookup."
   @spec start(t, Config.source()) :: t
   def start(%__MODULE__{config: config} = discovery, source) do
     started = System.monotonic_time()
     emit(:start, %{system_time: System.system_time()}, config, source, %{})
-    {ref, timer} = start_one(source, config)
+    {ref, timer} = start_one(source, discovery)
     put_in(discovery.pending[ref], {source, started, timer})
   end
 
@@ -60,9 +62,17 @@ defmodule Caravan.Cluster.Discovery do
       {{source, started, timer}, pending} ->
         result = result(timer, message)
         finished(result, discovery.config, source, started)
+        {result, targets} = put_addresses(result, source, discovery.targets)
         outcome = outcome(result, source, discovery.config)
-        {source, outcome, %{discovery | pending: pending}}
+        {source, outcome, %{discovery | pending: pending, targets: targets}}
     end
+  end
+
+  @doc "Notes that a node could not be connected, or is no longer connected: its address may have changed."
+  @spec unreachable(t, String.t()) :: t
+  def unreachable(%__MODULE__{} = discovery, name) do
+    [_, host] = :binary.split(name, "@")
+    %{discovery | targets: TargetAddresses.unreachable(discovery.targets, host)}
   end
 
   @doc "Cancels all lookups. Their only outcome is a telemetry event."
@@ -76,21 +86,25 @@ defmodule Caravan.Cluster.Discovery do
     %{discovery | pending: %{}}
   end
 
-  defp start_one({query, type}, %Config{dns_client: nil} = config) do
-    ref = lookup(query, type, dns_options(config, type))
+  defp start_one({query, type}, %{config: %Config{dns_client: nil} = config} = discovery) do
+    ref = lookup(query, type, dns_options(discovery, type))
     {ref, Process.send_after(self(), {__MODULE__, ref}, config.lookup_timeout + @grace)}
   end
 
-  defp start_one({query, _type}, %Config{dns_client: client} = config) do
+  defp start_one({query, _type}, %{config: %Config{dns_client: client} = config}) do
     job = Job.start(fn -> client_result(client.get_nodes(query)) end, config.lookup_timeout)
     {job.ref, job}
   end
 
   # Distribution connects to addresses of one family only.
-  defp dns_options(config, type) do
-    options = Config.dns_options(config, type)
-    if options[:addresses], do: Keyword.put(options, :addresses, Settings.family()), else: options
+  defp dns_options(%{config: config, targets: targets}, :srv) do
+    known = TargetAddresses.known(targets, now())
+    [addresses: Settings.family(), known_targets: known] ++ Config.dns_options(config)
   end
+
+  defp dns_options(%{config: config}, _type), do: Config.dns_options(config)
+
+  defp now, do: System.monotonic_time(:millisecond)
 
   # If a lookup fails at once, its outcome comes by message too, as for all other lookups.
   defp lookup(query, type, options) do
@@ -143,6 +157,17 @@ defmodule Caravan.Cluster.Discovery do
     _ = Process.cancel_timer(timer)
     {:error, {error.reason, Exception.message(error)}}
   end
+
+  defp put_addresses(
+         {:ok, %{records: [%Service{} | _] = records} = answer},
+         {_query, :srv},
+         targets
+       ) do
+    {records, targets} = TargetAddresses.add(targets, records, now())
+    {{:ok, %{answer | records: records}}, targets}
+  end
+
+  defp put_addresses(result, _source, targets), do: {result, targets}
 
   # Decides whether the answer is complete. With :allow, a record may be left out because its target has no
   # address yet: such an answer is not complete.

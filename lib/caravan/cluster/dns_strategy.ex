@@ -221,8 +221,10 @@ defmodule Caravan.Cluster.DnsStrategy do
     {:noreply, update(state, :departure, &Departure.check/1)}
   end
 
-  def handle_info({:nodedown, node, _info}, state) when is_atom(node),
-    do: {:noreply, listed(state, NodeList.nodedown(state.nodes, node))}
+  def handle_info({:nodedown, node, _info}, state) when is_atom(node) do
+    state = unreachable(state, NodeAtom.to_name(node))
+    {:noreply, listed(state, NodeList.nodedown(state.nodes, node))}
+  end
 
   # A message that none of these modules knows is stray, or comes from a job or lookup that was stopped.
   def handle_info(message, state) do
@@ -372,10 +374,15 @@ defmodule Caravan.Cluster.DnsStrategy do
         {:noreply,
          if(connected?.(name), do: refresh_if_stale(state, events), else: refresh(state, events))}
 
+      [{:connect_result, name, _error}] = events ->
+        {:noreply, state |> unreachable(name) |> refresh_if_stale(events)}
+
       events ->
         {:noreply, refresh_if_stale(state, events)}
     end
   end
+
+  defp unreachable(state, name), do: update(state, :discovery, &Discovery.unreachable(&1, name))
 
   ## Leaving and waiting
 

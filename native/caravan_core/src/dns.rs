@@ -28,8 +28,8 @@ mod udp;
 
 pub use answer::{Answer, MAX_RECORDS, Provenance, Records, Service, Transport};
 pub use config::{
-    BadNameserver, BadNetwork, DnssecConfig, LookupOptions, MAX_NAMESERVERS, MAX_NETWORKS,
-    NameServerConfig, Protocol, ResolverConfig, TargetFamilies, network,
+    BadNameserver, BadNetwork, DnssecConfig, LookupOptions, MAX_KNOWN_TARGETS, MAX_NAMESERVERS,
+    MAX_NETWORKS, NameServerConfig, Protocol, ResolverConfig, TargetFamilies, network,
 };
 pub use error::LookupError;
 pub use question::{BadName, QueryType, Question};

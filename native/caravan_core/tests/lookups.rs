@@ -4,6 +4,7 @@
 // A panic fails the test, as it should.
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
+use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
@@ -105,6 +106,7 @@ impl Client {
             timeout: Duration::from_secs(1),
             attempts: None,
             addresses: TargetFamilies::None,
+            known_targets: HashSet::new(),
             allow: Vec::new(),
         };
         Self {

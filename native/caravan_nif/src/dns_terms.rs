@@ -5,9 +5,9 @@ use std::num::NonZeroU8;
 use std::time::Duration;
 
 use caravan_core::dns::{
-    Answer, BadName, DnssecConfig, LookupError, LookupOptions, MAX_NAMESERVERS, MAX_NETWORKS,
-    NameServerConfig, Outcome, QueryType, Records, ResolverConfig, Service, TargetFamilies,
-    Transport, network,
+    Answer, BadName, DnssecConfig, LookupError, LookupOptions, MAX_KNOWN_TARGETS, MAX_NAMESERVERS,
+    MAX_NETWORKS, NameServerConfig, Outcome, QueryType, Records, ResolverConfig, Service,
+    TargetFamilies, Transport, network,
 };
 use rustler::{Binary, Encoder, Env, NifException, NifMap, NifStruct, NifUnitEnum, Term};
 
@@ -75,6 +75,7 @@ pub struct OptionsTerm {
     timeout: u32,
     attempts: Option<u8>,
     addresses: AddressesAtom,
+    known_targets: Vec<String>,
     randomize_case: bool,
     dnssec: bool,
     trust_anchors: Option<String>,
@@ -87,7 +88,10 @@ impl TryFrom<OptionsTerm> for LookupOptions {
 
     fn try_from(term: OptionsTerm) -> Result<Self, rustler::Error> {
         let bad = || rustler::Error::BadArg;
-        if term.nameservers.len() > MAX_NAMESERVERS || term.allow.len() > MAX_NETWORKS {
+        if term.nameservers.len() > MAX_NAMESERVERS
+            || term.allow.len() > MAX_NETWORKS
+            || term.known_targets.len() > MAX_KNOWN_TARGETS
+        {
             return Err(bad());
         }
         let servers = term.nameservers.iter().map(|text| text.parse());
@@ -107,6 +111,7 @@ impl TryFrom<OptionsTerm> for LookupOptions {
             timeout: Duration::from_millis(term.timeout.into()),
             attempts: attempts.transpose()?,
             addresses: term.addresses.into(),
+            known_targets: term.known_targets.into_iter().collect(),
             allow: networks.collect::<Result<_, _>>().map_err(|_| bad())?,
         })
     }
@@ -147,6 +152,7 @@ struct ServiceTerm<'a> {
     port: u16,
     target: Term<'a>,
     addresses: Term<'a>,
+    addresses_ttl: Option<u32>,
 }
 
 #[derive(NifException)]
@@ -252,6 +258,7 @@ fn service<'a>(env: Env<'a>, service: &Service) -> ServiceTerm<'a> {
         port: service.port,
         target: service.target.encode(env),
         addresses: addresses(env, &service.addresses),
+        addresses_ttl: service.addresses_ttl,
     }
 }
 

@@ -69,8 +69,7 @@ defmodule Caravan.Cluster.ConfigTest do
           [nameservers: ["10.0.0.2"], lookup_timeout: 7, allow: ["10.0.0.0/8"], dnssec: true]
       )
 
-    assert Enum.sort(Config.dns_options(config, :srv)) == [
-             addresses: true,
+    assert Enum.sort(Config.dns_options(config)) == [
              allow: ["10.0.0.0/8"],
              attempts: nil,
              ca_file: nil,
@@ -80,8 +79,6 @@ defmodule Caravan.Cluster.ConfigTest do
              timeout: 7,
              trust_anchors: nil
            ]
-
-    assert Config.dns_options(config, :a)[:addresses] == false
   end
 
   test "with ports: :srv, the default names have no port" do

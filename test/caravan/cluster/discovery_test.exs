@@ -68,6 +68,49 @@ defmodule Caravan.Cluster.DiscoveryTest do
     assert %{complete: false, endpoints: %{"app@10.0.0.1" => _}} = answer
   end
 
+  describe "the address of an SRV target" do
+    setup context do
+      DnsServer.put(context.server, "app.test", :srv, {[{0, 0, 1, "n.test"}], ttl: 1})
+      DnsServer.put(context.server, "n.test", :a, {[{10, 0, 0, 1}], ttl: 60})
+      %{discovery: discovery(context, [])}
+    end
+
+    defp addresses(discovery) do
+      {{:ok, answer, []}, discovery} = discovery |> Discovery.start(@source) |> outcome(@source)
+      {answer.endpoints["app-1@n.test"].addresses, discovery}
+    end
+
+    defp queries(server), do: for(%{name: "n.test"} <- DnsServer.queries(server), do: :query)
+
+    test "is looked up once within its own TTL, in the family of distribution", context do
+      discovery =
+        Enum.reduce(1..20, context.discovery, fn _, discovery ->
+          assert {[{10, 0, 0, 1}], discovery} = addresses(discovery)
+          discovery
+        end)
+
+      assert [%{type: :a}] =
+               for(%{name: "n.test"} = query <- DnsServer.queries(context.server), do: query)
+
+      assert %Discovery{} = discovery
+    end
+
+    test "is looked up again when its TTL is over", context do
+      DnsServer.put(context.server, "n.test", :a, {[{10, 0, 0, 1}], ttl: 0})
+      {_, discovery} = addresses(context.discovery)
+      DnsServer.put(context.server, "n.test", :a, {[{10, 0, 0, 2}], ttl: 60})
+      assert {[{10, 0, 0, 2}], _discovery} = addresses(discovery)
+    end
+
+    test "stays if the lookup after its TTL fails", context do
+      DnsServer.put(context.server, "n.test", :a, {[{10, 0, 0, 1}], ttl: 0})
+      {_, discovery} = addresses(context.discovery)
+      DnsServer.put(context.server, "n.test", :a, :servfail)
+      assert {[{10, 0, 0, 1}], _discovery} = addresses(discovery)
+      assert length(queries(context.server)) > 1
+    end
+  end
+
   test "the outcome of a lookup that fails at once comes by message, too", context do
     name = String.duplicate("a", 300)
     source = {name, :srv}

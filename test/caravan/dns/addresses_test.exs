@@ -164,6 +164,51 @@ defmodule Caravan.Dns.AddressesTest do
     assert queried(context.server) == [{"node1.test", :aaaa}, {"node2.test", :aaaa}]
   end
 
+  test "each record has the TTL of its addresses", %{server: server, options: options} do
+    DnsServer.put(server, @name, :srv, {
+      [{0, 0, 1, "node1.test"}, {0, 0, 2, "node2.test"}, {0, 0, 3, "none.test"}],
+      ttl: 300
+    })
+
+    DnsServer.put(server, "node1.test", :a, {[@ip], ttl: 7})
+    DnsServer.put(server, "node2.test", :a, {[@ip], ttl: 600})
+    answer = Dns.lookup!(@name, :srv, [addresses: :inet] ++ options)
+    assert for(service <- answer.records, do: service.addresses_ttl) == [7, 600, nil]
+  end
+
+  describe "known_targets:" do
+    test "are not looked up", %{server: server, options: options} do
+      DnsServer.put(server, "node2.test", :a, [@ip])
+      options = [addresses: :inet, known_targets: ["node1.test", "other.test"]] ++ options
+      assert addresses(options) == [[], [@ip]]
+      assert queried(server) == [{"node2.test", :a}]
+    end
+
+    test "have the addresses that are in the answer", %{server: server, options: options} do
+      additional = [Wire.a(["node1", "test"], @ip)]
+      DnsServer.put(server, @name, :srv, with_additional(additional))
+      known = ["node1.test", "node2.test"]
+      assert addresses([addresses: :inet, known_targets: known] ++ options) == [[@ip], []]
+      assert queried(server) == []
+    end
+
+    test "count as targets with an address that :allow accepts", context do
+      DnsServer.put(context.server, "node1.test", :a, [{11, 0, 0, 1}])
+      options = [addresses: :inet, allow: ["10.0.0.0/8"], known_targets: ["node2.test"]]
+      assert %{dropped: 1} = Dns.lookup!(@name, :srv, options ++ context.options)
+    end
+
+    test "are a list of at most 16,384 strings", %{options: options} do
+      for bad <- [["a" | "b"], [:a], "a", [<<255>>], List.duplicate("a", 16_385)] do
+        assert_raise ArgumentError,
+                     ~r/:known_targets to be a list of up to 16384 host names/,
+                     fn ->
+                       Dns.lookup(@name, :srv, [known_targets: bad] ++ options)
+                     end
+      end
+    end
+  end
+
   test "without :addresses, targets are not looked up", %{server: server, options: options} do
     assert addresses(options) == [[], []]
     assert queried(server) == []

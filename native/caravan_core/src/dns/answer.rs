@@ -23,6 +23,8 @@ pub struct Service {
     pub target: String,
     /// The addresses of the target. Empty unless [`super::LookupOptions::addresses`] is set.
     pub addresses: Vec<IpAddr>,
+    /// The smallest TTL of these addresses, in seconds. `None` if there are none.
+    pub addresses_ttl: Option<u32>,
 }
 
 /// The records of an answer, in the order of the nameserver.

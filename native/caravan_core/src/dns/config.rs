@@ -1,5 +1,6 @@
 //! The checked configuration of lookups: nameservers, files, and the options of one lookup.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU8;
@@ -15,6 +16,8 @@ use super::QueryType;
 pub const MAX_NAMESERVERS: usize = 16;
 /// Maximum number of networks in [`LookupOptions::allow`].
 pub const MAX_NETWORKS: usize = 64;
+/// Maximum number of targets in [`LookupOptions::known_targets`].
+pub const MAX_KNOWN_TARGETS: usize = 16_384;
 
 pub(super) const DNS_PORT: u16 = 53;
 const TLS_PORT: u16 = 853;
@@ -92,6 +95,8 @@ pub struct LookupOptions {
     pub attempts: Option<NonZeroU8>,
     /// Which addresses of SRV targets are returned.
     pub addresses: TargetFamilies,
+    /// SRV targets that are not looked up, at most [`MAX_KNOWN_TARGETS`]. In lower case, without a trailing dot.
+    pub known_targets: HashSet<String>,
     /// The networks whose addresses are accepted, at most [`MAX_NETWORKS`]. If empty, all addresses are accepted.
     pub allow: Vec<IpNet>,
 }
@@ -364,6 +369,7 @@ mod tests {
             timeout: Duration::from_secs(1),
             attempts: None,
             addresses: TargetFamilies::None,
+            known_targets: HashSet::new(),
             allow: Vec::new(),
         };
         let mut ips = vec![IpAddr::from([10, 0, 0, 1]), IpAddr::from([11, 0, 0, 1])];

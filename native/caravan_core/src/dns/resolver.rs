@@ -61,7 +61,9 @@ impl Resolver {
                 answer.provenance.dropped = options.retain_allowed(ips);
                 !ips.is_empty()
             }
-            Records::Services(services) => services.iter().any(|s| !s.addresses.is_empty()),
+            Records::Services(services) => services
+                .iter()
+                .any(|s| !s.addresses.is_empty() || options.known_targets.contains(&s.target)),
         };
         if answer.provenance.dropped > 0 && !has_addresses {
             return Err(LookupError::NotAllowed);

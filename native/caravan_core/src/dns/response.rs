@@ -117,6 +117,7 @@ fn service(record: &Record) -> Option<Service> {
             port: srv.port,
             target: host_text(&srv.target),
             addresses: Vec::new(),
+            addresses_ttl: None,
         }),
         _ => None,
     }

@@ -18,8 +18,8 @@ use super::{Answer, LookupError, LookupOptions, QueryType, Question, Records};
 const MAX_TARGETS: usize = 32;
 
 /// Sets the addresses of each service. A target is looked up for each wanted family of which the additional section
-/// has no address, and for all of them if it has no allowed address. A target whose lookup does not end before the
-/// deadline gets no further addresses. Returns the provenance of all addresses.
+/// has no address, and for all of them if it has no allowed address, unless it is one of the known targets. A target whose
+/// lookup does not end before the deadline gets no further addresses. Returns the provenance of all addresses.
 pub async fn resolve_targets(
     resolver: &Resolver,
     services: &mut [Service],
@@ -47,7 +47,8 @@ pub async fn resolve_targets(
     };
     let mut missing: HashMap<String, Vec<QueryType>> = HashMap::new();
     for service in services.iter() {
-        if missing.contains_key(&service.target) {
+        let is_known = options.known_targets.contains(&service.target);
+        if is_known || missing.contains_key(&service.target) {
             continue;
         }
         let is_missing = |query_type: &QueryType| match known.get(&service.target) {
@@ -82,6 +83,7 @@ pub async fn resolve_targets(
     for service in services {
         if let Some(target) = known.get(&service.target) {
             service.addresses.clone_from(&target.ips);
+            service.addresses_ttl = (!target.ips.is_empty()).then_some(target.provenance.ttl);
             provenance = provenance.merge(target.provenance);
         }
     }
