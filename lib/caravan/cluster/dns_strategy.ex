@@ -39,6 +39,8 @@ defmodule Caravan.Cluster.DnsStrategy do
     * After failed lookups, the waits double, up to `:poll_interval`. From 40 connected nodes on, the longest wait grows
       with their number, up to six times `:poll_interval`.
     * Waits have jitter, so that a fleet does not query in step.
+    * SRV targets whose addresses are not in the answer are looked up too, in the family of distribution (`-proto_dist`).
+      A target is looked up again when its own TTL is over, or after ten seconds if its node cannot be reached.
 
   ## Members
 
