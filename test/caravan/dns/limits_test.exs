@@ -82,6 +82,7 @@ defmodule Caravan.Dns.LimitsTest do
       timeout: 60_000,
       attempts: nil,
       addresses: false,
+      known_targets: [],
       allow: [],
       dnssec: false,
       trust_anchors: nil,
