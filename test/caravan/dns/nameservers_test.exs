@@ -8,6 +8,7 @@ defmodule Caravan.Dns.NameserversTest do
   alias Caravan.Test.DnsServer
   alias Caravan.Test.DnsServer.Wire
   alias Caravan.Test.Host
+  alias Caravan.Test.Relay
 
   @ip {127, 0, 0, 1}
   # Milliseconds. No test waits that long, because a failed attempt does not use up its time.
@@ -192,6 +193,47 @@ defmodule Caravan.Dns.NameserversTest do
       answer = Dns.lookup!("_app._tcp.test", :srv, [addresses: true] ++ options)
       assert for(service <- answer.records, do: service.addresses) == List.duplicate([@ip], 10)
     end
+  end
+
+  # The host of the nameserver has vanished, and another one has its address.
+  describe "a TCP connection over which nothing comes any more" do
+    setup %{server: server} do
+      relay = start_supervised!({Relay, DnsServer.port(server)})
+      options = [nameservers: ["tcp://127.0.0.1:#{Relay.port(relay)}"], timeout: 2_000]
+      Dns.lookup!("app.test", :a, options)
+      assert Relay.freeze(relay) == 1
+      %{options: options}
+    end
+
+    test "is replaced within the lookup", %{options: options} do
+      assert %{records: [@ip]} = Dns.lookup!("app.test", :a, options)
+    end
+
+    test "is replaced for all lookups that use it", %{options: options} do
+      refs = for _ <- 1..50, do: Dns.lookup_async("app.test", :a, options)
+      for {:ok, ref} <- refs, do: assert_receive({^ref, {:ok, %{records: [@ip]}}}, 20_000)
+    end
+
+    test "is replaced for the next lookup if the lookup has one attempt only", context do
+      options = [attempts: 1] ++ context.options
+      assert {:error, %Error{reason: :timeout}} = Dns.lookup("app.test", :a, options)
+      assert %{records: [@ip]} = Dns.lookup!("app.test", :a, options)
+    end
+  end
+
+  test "a TCP connection for truncated answers over which nothing comes any more is replaced",
+       %{server: server, address: address} do
+    # The server reads only the first query of a connection.
+    DnsServer.put_default(server, {:stream, &one_answer/1})
+    options = [nameservers: [address], timeout: 2_000]
+
+    for n <- 1..2,
+        do: assert(%{transport: :tcp} = Dns.lookup!("many#{n}.test", :a, options))
+  end
+
+  defp one_answer(query) do
+    bytes = Wire.response(query, answers: [Wire.a(:question, @ip)])
+    [<<byte_size(bytes)::16, bytes::binary>>]
   end
 
   test "a closed port is the error :connection at once" do

@@ -9,6 +9,7 @@ defmodule Caravan.Dns.TlsTest do
   alias Caravan.Test.Certificates
   alias Caravan.Test.Host
   alias Caravan.Test.OsResources
+  alias Caravan.Test.Relay
   alias Caravan.Test.Requirements
   alias Caravan.Test.Unbound
 
@@ -151,6 +152,24 @@ defmodule Caravan.Dns.TlsTest do
 
         address = "#{scheme}://127.0.0.1:#{Host.free_port()}#dns.test"
         assert reason([address], ca_file: ca_file, timeout: 60_000) == :connection
+      end
+
+      test "a connection over which nothing comes any more is replaced", context do
+        scheme = context.transport
+        relay = start_supervised!({Relay, Unbound.ports(context.servers.named)[scheme]})
+        path = URI.parse(context.addresses.named).path
+        address = "#{scheme}://127.0.0.1:#{Relay.port(relay)}#{path}#dns.test"
+        options = [nameservers: [address], ca_file: context.ca_file, timeout: 4_000]
+        Dns.lookup!("app.test", :a, options)
+
+        assert Relay.freeze(relay) == 1
+        refs = for _ <- 1..20, do: Dns.lookup_async("app.test", :a, options)
+        for {:ok, ref} <- refs, do: assert_receive({^ref, {:ok, %{records: [@ip]}}}, 20_000)
+
+        assert Relay.freeze(relay) == 1
+        options = [attempts: 1] ++ options
+        assert {:error, %Error{reason: :timeout}} = Dns.lookup("app.test", :a, options)
+        assert %{records: [@ip]} = Dns.lookup!("app.test", :a, options)
       end
 
       test "a connection that the server has closed is opened again", context do
