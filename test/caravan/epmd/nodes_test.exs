@@ -108,8 +108,7 @@ defmodule Caravan.Epmd.NodesTest do
     end
 
     test "over TLS, with verified certificates" do
-      {a, b} =
-        start_pair!("127.0.0.1", ~w(-proto_dist inet_tls -ssl_dist_optfile #{tls_options()}))
+      {a, b} = start_pair!("127.0.0.1", PeerNode.tls_args())
 
       assert_both_directions(a, b)
       assert_same_moment(a, b, 10)
@@ -405,30 +404,6 @@ defmodule Caravan.Epmd.NodesTest do
   defp entry(node) do
     [name, _host] = node.name |> Atom.to_string() |> String.split("@")
     {to_charlist(name), PeerNode.port(node)}
-  end
-
-  # Writes a CA, a certificate for 127.0.0.1 that it has signed, and options that require such a certificate.
-  # It does so in another VM, because Mix may have removed public_key from the code path of this one.
-  defp tls_options do
-    maker = PeerNode.start!()
-
-    key = [key: {:namedCurve, :secp256r1}, digest: :sha256]
-
-    # OTP 25 compares the host of a node with the DNS names of the certificate, even if it is an address.
-    names = [dNSName: ~c"127.0.0.1", iPAddress: <<127, 0, 0, 1>>]
-    extensions = [{:Extension, {2, 5, 29, 17}, false, names}]
-    chain = %{root: key, intermediates: [], peer: [extensions: extensions] ++ key}
-    chains = %{server_chain: chain, client_chain: chain}
-    made = PeerNode.call(maker, :public_key, :pkix_test_data, [chains])
-    PeerNode.stop!(maker)
-
-    file = Path.join(System.tmp_dir!(), "tls-" <> Base.encode16(:rand.bytes(6), case: :lower))
-    on_exit(fn -> File.rm!(file) end)
-
-    server = [verify: :verify_peer, fail_if_no_peer_cert: true] ++ made.server_config
-    client = [verify: :verify_peer] ++ made.client_config
-    File.write!(file, :io_lib.format("~p.~n", [[server: server, client: client]]))
-    file
   end
 
   # Maps a port, as a container runtime does with `-p outside:inside`.

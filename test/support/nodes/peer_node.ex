@@ -86,6 +86,33 @@ defmodule Caravan.Test.PeerNode do
   @spec epmd_args() :: [String.t()]
   def epmd_args, do: ~w(-epmd_module Elixir.Caravan.Epmd -start_epmd false)
 
+  @doc "Returns VM arguments for distribution over TLS between nodes on 127.0.0.1 that verify each other."
+  @spec tls_args() :: [String.t()]
+  def tls_args, do: ~w(-proto_dist inet_tls -ssl_dist_optfile #{tls_options()})
+
+  # Writes a CA, a certificate for 127.0.0.1 that it has signed, and options that require such a certificate.
+  # It does so in another VM, because Mix may have removed public_key from the code path of this one.
+  defp tls_options do
+    maker = start!()
+    key = [key: {:namedCurve, :secp256r1}, digest: :sha256]
+
+    # OTP 25 compares the host of a node with the DNS names of the certificate, even if it is an address.
+    names = [dNSName: ~c"127.0.0.1", iPAddress: <<127, 0, 0, 1>>]
+    extensions = [{:Extension, {2, 5, 29, 17}, false, names}]
+    chain = %{root: key, intermediates: [], peer: [extensions: extensions] ++ key}
+    chains = %{server_chain: chain, client_chain: chain}
+    made = call(maker, :public_key, :pkix_test_data, [chains])
+    stop!(maker)
+
+    file = Path.join(System.tmp_dir!(), "tls-" <> Base.encode16(:rand.bytes(6), case: :lower))
+    on_exit(fn -> File.rm!(file) end)
+
+    server = [verify: :verify_peer, fail_if_no_peer_cert: true] ++ made.server_config
+    client = [verify: :verify_peer] ++ made.client_config
+    File.write!(file, :io_lib.format("~p.~n", [[server: server, client: client]]))
+    file
+  end
+
   @doc "Returns arguments of `env` for a VM that inherits nothing from the VM that runs the tests."
   @spec clean_env([{String.t(), String.t()}]) :: [String.t()]
   def clean_env(env \\ []) do
