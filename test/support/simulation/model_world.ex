@@ -326,8 +326,10 @@ defmodule Caravan.Test.ModelWorld do
 
     assert slots.started == connecting
     young = for {name, since} <- connecting, since + 100 > now, do: {since, name}
-    assert MapSet.subset?(MapSet.new(young), MapSet.new(:gb_sets.to_list(slots.young)))
-    assert Enum.all?(:gb_sets.to_list(slots.young), fn {at, name} -> connecting[name] == at end)
+    slot_holders = for {name, since} <- slots.young, do: {since, name}
+    assert MapSet.subset?(MapSet.new(young), MapSet.new(slot_holders))
+    assert Enum.all?(slot_holders, fn {at, name} -> connecting[name] == at end)
+    assert Enum.all?(slot_holders, &:queue.member(&1, slots.oldest))
 
     waiting =
       for {name, peer} <- membership.peers,

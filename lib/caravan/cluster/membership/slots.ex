@@ -6,20 +6,25 @@ defmodule Caravan.Cluster.Membership.Slots do
   # no longer holds a slot. So a dead address keeps other nodes waiting for this time at most.
   @slot_time 100
 
-  @enforce_keys [:started, :young]
-  defstruct @enforce_keys
+  defstruct started: %{}, young: %{}, oldest: :queue.new()
 
   @typedoc """
     * `:started`: by name, when the connect in progress began;
-    * `:young`: the connects that hold a slot, oldest first.
+    * `:young`: those of them that hold a slot;
+    * `:oldest`: the young connects in the order in which they began. Connects that have ended since stay until they
+      come first, so that the end of a connect need not search them.
   """
   @type t :: %__MODULE__{
-          started: %{String.t() => integer},
-          young: :gb_sets.set({integer, String.t()})
+          started: %{String.t() => since},
+          young: %{String.t() => since},
+          oldest: :queue.queue({since, String.t()})
         }
 
+  # The monotonic time in milliseconds.
+  @typep since :: integer
+
   @spec new() :: t
-  def new, do: %__MODULE__{started: %{}, young: :gb_sets.new()}
+  def new, do: %__MODULE__{}
 
   @doc "Returns whether a connect to this name is in progress."
   @spec started?(t, String.t()) :: boolean
@@ -29,39 +34,43 @@ defmodule Caravan.Cluster.Membership.Slots do
   @spec names(t) :: [String.t()]
   def names(slots), do: Map.keys(slots.started)
 
-  @doc "Starts a connect to a name that has none in progress."
+  @doc "Starts a connect to a name that has none in progress. `now` is never earlier than at the last start."
   @spec start(t, String.t(), now :: integer) :: t
   def start(slots, name, now) do
     %__MODULE__{
       started: Map.put(slots.started, name, now),
-      young: :gb_sets.insert({now, name}, slots.young)
+      young: Map.put(slots.young, name, now),
+      oldest: :queue.in({now, name}, slots.oldest)
     }
   end
 
   @doc "Ends the connect to this name, if there is one."
   @spec finish(t, String.t()) :: t
   def finish(%__MODULE__{} = slots, name) do
-    case slots.started do
-      %{^name => since} ->
-        %__MODULE__{
-          started: Map.delete(slots.started, name),
-          young: :gb_sets.del_element({since, name}, slots.young)
-        }
+    drop_ended(%{
+      slots
+      | started: Map.delete(slots.started, name),
+        young: Map.delete(slots.young, name)
+    })
+  end
 
-      _ ->
-        slots
+  defp drop_ended(slots) do
+    with {:value, {since, name}} <- :queue.peek(slots.oldest),
+         false <- slots.young[name] == since do
+      drop_ended(%{slots | oldest: :queue.drop(slots.oldest)})
+    else
+      _empty_or_young -> slots
     end
   end
 
   @doc "Frees the slots of the connects that are in progress for #{@slot_time} ms or longer."
   @spec expire(t, now :: integer) :: t
   def expire(slots, now) do
-    case next_free_at(slots) do
-      at when is_integer(at) and at <= now ->
-        {_oldest, young} = :gb_sets.take_smallest(slots.young)
-        expire(%{slots | young: young}, now)
+    case :queue.peek(slots.oldest) do
+      {:value, {since, name}} when since + @slot_time <= now ->
+        expire(drop_ended(%{slots | young: Map.delete(slots.young, name)}), now)
 
-      _later_or_nil ->
+      _later_or_empty ->
         slots
     end
   end
@@ -69,7 +78,7 @@ defmodule Caravan.Cluster.Membership.Slots do
   @doc "Returns how many of `max` slots are free. Call `expire/2` first."
   @spec free(t, max :: pos_integer) :: non_neg_integer
   def free(%__MODULE__{young: young}, max) when is_integer(max),
-    do: max(0, max - :gb_sets.size(young))
+    do: max(0, max - map_size(young))
 
   @doc """
   Returns when `expire/2` can free the next slot, or `nil` if all slots are free.
@@ -78,9 +87,9 @@ defmodule Caravan.Cluster.Membership.Slots do
   """
   @spec next_free_at(t) :: integer | nil
   def next_free_at(slots) do
-    case :gb_sets.is_empty(slots.young) or :gb_sets.smallest(slots.young) do
-      true -> nil
-      {since, _name} when is_integer(since) -> since + @slot_time
+    case :queue.peek(slots.oldest) do
+      {:value, {since, _name}} -> since + @slot_time
+      :empty -> nil
     end
   end
 end

@@ -121,46 +121,52 @@ defmodule Caravan.Cluster.Membership.State do
   @doc "Stores a new or changed peer, and updates the counts and the queue."
   @spec put_peer(t, Peer.t()) :: t
   def put_peer(state, %Peer{name: name} = peer),
-    do: index(%{state | peers: Map.put(state.peers, name, peer)}, state, name)
+    do: replace(state, peer(state, name), peer, Map.put(state.peers, name, peer))
 
   @doc "Deletes a peer, if there is one of this name."
   @spec delete_peer(t, String.t()) :: t
-  def delete_peer(%__MODULE__{} = state, name) do
-    if is_map_key(state.peers, name),
-      do: index(%{state | peers: Map.delete(state.peers, name)}, state, name),
-      else: state
-  end
+  def delete_peer(%__MODULE__{} = state, name),
+    do: replace(state, peer(state, name), nil, Map.delete(state.peers, name))
 
   @spec start_connect(t, String.t(), now :: integer) :: t
   def start_connect(state, name, now),
-    do: index(%{state | slots: Slots.start(state.slots, name, now)}, state, name)
+    do: put_slots(state, name, Slots.start(state.slots, name, now))
 
   @spec finish_connect(t, String.t()) :: t
-  def finish_connect(state, name),
-    do: index(%{state | slots: Slots.finish(state.slots, name)}, state, name)
+  def finish_connect(state, name), do: put_slots(state, name, Slots.finish(state.slots, name))
 
-  # Updates the counts and the queue after one peer has changed. `before` is the state before that.
-  defp index(state, before, name) do
-    {old, new} = {before.peers[name], state.peers[name]}
-    counts = state.counts |> count(old, -1) |> count(new, 1)
-    queue = DialQueue.move(state.queue, key(before, old), key(state, new))
-    %{state | counts: counts, queue: queue}
+  defp peer(%{peers: peers}, name) do
+    case peers do
+      %{^name => peer} -> peer
+      _ -> nil
+    end
   end
 
-  defp count(counts, nil, _step), do: counts
-
-  defp count(%{members: members, connected: connected}, peer, step) do
-    %{
-      members: if(Peer.member?(peer), do: members + step, else: members),
-      connected: if(Peer.connected?(peer), do: connected + step, else: connected)
+  # Updates the counts and the queue when one peer changes.
+  defp replace(%{slots: slots, counts: counts} = state, old, new, peers) do
+    counts = %{
+      members: counts.members + count(member?(new)) - count(member?(old)),
+      connected: counts.connected + count(connected?(new)) - count(connected?(old))
     }
+
+    queue = DialQueue.move(state.queue, key(slots, old), key(slots, new))
+    %{state | peers: peers, counts: counts, queue: queue}
   end
+
+  defp put_slots(state, name, slots) do
+    peer = peer(state, name)
+    queue = DialQueue.move(state.queue, key(state.slots, peer), key(slots, peer))
+    %{state | slots: slots, queue: queue}
+  end
+
+  defp member?(peer), do: peer != nil and Peer.member?(peer)
+  defp connected?(peer), do: peer != nil and Peer.connected?(peer)
+  defp count(true), do: 1
+  defp count(false), do: 0
 
   # Returns the place of a peer in the queue. Only a member that is neither connected nor being dialled has one.
-  defp key(_state, nil), do: nil
-
-  defp key(%{slots: slots}, peer) do
-    if Peer.member?(peer) and not Peer.connected?(peer) and not Slots.started?(slots, peer.name),
+  defp key(slots, peer) do
+    if member?(peer) and not connected?(peer) and not Slots.started?(slots, peer.name),
       do: DialQueue.key(peer)
   end
 

@@ -26,6 +26,14 @@ defmodule Caravan.Cluster.Membership.SlotsTest do
     assert Slots.free(slots, 2) == 1
   end
 
+  test "a connect that begins again soon has its slot for 100 ms from then on" do
+    slots = Slots.new() |> Slots.start("a@h", 0) |> Slots.start("b@h", 10)
+    slots = slots |> Slots.finish("b@h") |> Slots.start("b@h", 50) |> Slots.expire(110)
+    assert Slots.free(slots, 2) == 1
+    assert Slots.next_free_at(slots) == 150
+    assert slots |> Slots.expire(150) |> Slots.free(2) == 2
+  end
+
   test "the number of free slots is never negative" do
     slots = Enum.reduce(1..5, Slots.new(), &Slots.start(&2, "n#{&1}@h", 0))
     assert Slots.free(slots, 2) == 0
