@@ -1,11 +1,11 @@
-# Measures how long a new node takes to connect to N other nodes through DNS: from the start of the strategy to
-# the last connection. Compares this with Node.connect/1 to the same names in parallel. Then measures the same
-# with N dead addresses before the live ones. A dead address neither accepts nor refuses a connection.
+# Measures how long a new node takes to connect to 10 and to 50 other nodes through DNS: from the start of the strategy
+# to the last connection. Compares this with Node.connect/1 to the same names in parallel. Then measures the same with
+# 5 and 20 dead addresses before the live ones. A dead address neither accepts nor refuses a connection.
 #
-#   mix run bench/join.exs
+#   mix run bench/join.exs [ROUNDS]
 #
-# The results are medians. The N nodes do not connect to each other (`-connect_all false`), so only the new node
-# is measured.
+# The results are medians, and each round measures all three. The other nodes do not connect to each other
+# (`-connect_all false`), so only the new node is measured.
 
 Code.require_file("nodes.ex", __DIR__)
 
@@ -31,21 +31,27 @@ defmodule Bench.Dead do
   end
 end
 
-rounds = 7
+rounds = String.to_integer(List.first(System.argv()) || "7")
 {:ok, knot} = Knot.start_link(zone: "bench.test", records: [])
 alone = ~w(-connect_all false)
 live = Nodes.start(1..50, alone)
+dead = Enum.to_list(101..120)
+_listeners = Bench.Dead.occupy(dead)
+
+# The dead addresses have the better priority.
+put_records = fn count, dead ->
+  mixed = for record <- Nodes.records(dead) ++ Nodes.records(1..count, 9), do: "_dead" <> record
+  Knot.put_records(knot, Nodes.zone(Nodes.records(1..count) ++ mixed))
+end
 
 measure = fn numbers, how ->
   [joiner] = Nodes.start([0], alone)
+  count = length(numbers)
 
   %{started: started, done: done} =
     case how do
-      :discover ->
-        Nodes.call(joiner, :discover, [Nodes.options(knot), length(numbers)])
-
-      :connect ->
-        Nodes.call(joiner, :connect, [Enum.map(numbers, &Nodes.name/1), length(numbers)])
+      :connect -> Nodes.call(joiner, :connect, [Enum.map(numbers, &Nodes.name/1), count])
+      query -> Nodes.call(joiner, :discover, [Nodes.options(knot, query: query), count])
     end
 
   Nodes.stop([joiner])
@@ -53,36 +59,25 @@ measure = fn numbers, how ->
   (done - started) / 1_000
 end
 
-compare = fn count, dead ->
-  numbers = Enum.to_list(1..count)
-  # The dead addresses have the better priority.
-  Knot.put_records(knot, Nodes.zone(Nodes.records(dead) ++ Nodes.records(numbers, 9)))
-
-  times = for _ <- 1..rounds, do: {measure.(numbers, :discover), measure.(numbers, :connect)}
-  {discovered, connected} = Enum.unzip(times)
-  {discovered, connected} = {Nodes.median(discovered), Nodes.median(connected)}
-
-  title =
-    String.pad_trailing(
-      "#{count} live" <> if(dead == [], do: "", else: ", #{length(dead)} dead"),
-      18
-    )
-
-  IO.puts(
-    "#{title} #{Float.round(discovered, 1)} ms, Node.connect/1 to the live ones #{Float.round(connected, 1)} ms, " <>
-      "ratio #{Float.round(discovered / connected, 2)}"
-  )
-end
+queries = ["_app._tcp.bench.test", "_dead_app._tcp.bench.test"]
 
 # Warms up: the first connects of a VM load code.
-all = Enum.to_list(1..50)
-Knot.put_records(knot, Nodes.zone(Nodes.records(all)))
-for how <- [:connect, :discover], do: measure.(all, how)
+put_records.(50, [])
+for how <- [:connect, hd(queries)], do: measure.(Enum.to_list(1..50), how)
 
-for count <- [10, 50], do: compare.(count, [])
-dead = Enum.to_list(101..150)
-_listeners = Bench.Dead.occupy(dead)
-for count <- [10, 50], do: compare.(count, Enum.take(dead, count))
+for {count, dead} <- [{10, Enum.take(dead, 5)}, {50, dead}] do
+  put_records.(count, dead)
+  numbers = Enum.to_list(1..count)
+  times = for _ <- 1..rounds, do: for(how <- queries ++ [:connect], do: measure.(numbers, how))
+  [found, with_dead, connected] = times |> Enum.zip_with(& &1) |> Enum.map(&Nodes.median/1)
+  ms = &"#{Float.round(&1, 1)} ms"
+  ratio = &Float.round(&1 / &2, 2)
+
+  IO.puts(
+    "#{count} live: #{ms.(found)}, Node.connect/1 #{ms.(connected)}, ratio #{ratio.(found, connected)} (wanted 0.95)\n" <>
+      "with #{length(dead)} dead: #{ms.(with_dead)}, ratio to the same without #{ratio.(with_dead, found)} (wanted 1.1)"
+  )
+end
 
 Nodes.stop(live)
 GenServer.stop(knot)

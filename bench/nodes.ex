@@ -26,14 +26,17 @@ defmodule Bench.Nodes do
   @doc "Returns the records of a zone whose nodes are on one host."
   def zone(records), do: ["host 60 A 127.0.0.1" | records]
 
-  def options(knot, timeouts \\ []) do
-    [
-      query: "_app._tcp.bench.test",
-      node_sname: "app",
-      node_name: "{name}-{port}@127.0.0.1",
-      nameservers: [Caravan.Test.Knot.address(knot)],
-      log_level: :none
-    ] ++ timeouts
+  def options(knot, more \\ []) do
+    Keyword.merge(
+      [
+        query: "_app._tcp.bench.test",
+        node_sname: "app",
+        node_name: "{name}-{port}@127.0.0.1",
+        nameservers: [Caravan.Test.Knot.address(knot)],
+        log_level: :none
+      ],
+      more
+    )
   end
 
   @doc "Calls a function of `Bench.Node` on the VM."
