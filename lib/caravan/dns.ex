@@ -109,6 +109,8 @@ defmodule Caravan.Dns do
   | lookups in flight in one VM | 1,024. One more returns `:busy`. |
   | a name | 253 octets, labels of 63 octets, ASCII letters, digits, `-`, `_` |
   | records of one answer | 4,096. More records return `:too_many_records`. |
+  | a file: `/etc/resolv.conf`, `/etc/hosts`, `:ca_file`, `:trust_anchors` | 16 MiB. A larger file is `:unreadable_file`. |
+  | threads that read files | 8, one for each file. A file that blocks its reader fails the lookups that need it by their deadlines. |
   | addresses of an SRV target | 16. More addresses are left out. |
   | size of a response | 1,232 octets over UDP, as requested by EDNS. One of 4,096 octets counts as truncated. 65,535 octets over TCP. |
   | CNAME records of a name | 8 in one response, and 8 responses. More return `:bad_response`. |

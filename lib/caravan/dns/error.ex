@@ -73,6 +73,9 @@ defmodule Caravan.Dns.Error do
   | reason | meaning | what to do |
   |---|---|---|
   #{Enum.map_join(@reasons, "\n", fn {reason, {meaning, advice}} -> "| `#{inspect(reason)}` | #{meaning} | #{advice} |" end)}
+  | `{:unreadable_file, text}` | a file that the lookup needs could not be read; `text` has its path and the reason | remove the cause; the next lookup reads the file again; a file over 16 MiB is never read |
+  | `{:no_descriptors, text}` | no file descriptor is free; `text` is the reason of the operating system | raise the limit (`ulimit -n`), or find what holds the descriptors |
+  | `{:no_threads, text}` | the operating system could not start a thread; `text` is its reason | raise the limit of threads or processes (`ulimit -u`, `pids.max` of the container) |
   | `{:bad_name, text}` | the name cannot be looked up; `text` has the reason | correct the name |
   """
 
@@ -96,6 +99,9 @@ defmodule Caravan.Dns.Error do
           | :busy
           | :reloaded
           | :internal
+          | {:unreadable_file, String.t()}
+          | {:no_descriptors, String.t()}
+          | {:no_threads, String.t()}
           | {:bad_name, String.t()}
 
   @type t :: %__MODULE__{name: String.t(), type: Caravan.Dns.type(), reason: reason}
@@ -104,6 +110,19 @@ defmodule Caravan.Dns.Error do
   def message(%__MODULE__{name: name, type: type, reason: reason}) do
     "DNS lookup of #{inspect(name)} (#{type |> Atom.to_string() |> String.upcase()}) failed: " <>
       describe(reason)
+  end
+
+  defp describe({:unreadable_file, text}),
+    do: "a file could not be read: #{text} (:unreadable_file); the next lookup reads it again"
+
+  defp describe({:no_descriptors, text}) do
+    "no file descriptor is free: #{text} (:no_descriptors); " <>
+      "raise the limit (ulimit -n), or find what holds the descriptors"
+  end
+
+  defp describe({:no_threads, text}) do
+    "the operating system could not start a thread: #{text} (:no_threads); " <>
+      "raise the limit of threads or processes (ulimit -u, pids.max of the container)"
   end
 
   defp describe({:bad_name, text}), do: "the name cannot be looked up: #{text}"

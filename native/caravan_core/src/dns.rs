@@ -11,6 +11,8 @@ mod connection;
 mod dnssec;
 mod error;
 mod file_stamp;
+mod files;
+mod hosts;
 #[cfg(feature = "tls")]
 mod https;
 mod inline_poll;
@@ -18,6 +20,7 @@ mod name_server;
 mod name_server_pool;
 mod question;
 mod resolver;
+mod resolver_files;
 mod resolvers;
 mod response;
 mod srv_targets;

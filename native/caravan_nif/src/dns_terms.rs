@@ -16,8 +16,8 @@ use crate::ip::Ip;
 mod atoms {
     rustler::atoms! {
         bad_file, bad_name, bad_response, bogus, busy, connection, error, formerr, hosts, https,
-        internal, no_records, not_allowed, nxdomain, ok, refused, servfail, tcp, timeout, tls,
-        too_many_records, truncated, udp,
+        internal, no_descriptors, no_records, no_threads, not_allowed, nxdomain, ok, refused, servfail, tcp, timeout, tls,
+        too_many_records, truncated, udp, unreadable_file,
     }
 }
 
@@ -167,7 +167,7 @@ struct ErrorTerm<'a> {
 pub fn result<'a>(env: Env<'a>, name: &[u8], query_type: QueryType, outcome: &Outcome) -> Term<'a> {
     match outcome {
         Ok(answer) => success(env, name, query_type, answer),
-        Err(error) => failure(env, name, query_type, reason(*error).encode(env)),
+        Err(error) => failure(env, name, query_type, reason(env, error)),
     }
 }
 
@@ -220,8 +220,13 @@ fn failure<'a>(env: Env<'a>, name: &[u8], query_type: QueryType, reason: Term<'a
     (atoms::error(), error).encode(env)
 }
 
-fn reason(error: LookupError) -> rustler::Atom {
-    match error {
+fn reason<'a>(env: Env<'a>, error: &LookupError) -> Term<'a> {
+    let atom = match error {
+        LookupError::UnreadableFile(text) => {
+            return (atoms::unreadable_file(), &**text).encode(env);
+        }
+        LookupError::NoDescriptors(text) => return (atoms::no_descriptors(), &**text).encode(env),
+        LookupError::NoThreads(text) => return (atoms::no_threads(), &**text).encode(env),
         LookupError::NxDomain => atoms::nxdomain(),
         LookupError::NoRecords => atoms::no_records(),
         LookupError::NotAllowed => atoms::not_allowed(),
@@ -238,7 +243,8 @@ fn reason(error: LookupError) -> rustler::Atom {
         LookupError::Connection => atoms::connection(),
         LookupError::Busy => atoms::busy(),
         LookupError::Internal => atoms::internal(),
-    }
+    };
+    atom.encode(env)
 }
 
 fn records<'a>(env: Env<'a>, records: &Records) -> Term<'a> {

@@ -5,6 +5,7 @@ defmodule Caravan.Dns.SystemTest do
   # Lookups without :nameservers, which use /etc/resolv.conf and /etc/hosts (resolv.conf(5), hosts(5)).
 
   alias Caravan.Dns.Error
+  alias Caravan.Test.PeerNode
   alias Caravan.Test.Requirements
   alias Caravan.Test.SystemFiles
 
@@ -53,6 +54,123 @@ defmodule Caravan.Dns.SystemTest do
     # The name itself is queried last.
     assert a(system, "none") == :nxdomain
     assert asked(system) == ["none.a.test", "none.b.test", "none"]
+  end
+
+  @shortage ~S"""
+  hold = fn hold, held ->
+    case :gen_udp.open(0) do
+      {:ok, socket} -> hold.(hold, [socket | held])
+      {:error, :emfile} -> held
+    end
+  end
+
+  limit = fn soft -> {_, 0} = System.cmd("prlimit", ["--pid", System.pid(), "--nofile=#{soft}:"]) end
+  # The VM loads the modules while descriptors are free.
+  explicit = [nameservers: ["127.0.0.1"]]
+  _ = Caravan.Dns.lookup("warm.test", :a, explicit)
+  limit.(64)
+  held = hold.(hold, [])
+  during = Caravan.Dns.lookup("hosted.test", :a)
+  Enum.each(held, &:gen_udp.close/1)
+  limit.(1024)
+  {during, Caravan.Dns.lookup("hosted.test", :a)}
+  """
+
+  test "a file that cannot be opened fails the lookup, and the next lookup reads it again" do
+    system = start(@localhost, "10.0.0.3 hosted.test\n")
+    {during, afterwards} = PeerNode.eval(system.node, @shortage)
+    assert {:error, %Error{reason: {:unreadable_file, text}}} = during
+    assert text =~ ~r"^/etc/.*: Too many open files"
+    assert {:ok, %{records: [@three]}} = afterwards
+  end
+
+  for file <- [:resolv_conf, :hosts] do
+    test "#{file} that is a pipe fails the lookups that need it, and no others" do
+      system = start(@localhost)
+      put(system, "app.test", [@one])
+      path = Path.join(system.etc, %{resolv_conf: "resolv.conf", hosts: "hosts"}[unquote(file)])
+      File.rm!(path)
+      {_, 0} = System.cmd("mkfifo", [path])
+      started = System.monotonic_time(:millisecond)
+      assert {:error, %Error{}} = SystemFiles.lookup(system, "app.test", :a, timeout: 500)
+      assert System.monotonic_time(:millisecond) - started < 3_000
+      explicit = [nameservers: ["127.0.0.1"], timeout: 2_000]
+      assert {:ok, %{records: [@one]}} = SystemFiles.lookup(system, "app.test", :a, explicit)
+
+      SystemFiles.replace!(
+        system,
+        unquote(file),
+        if(unquote(file) == :hosts, do: "", else: @localhost)
+      )
+
+      assert {:ok, %{records: [@one]}} = SystemFiles.lookup(system, "app.test", :a)
+    end
+  end
+
+  test "a hosts file that never returns from read fails the lookups that need it by their deadlines, and no others" do
+    system = start(@localhost)
+    put(system, "app.test", [@one])
+
+    # The master side of a terminal without a slave blocks in read, as a file of a hung network mount does.
+    path = Path.join(system.etc, "hosts")
+    File.rm!(path)
+    File.ln_s!("/dev/ptmx", path)
+
+    lookups =
+      for _ <- 1..20,
+          do: Task.async(fn -> SystemFiles.lookup(system, "app.test", :a, timeout: 500) end)
+
+    explicit = [nameservers: ["127.0.0.1"], timeout: 2_000]
+    assert {:ok, %{records: [@one]}} = SystemFiles.lookup(system, "app.test", :a, explicit)
+
+    for result <- Task.await_many(lookups) do
+      assert {:error, %Error{reason: {:unreadable_file, text}}} = result
+      assert text == "/etc/hosts: it was not read before the deadline"
+    end
+
+    threads = PeerNode.call(system.node, File, :ls!, ["/proc/self/task"])
+
+    names =
+      for id <- threads,
+          do: PeerNode.call(system.node, File, :read!, ["/proc/self/task/#{id}/comm"])
+
+    assert Enum.count(names, &(&1 == "caravan_file\n")) == 1
+
+    SystemFiles.replace!(system, :hosts, "10.0.0.3 hosted.test\n")
+    assert {:ok, %{records: [@three]}} = SystemFiles.lookup(system, "hosted.test", :a)
+  end
+
+  test "a hosts file of over 16 MiB is an error that names the limit" do
+    system = start(@localhost, String.duplicate("# comment\n", 1_700_000))
+    assert {:error, %Error{} = error} = SystemFiles.lookup(system, "app.test", :a)
+    assert error.reason == {:unreadable_file, "/etc/hosts: it is larger than 16 MiB"}
+  end
+
+  test "a large hosts file delays no other lookup" do
+    lines = for n <- 1..200_000, do: "10.#{rem(n, 250)}.#{div(n, 1000)}.1 host#{n}.test\n"
+    system = start(@localhost, IO.iodata_to_binary(["10.0.0.3 hosted.test\n" | lines]))
+    put(system, "app.test", [@one])
+
+    code = ~S"""
+    explicit = [nameservers: ["127.0.0.1"]]
+    _ = Caravan.Dns.lookup("warm.test", :a, explicit)
+    {:ok, ref} = Caravan.Dns.lookup_async("hosted.test", :a, timeout: 30_000)
+
+    times =
+      for n <- 1..200 do
+        {time, _} = :timer.tc(fn -> Caravan.Dns.lookup("n#{n}.test", :a, explicit) end)
+        time
+      end
+
+    result = receive do {^ref, result} -> result after 40_000 -> :none end
+    {result, Enum.max(times)}
+    """
+
+    {result, slowest} = PeerNode.eval(system.node, code)
+    assert {:ok, %{records: [@three]}} = result
+
+    # Microseconds, with a margin for a busy machine. A file that is parsed on the resolver's thread takes over a second.
+    assert slowest < 200_000
   end
 
   test "search: after SERVFAIL the next name is queried; SERVFAIL is reported if none has an answer" do

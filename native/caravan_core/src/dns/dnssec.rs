@@ -1,7 +1,6 @@
 //! The validation of answers with DNSSEC (RFC 4035): trust anchors, hickory's validator, and checks that hickory
 //! lacks.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,8 +16,6 @@ use hickory_resolver::proto::rr::{RData, Record, RecordType};
 use hickory_resolver::proto::serialize::txt::trust_anchor::{Entry, Parser};
 
 use super::LookupError;
-use super::config::DnssecConfig;
-use super::file_stamp::read_file;
 use super::name_server::NameServer;
 
 /// Maximum number of proofs that are kept for one nameserver. One more replaces the oldest.
@@ -52,21 +49,13 @@ impl DnsHandle for ValidatingHandle {
     }
 }
 
-/// Returns a validator for each nameserver. Reads the file of trust anchors.
-pub fn validators(
-    config: &DnssecConfig,
-    servers: &[Arc<NameServer>],
-) -> Result<Vec<Validator>, LookupError> {
-    let anchors = match &config.trust_anchors {
-        None => TrustAnchors::default(),
-        Some(file) => load_trust_anchors(file)?,
-    };
-    let anchors = Arc::new(anchors);
+/// Returns a validator for each nameserver.
+pub fn validators(anchors: &Arc<TrustAnchors>, servers: &[Arc<NameServer>]) -> Vec<Validator> {
     let handles = servers.iter().cloned().map(ValidatingHandle);
-    Ok(handles
-        .map(|handle| Validator::with_trust_anchor(handle, Arc::clone(&anchors)))
+    handles
+        .map(|handle| Validator::with_trust_anchor(handle, Arc::clone(anchors)))
         .map(without_proofs)
-        .collect())
+        .collect()
 }
 
 /// Returns the validator with an empty cache of proofs.
@@ -77,10 +66,9 @@ fn without_proofs(validator: Validator) -> Validator {
         .negative_validation_ttl(MIN_FAILURE_AGE..=MAX_FAILURE_AGE)
 }
 
-/// Reads the keys of `file`. Keys of algorithms that cannot be checked are left out: a zone that changes its
-/// algorithm has keys of both. At least one key has to be left.
-fn load_trust_anchors(file: &Path) -> Result<TrustAnchors, LookupError> {
-    let text = read_file(file).map_err(|_| LookupError::BadFile)?;
+/// Reads the keys in the text of a file. Keys of algorithms that cannot be checked are left out: a zone that changes
+/// its algorithm has keys of both. At least one key has to be left.
+pub fn parse_trust_anchors(text: Vec<u8>) -> Result<TrustAnchors, LookupError> {
     let text = String::from_utf8(text).map_err(|_| LookupError::BadFile)?;
     let entries = Parser::new(text)
         .parse()

@@ -1,12 +1,13 @@
 //! The errors of lookups, as a closed set.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
+use std::sync::Arc;
 
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::ResponseCode;
 
 /// The reason why a lookup has no answer. `Caravan.Dns.Error` documents each reason for operators.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LookupError {
     /// The name does not exist (NXDOMAIN).
     NxDomain,
@@ -36,6 +37,12 @@ pub enum LookupError {
     Bogus,
     /// A file of [`super::ResolverConfig`] cannot be read, or has no certificate or key.
     BadFile,
+    /// A file could not be read. The text has its path and the reason.
+    UnreadableFile(Arc<str>),
+    /// No file descriptor is free. The text is the reason of the operating system.
+    NoDescriptors(Arc<str>),
+    /// A thread could not be started. The text is the reason of the operating system.
+    NoThreads(Arc<str>),
     /// Too many lookups are in flight.
     Busy,
     /// Caravan has a bug.
@@ -65,7 +72,30 @@ impl From<NetError> for LookupError {
     }
 }
 
+/// ENFILE and EMFILE, which Linux, macOS and the BSDs number alike.
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(23 | 24))
+}
+
 impl LookupError {
+    /// Returns the error of a runtime that could not be started.
+    #[must_use]
+    pub fn no_runtime(error: &io::Error) -> Self {
+        if is_out_of_descriptors(error) {
+            Self::no_descriptors(error)
+        } else {
+            Self::no_threads(error)
+        }
+    }
+
+    pub(super) fn no_threads(error: &io::Error) -> Self {
+        Self::NoThreads(error.to_string().into())
+    }
+
+    fn no_descriptors(error: &io::Error) -> Self {
+        Self::NoDescriptors(error.to_string().into())
+    }
+
     pub(super) fn from_code(code: ResponseCode) -> Self {
         match code {
             ResponseCode::NoError => Self::NoRecords,
@@ -79,7 +109,7 @@ impl LookupError {
 
     /// Returns whether the error is about the name. Other errors are about the nameserver, so that another
     /// nameserver may have an answer.
-    pub(super) fn is_final(self) -> bool {
+    pub(super) fn is_final(&self) -> bool {
         matches!(
             self,
             Self::NxDomain

@@ -1,7 +1,6 @@
-//! Files of a configuration: their stamps, which show that a file has changed, and their contents.
+//! Stamps of files, which show that a file has changed.
 
 use std::fs;
-use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -30,22 +29,18 @@ pub fn stamp(config: &ResolverConfig) -> ConfigStamp {
         config.ca_file.as_deref(),
         dnssec.and_then(|dnssec| dnssec.trust_anchors.as_deref()),
     ]
-    .map(|path| {
-        let metadata = fs::metadata(path?).ok()?;
-        Some(FileStamp {
+    .map(|path| FileStamp::of(path?))
+}
+
+impl FileStamp {
+    /// Returns the stamp of the file at `path`, or `None` if there is no such file.
+    pub fn of(path: &Path) -> Option<Self> {
+        let metadata = fs::metadata(path).ok()?;
+        Some(Self {
             device: metadata.dev(),
             inode: metadata.ino(),
             changed: (metadata.ctime(), metadata.ctime_nsec()),
             size: metadata.size(),
         })
-    })
-}
-
-/// Returns the contents of a regular file. Anything else, such as a pipe, could block the reader for ever.
-pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
-    if fs::metadata(path)?.is_file() {
-        fs::read(path)
-    } else {
-        Err(io::ErrorKind::InvalidInput.into())
     }
 }

@@ -19,10 +19,9 @@ use super::config::ResolverConfig;
 use super::dnssec::{self, Validator, validate};
 use super::inline_poll::EarlyPolls;
 use super::name_server::NameServer;
+use super::resolver_files::ResolverFiles;
 use super::response::{self, Found};
 use super::system_config::SystemConfig;
-#[cfg(feature = "tls")]
-use super::tls::TlsConfig;
 use super::udp;
 use super::{LookupError, LookupOptions, QueryType};
 
@@ -67,10 +66,8 @@ pub struct PoolResponse {
 }
 
 impl NameServerPool {
-    /// Reads the files that `config` needs.
-    pub fn new(config: &ResolverConfig, system: &SystemConfig) -> Result<Self, LookupError> {
-        #[cfg(feature = "tls")]
-        let tls = TlsConfig::new(config.ca_file.as_deref())?;
+    /// The nameservers of `system`, queried as `config` and `files` say.
+    pub fn new(config: &ResolverConfig, system: &SystemConfig, files: &ResolverFiles) -> Self {
         let servers: Vec<_> = system
             .nameservers
             .iter()
@@ -78,19 +75,19 @@ impl NameServerPool {
                 Arc::new(NameServer::new(
                     nameserver,
                     #[cfg(feature = "tls")]
-                    &tls,
+                    &files.tls,
                 ))
             })
             .collect();
         let validators = match &config.dnssec {
             None => Vec::new(),
-            Some(config) => dnssec::validators(config, &servers)?,
+            Some(_) => dnssec::validators(&files.trust_anchors, &servers),
         };
         let mut request_options = DnsRequestOptions::default();
         request_options.edns_payload_len = udp::EDNS_PAYLOAD;
         request_options.edns_set_dnssec_ok = config.dnssec.is_some();
         request_options.case_randomization = config.randomize_case;
-        Ok(Self {
+        Self {
             servers,
             validators,
             attempts: system.attempts,
@@ -98,7 +95,7 @@ impl NameServerPool {
             rotate: system.rotate,
             lookups: AtomicUsize::new(0),
             request_options,
-        })
+        }
     }
 
     /// Returns whether answers are validated.

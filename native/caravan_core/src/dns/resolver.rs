@@ -3,6 +3,7 @@
 //! hickory's own resolver continues with the next name of the search list after any error, and reports the error of
 //! the last one. So a timeout could be reported as "the name does not exist".
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use super::answer::Provenance;
 use super::config::{ResolverConfig, TargetFamilies};
 use super::inline_poll::EarlyPolls;
 use super::name_server_pool::{NameServerPool, QueryBudget};
+use super::resolver_files::ResolverFiles;
 use super::response::Found;
 use super::srv_targets::resolve_targets;
 use super::system_config::SystemConfig;
@@ -29,15 +31,14 @@ pub struct Resolver {
 }
 
 impl Resolver {
-    /// Reads the files of `config`, so it must not run on a scheduler's thread.
-    pub fn new(config: &ResolverConfig) -> Result<Self, LookupError> {
-        let system = if config.is_system() {
-            SystemConfig::read()
-        } else {
-            SystemConfig::from_nameservers(config.nameservers.clone())
+    /// Returns a resolver for `config` and the contents of its files.
+    pub fn new(config: &ResolverConfig, files: &ResolverFiles) -> Self {
+        let system = match &files.system {
+            Some((resolv_conf, hosts)) => resolv_conf.with_hosts(Arc::clone(hosts)),
+            None => SystemConfig::from_nameservers(config.nameservers.clone()),
         };
-        let pool = NameServerPool::new(config, &system)?;
-        Ok(Self { pool, system })
+        let pool = NameServerPool::new(config, &system, files);
+        Self { pool, system }
     }
 
     /// Looks up a name in the hosts file, and then with the nameservers. Removes addresses that are not allowed.

@@ -13,6 +13,7 @@ use super::config::ResolverConfig;
 use super::file_stamp::{ConfigStamp, stamp};
 use super::inline_poll::{Finished, InlineTask};
 use super::resolver::Resolver;
+use super::resolver_files::SharedFiles;
 use super::{Answer, LookupError, LookupOptions, Question};
 
 /// Maximum number of configurations whose resolvers are kept. One more replaces the oldest.
@@ -28,6 +29,7 @@ pub struct Resolvers {
     runtime: Handle,
     inline_limit: usize,
     entries: RwLock<Vec<Arc<ResolverEntry>>>,
+    files: SharedFiles,
     /// Whether a lookup has started since the last check of `close_idle`.
     used: AtomicBool,
     /// Wakes `close_idle` after an idle time.
@@ -92,6 +94,7 @@ impl Resolvers {
             runtime: runtime.clone(),
             inline_limit,
             entries: RwLock::default(),
+            files: SharedFiles::new(),
             used: AtomicBool::new(false),
             lookup_started: Notify::new(),
         });
@@ -108,10 +111,11 @@ impl Resolvers {
         reply: impl FnOnce(Outcome) + Send + 'static,
     ) -> LookupStart {
         self.note_lookup();
-        let current = self.current(&options.config, &stamp(&options.config));
+        let stamp = stamp(&options.config);
+        let current = self.current(&options.config, &stamp);
         let is_ready = current.is_some();
         let pending = PendingLookup {
-            task: self.task(question, options, current, reply),
+            task: self.task(question, options, stamp, current, reply),
             inline_limit: self.inline_limit,
         };
         if !is_ready {
@@ -132,6 +136,7 @@ impl Resolvers {
         self: &Arc<Self>,
         question: Question,
         options: LookupOptions,
+        stamp: ConfigStamp,
         current: Option<Arc<ResolverEntry>>,
         reply: impl FnOnce(Outcome) + Send + 'static,
     ) -> Arc<InlineTask<Outcome>> {
@@ -142,7 +147,11 @@ impl Resolvers {
             |early_polls| async move {
                 let entry = match current {
                     Some(entry) => entry,
-                    None => resolvers.load_resolver(&options.config)?,
+                    None => {
+                        let deadline = start + options.timeout;
+                        let load = resolvers.load_resolver(&options.config, stamp, deadline);
+                        Box::pin(load).await?
+                    }
                 };
                 #[cfg(feature = "panics")]
                 assert!(!question.name.to_ascii().starts_with("panic-in-task"));
@@ -163,16 +172,26 @@ impl Resolvers {
         (entry.stamp == *stamp).then(|| Arc::clone(entry))
     }
 
-    fn load_resolver(&self, config: &ResolverConfig) -> Result<Arc<ResolverEntry>, LookupError> {
-        let stamp = stamp(config);
+    /// Returns a resolver. `stamp` has the stamps of its files when the lookup started.
+    async fn load_resolver(
+        &self,
+        config: &ResolverConfig,
+        stamp: ConfigStamp,
+        deadline: Instant,
+    ) -> Result<Arc<ResolverEntry>, LookupError> {
+        // The old contents would stay in memory while the new ones are read.
+        self.entries
+            .write()
+            .retain(|entry| entry.config != *config || entry.stamp == stamp);
+        let files = self.files.load(config, stamp, deadline).await?;
         // Another lookup may have loaded it in the meantime.
-        if let Some(entry) = self.current(config, &stamp) {
+        if let Some(entry) = self.current(config, &files.stamp) {
             return Ok(entry);
         }
         let entry = Arc::new(ResolverEntry {
             config: config.clone(),
-            stamp,
-            resolver: Resolver::new(config)?,
+            stamp: files.stamp,
+            resolver: Resolver::new(config, &files),
         });
         let mut entries = self.entries.write();
         entries.retain(|other| other.config != *config);

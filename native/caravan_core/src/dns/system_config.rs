@@ -5,34 +5,26 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6};
 use std::num::NonZeroU8;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
-use hickory_resolver::Hosts;
-use hickory_resolver::proto::op::Query;
 use hickory_resolver::proto::rr::Name;
 use resolv_conf::ScopedIp;
 
-use super::answer::{Answer, Provenance, Transport};
+use super::answer::{Answer, Provenance, Records, Transport};
 use super::config::{DNS_PORT, NameServerConfig, Protocol};
+use super::hosts::Hosts;
 use super::{QueryType, response};
 
 pub const RESOLV_CONF: &str = "/etc/resolv.conf";
 pub const HOSTS: &str = "/etc/hosts";
 /// Maximum of the option `attempts`. A larger number counts as this one. (resolv.conf(5) allows 5.)
 const MAX_ATTEMPTS: u8 = 10;
-
-/// Reads a hosts file. Invalid UTF-8 is replaced first, because hickory stops at the first line that is not UTF-8,
-/// even if it is a comment.
-fn read_hosts(text: &[u8]) -> Hosts {
-    let mut hosts = Hosts::default();
-    let text = String::from_utf8_lossy(text);
-    // Reading from memory does not fail, and unusable lines are skipped.
-    let _ = hosts.read_hosts_conf(text.as_bytes());
-    hosts
-}
+/// The TTL of names in `/etc/hosts`, in seconds.
+const HOSTS_TTL: u32 = 86_400;
 
 /// The contents of the two files. Unusable lines are ignored, as the C library does.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct SystemConfig {
     /// The nameservers in the order of the file. If the file has none, the one on this machine.
     pub nameservers: Vec<NameServerConfig>,
@@ -47,14 +39,16 @@ pub struct SystemConfig {
     /// Whether each lookup starts with another nameserver.
     pub rotate: bool,
     /// The contents of `/etc/hosts`.
-    pub hosts: Hosts,
+    pub hosts: Arc<Hosts>,
 }
 
 impl SystemConfig {
-    /// Reads the two files. A file that cannot be read counts as empty.
-    pub fn read() -> Self {
-        let text = fs::read(RESOLV_CONF).unwrap_or_default();
-        Self::parse(&text, read_hosts(&fs::read(HOSTS).unwrap_or_default()))
+    /// Returns this configuration with the names of `hosts`.
+    pub fn with_hosts(&self, hosts: Arc<Hosts>) -> Self {
+        Self {
+            hosts,
+            ..self.clone()
+        }
     }
 
     /// Returns a configuration with these nameservers and without anything from the two files.
@@ -66,23 +60,30 @@ impl SystemConfig {
             attempts: None,
             timeout: None,
             rotate: false,
-            hosts: Hosts::default(),
+            hosts: Arc::default(),
         }
     }
 
     /// Returns the addresses that `/etc/hosts` has for `name`.
     pub fn lookup_hosts(&self, name: &Name, query_type: QueryType) -> Option<Answer> {
-        let query = Query::query(name.clone(), query_type.into());
-        let found = self.hosts.lookup_static_host(&query)?;
-        let records = response::records(found.answers().iter(), query_type);
-        if records.is_empty() {
+        let is_of_type = |ip: &IpAddr| match query_type {
+            QueryType::A => ip.is_ipv4(),
+            QueryType::Aaaa => ip.is_ipv6(),
+            QueryType::Srv => false,
+        };
+        if self.hosts.is_empty() {
             return None;
         }
-        let ttl = found.answers().iter().map(|record| record.ttl).min();
+        let name = response::host_text(name);
+        let found = self.hosts.addresses(name.as_bytes());
+        let addresses: Vec<_> = found.filter(is_of_type).collect();
+        if addresses.is_empty() {
+            return None;
+        }
         Some(Answer {
-            records,
+            records: Records::Addresses(addresses),
             provenance: Provenance {
-                ttl: ttl.unwrap_or_default(),
+                ttl: HOSTS_TTL,
                 secure: false,
                 dropped: 0,
             },
@@ -111,7 +112,8 @@ impl SystemConfig {
         names
     }
 
-    fn parse(resolv_conf: &[u8], hosts: Hosts) -> Self {
+    /// Reads the text of `/etc/resolv.conf`.
+    pub fn parse(resolv_conf: &[u8]) -> Self {
         let (config, _unusable_lines) = resolv_conf::Config::parse_with_errors(resolv_conf);
         let mut nameservers: Vec<_> = config.nameservers.iter().map(nameserver).collect();
         if nameservers.is_empty() {
@@ -132,7 +134,7 @@ impl SystemConfig {
             attempts: NonZeroU8::new(attempts.min(MAX_ATTEMPTS)),
             timeout: (config.timeout > 0).then(|| Duration::from_secs(config.timeout.into())),
             rotate: config.rotate,
-            hosts,
+            hosts: Arc::default(),
         }
     }
 }
@@ -140,7 +142,7 @@ impl SystemConfig {
 /// Reads any octets as the two files. For fuzzing.
 #[cfg(any(test, fuzzing))]
 pub fn read_any_files(octets: &[u8]) {
-    let system = SystemConfig::parse(octets, read_hosts(octets));
+    let system = SystemConfig::parse(octets).with_hosts(Arc::new(Hosts::new(octets.to_vec())));
     assert!(!system.nameservers.is_empty());
     assert!(system.search.iter().all(Name::is_fqdn));
     let attempts = system.attempts.map_or(1, NonZeroU8::get);
@@ -182,10 +184,9 @@ fn domain(text: &str) -> Option<Name> {
 mod tests {
     use super::super::Question;
     use super::*;
-    use hickory_resolver::proto::rr::RecordType;
 
     fn parse(text: &str) -> SystemConfig {
-        SystemConfig::parse(text.as_bytes(), Hosts::default())
+        SystemConfig::parse(text.as_bytes())
     }
 
     fn addresses(system: &SystemConfig) -> Vec<String> {
@@ -205,18 +206,6 @@ mod tests {
         let system = parse("nameserver 10.0.0.2\nnameserver ::1\noptions ndots:5 edns0\n");
         assert_eq!(addresses(&system), ["10.0.0.2:53", "[::1]:53"]);
         assert_eq!(system.ndots, 5);
-    }
-
-    #[test]
-    fn hosts_are_read_after_a_line_that_is_not_utf8() {
-        let hosts = read_hosts(
-            b"10.0.0.1 a.test\n# caf\xe9\n10.0.0.2 b.test\nnonsense c.test\n10.0.0.3 d.test\n",
-        );
-        for name in ["a.test.", "b.test.", "d.test."] {
-            let name = Name::from_ascii(name).expect("a name");
-            let query = Query::query(name, RecordType::A);
-            assert!(hosts.lookup_static_host(&query).is_some(), "{query}");
-        }
     }
 
     #[test]

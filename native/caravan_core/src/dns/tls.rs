@@ -1,7 +1,6 @@
 //! The TLS client configuration, and connections with it.
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +13,6 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 
 use super::LookupError;
-use super::file_stamp::read_file;
 use super::https::HttpsConnection;
 
 type Exchange = DnsExchange<TokioRuntimeProvider>;
@@ -24,13 +22,15 @@ type Exchange = DnsExchange<TokioRuntimeProvider>;
 pub struct TlsConfig(Arc<ClientConfig>);
 
 impl TlsConfig {
-    /// Trusts the CA certificates in `file` (PEM), or else those of Mozilla, which are built in.
-    pub fn new(file: Option<&Path>) -> Result<Self, LookupError> {
-        let config = match file {
-            None => client_config().map_err(|_| LookupError::Tls)?,
-            Some(file) => with_roots(read_roots(file)?)?,
-        };
+    /// Trusts the CA certificates of Mozilla, which are built in.
+    pub fn built_in() -> Result<Self, LookupError> {
+        let config = client_config().map_err(|_| LookupError::Tls)?;
         Ok(Self(Arc::new(config)))
+    }
+
+    /// Trusts the CA certificates in `pem`.
+    pub fn parse(pem: &[u8]) -> Result<Self, LookupError> {
+        Ok(Self(Arc::new(with_roots(parse_roots(pem)?)?)))
     }
 
     /// Opens a TLS connection (RFC 7858).
@@ -64,10 +64,9 @@ fn bad_name() -> NetError {
     NetError::RustlsError(rustls::Error::UnsupportedNameType)
 }
 
-fn read_roots(file: &Path) -> Result<RootCertStore, LookupError> {
+fn parse_roots(pem: &[u8]) -> Result<RootCertStore, LookupError> {
     let mut roots = RootCertStore::empty();
-    let text = read_file(file).map_err(|_| LookupError::BadFile)?;
-    for certificate in CertificateDer::pem_slice_iter(&text) {
+    for certificate in CertificateDer::pem_slice_iter(pem) {
         let certificate = certificate.map_err(|_| LookupError::BadFile)?;
         roots.add(certificate).map_err(|_| LookupError::BadFile)?;
     }
