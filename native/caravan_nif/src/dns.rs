@@ -250,7 +250,7 @@ fn start<'a>(
 
 fn resolvers() -> Result<&'static Arc<Resolvers>, LookupError> {
     RESOLVERS.get_or_try_init(|| {
-        let runtime = runtime::handle().map_err(|_| LookupError::Internal)?;
+        let runtime = runtime::handle().map_err(|error| LookupError::no_runtime(&error))?;
         Ok(Resolvers::new(runtime.clone(), INLINE_LIMIT))
     })
 }

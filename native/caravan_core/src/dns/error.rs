@@ -57,6 +57,7 @@ impl From<NetError> for LookupError {
             NetError::Truncated => Self::Truncated,
             // tokio-rustls wraps the errors of rustls in this kind.
             NetError::Io(io) if io.kind() == ErrorKind::InvalidData => Self::Tls,
+            NetError::Io(io) if is_out_of_descriptors(&io) => Self::no_descriptors(&io),
             NetError::Io(_) | NetError::NoConnections => Self::Connection,
             // hickory reports a connection that ends before the answer only as a text.
             NetError::Message(_) | NetError::Msg(_) => Self::Connection,
