@@ -110,7 +110,7 @@ defmodule Caravan.Dns do
   | a name | 253 octets, labels of 63 octets, ASCII letters, digits, `-`, `_` |
   | records of one answer | 4,096. More records return `:too_many_records`. |
   | a file: `/etc/resolv.conf`, `/etc/hosts`, `:ca_file`, `:trust_anchors` | 16 MiB. A larger file is `:unreadable_file`. |
-  | threads that read files | 8, one for each file. A file that blocks its reader fails the lookups that need it by their deadlines. |
+  | threads that look at files | 8. A file that blocks holds one or two of them, and the lookups that need it fail by their deadlines with `:unreadable_file`. While files hold all 8, so do all lookups that need a file. Lookups that need none go on. |
   | addresses of an SRV target | 16. More addresses are left out. |
   | size of a response | 1,232 octets over UDP, as requested by EDNS. One of 4,096 octets counts as truncated. 65,535 octets over TCP. |
   | CNAME records of a name | 8 in one response, and 8 responses. More return `:bad_response`. |
@@ -120,7 +120,11 @@ defmodule Caravan.Dns do
 
   The limits cannot be changed.
 
-  The next lookup uses a changed `/etc/resolv.conf`, `/etc/hosts`, `:ca_file` or `:trust_anchors`.
+  The next lookup uses a changed `/etc/resolv.conf`, `/etc/hosts`, `:ca_file` or `:trust_anchors`. A thread checks the files
+  at each lookup that needs them, which takes some 50 µs. Lookups with `:nameservers` and without files do not wait for that.
+
+  Names in `/etc/hosts` are compared as they are written, without case. A name with characters beyond ASCII is found only if
+  the file has its form in ASCII (`xn--…`).
 
   With `:dnssec`, a name that matches a wildcard can be `:bogus` if its zone is signed with NSEC, because hickory
   requires more proof than RFC 4035. If a zone is signed with NSEC3 of more than 100 iterations, the answer that a name

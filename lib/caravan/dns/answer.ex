@@ -5,7 +5,7 @@ defmodule Caravan.Dns.Answer do
     * `:name` and `:type`: as they were looked up.
     * `:records`: at most 4,096, in the order of the nameserver. `Caravan.Dns.Service` structs for `:srv`, or
       `t::inet.ip_address/0` tuples for `:a` and `:aaaa`.
-    * `:ttl`: the smallest TTL of the answer, in seconds.
+    * `:ttl`: the smallest TTL of the answer, in seconds. For `/etc/hosts`, a day.
     * `:nameserver`: the nameserver that answered, such as `"127.0.0.1:8600"`, or `nil` for `/etc/hosts`.
     * `:transport`: the transport of the answer.
     * `:time`: the duration of the lookup, in microseconds.

@@ -23,6 +23,7 @@ mod resolver;
 mod resolver_files;
 mod resolvers;
 mod response;
+mod shared_work;
 mod srv_targets;
 mod system_config;
 #[cfg(feature = "tls")]

@@ -11,10 +11,14 @@ defmodule Caravan.Test.Requirements do
   alias Caravan.Test.Netns
   alias Caravan.Test.SystemFiles
 
-  @typedoc "A program of the operating system, or a kind of namespace that this user must be able to make."
+  @typedoc """
+  A program of the operating system, a kind of namespace that this user must be able to make, or `/dev/fuse`, which this
+  user must be able to open.
+  """
   @type requirement ::
           :cargo
           | :erl_call
+          | :fuse
           | :kdig
           | :knotd
           | :openssl
@@ -67,6 +71,13 @@ defmodule Caravan.Test.Requirements do
 
   defp check(:system_files),
     do: Enum.find_value(~w(unshare ip), &not_installed/1) || SystemFiles.obstacle()
+
+  defp check(:fuse) do
+    case System.cmd("sh", ["-c", "exec 3<>/dev/fuse"], stderr_to_stdout: true) do
+      {_, 0} -> nil
+      {output, _} -> "this user cannot open /dev/fuse: #{String.trim(output)}"
+    end
+  end
 
   defp check(program), do: not_installed(to_string(program))
 

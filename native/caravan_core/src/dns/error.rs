@@ -1,6 +1,8 @@
 //! The errors of lookups, as a closed set.
 
+use std::fmt::Display;
 use std::io::{self, ErrorKind};
+use std::path::Path;
 use std::sync::Arc;
 
 use hickory_resolver::net::{DnsError, NetError};
@@ -91,6 +93,10 @@ impl LookupError {
 
     pub(super) fn no_threads(error: &io::Error) -> Self {
         Self::NoThreads(error.to_string().into())
+    }
+
+    pub(super) fn unreadable(file: &Path, why: impl Display) -> Self {
+        Self::UnreadableFile(format!("{}: {why}", file.display()).into())
     }
 
     fn no_descriptors(error: &io::Error) -> Self {

@@ -1,31 +1,40 @@
-//! The files that lookups need. A thread reads and parses each file. All lookups share the result.
-//!
-//! The runtime's thread never reads a file, because a read can block forever. An example is a network mount whose
-//! server does not respond.
+//! The files that lookups need: their stamps and their parsed contents. All lookups share them.
 
 use std::collections::HashMap;
 use std::fs::{self, File, FileType};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::FileTypeExt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
-use std::thread;
 
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::time::{Instant, timeout_at};
 
 use super::LookupError;
 use super::file_stamp::FileStamp;
+use super::shared_work::SharedWork;
 
 /// Maximum size of a file, in octets. A larger file is an error.
-pub const MAX_FILE_SIZE: u64 = 16 * 1_024 * 1_024;
-/// Maximum number of threads that read files. A lookup that needs one more waits for the end of one of them, until
-/// its deadline.
-const MAX_READERS: usize = 8;
+const MAX_FILE_SIZE: u64 = 16 * 1_024 * 1_024;
 
-static READERS: Semaphore = Semaphore::const_new(MAX_READERS);
+/// The stamps of all files.
+#[derive(Default)]
+pub struct FileStamps(SharedWork<PathBuf, Option<FileStamp>>);
+
+impl FileStamps {
+    /// Returns the stamp of the file at `path`, or `None` if there is no such file. The stamp has all changes from
+    /// before the call.
+    pub async fn stamp(
+        &self,
+        path: &Path,
+        deadline: Instant,
+    ) -> Result<Option<FileStamp>, LookupError> {
+        let own = path.to_owned();
+        let work = move || stamp_of(&own);
+        let stamp = self.0.join_later_or_run(path.to_owned(), work);
+        by(deadline, path, stamp).await
+    }
+}
 
 /// The contents of a file, and the stamp that the file had before it was read.
 pub struct Parsed<T> {
@@ -39,19 +48,13 @@ pub type Parse<T> = fn(&Path, io::Result<Vec<u8>>) -> Result<T, LookupError>;
 /// All files of one kind, such as hosts files.
 pub struct Files<T> {
     parse: Parse<T>,
-    files: Arc<Mutex<States<T>>>,
+    /// The key has the stamp, so that a read that never returns does not block the file that replaces it.
+    reads: SharedWork<(PathBuf, Option<FileStamp>), Parsed<T>>,
+    /// The contents that resolvers use.
+    in_use: Arc<InUse<T>>,
 }
 
-type Outcome<T> = Result<Parsed<T>, LookupError>;
-type States<T> = HashMap<PathBuf, State<T>>;
-type Reading<T> = watch::Receiver<Option<Outcome<T>>>;
-
-enum State<T> {
-    /// The stamp that the lookup saw which started the read. A lookup that sees another stamp starts another read.
-    Reading(Option<FileStamp>, Reading<T>),
-    /// Kept as long as a resolver uses it.
-    Read(Option<FileStamp>, Weak<T>),
-}
+type InUse<T> = Mutex<HashMap<PathBuf, (Option<FileStamp>, Weak<T>)>>;
 
 impl<T> Clone for Parsed<T> {
     fn clone(&self) -> Self {
@@ -66,7 +69,8 @@ impl<T: Send + Sync + 'static> Files<T> {
     pub fn new(parse: Parse<T>) -> Self {
         Self {
             parse,
-            files: Arc::default(),
+            reads: SharedWork::default(),
+            in_use: Arc::default(),
         }
     }
 
@@ -77,106 +81,48 @@ impl<T: Send + Sync + 'static> Files<T> {
         path: &Path,
         stamp: Option<FileStamp>,
         deadline: Instant,
-    ) -> Outcome<T> {
-        match timeout_at(deadline, self.load_current(path, stamp)).await {
-            Ok(outcome) => outcome,
-            Err(_elapsed) => Err(unreadable(path, "it was not read before the deadline")),
-        }
-    }
-
-    async fn load_current(&self, path: &Path, stamp: Option<FileStamp>) -> Outcome<T> {
-        let mut joined = self.join(path, stamp);
-        if matches!(joined, Joined::Neither) {
-            let permit = READERS.acquire().await;
-            let permit = permit.map_err(|_| LookupError::Internal)?;
-            joined = self.join_or_start(path, stamp, permit)?;
-        }
-        let mut reading = match joined {
-            Joined::Read(parsed) => return Ok(parsed),
-            Joined::Reading(reading) => reading,
-            Joined::Neither => return Err(LookupError::Internal),
-        };
-        match reading.wait_for(Option::is_some).await {
-            Ok(outcome) => outcome.clone().unwrap_or(Err(LookupError::Internal)),
-            Err(_closed) => Err(LookupError::Internal),
-        }
-    }
-
-    fn join(&self, path: &Path, stamp: Option<FileStamp>) -> Joined<T> {
-        Self::join_locked(&self.files.lock(), path, stamp)
-    }
-
-    fn join_locked(files: &States<T>, path: &Path, stamp: Option<FileStamp>) -> Joined<T> {
-        match files.get(path) {
-            Some(State::Reading(of, reading)) if *of == stamp => Joined::Reading(reading.clone()),
-            Some(State::Read(of, content)) if *of == stamp => match content.upgrade() {
-                Some(content) => Joined::Read(Parsed { stamp, content }),
-                None => Joined::Neither,
-            },
-            _ => Joined::Neither,
-        }
-    }
-
-    fn join_or_start(
-        &self,
-        path: &Path,
-        stamp: Option<FileStamp>,
-        permit: SemaphorePermit<'static>,
-    ) -> Result<Joined<T>, LookupError> {
-        let mut locked = self.files.lock();
-        // Another lookup may have started the read while this one waited for the permit.
-        match Self::join_locked(&locked, path, stamp) {
-            Joined::Neither => {}
-            joined => return Ok(joined),
-        }
-        let (sender, reading) = watch::channel(None);
-        let (parse, files, own) = (self.parse, Arc::clone(&self.files), reading.clone());
-        let key = path.to_owned();
-        let read = move || {
-            let _permit = permit;
-            let read = catch_unwind(AssertUnwindSafe(|| read_and_parse(&key, parse)));
-            let outcome = read.unwrap_or(Err(LookupError::Internal));
-            finish(&mut files.lock(), &key, &own, &outcome);
-            sender.send_replace(Some(outcome));
-        };
-        let thread = thread::Builder::new().name("caravan_file".into());
-        thread
-            .spawn(read)
-            .map_err(|error| LookupError::no_threads(&error))?;
-        locked.insert(path.to_owned(), State::Reading(stamp, reading.clone()));
-        Ok(Joined::Reading(reading))
-    }
-}
-
-/// Keeps the outcome of a read, unless a newer read of the file has replaced it.
-fn finish<T>(files: &mut States<T>, path: &Path, own: &Reading<T>, outcome: &Outcome<T>) {
-    if let Some(State::Reading(_, reading)) = files.get(path)
-        && reading.same_channel(own)
-    {
-        match outcome {
-            Ok(Parsed { stamp, content }) => {
-                let state = State::Read(*stamp, Arc::downgrade(content));
-                files.insert(path.to_owned(), state);
+    ) -> Result<Parsed<T>, LookupError> {
+        let (parse, in_use, own) = (self.parse, Arc::clone(&self.in_use), path.to_owned());
+        let work = move || {
+            if let Some((of, content)) = in_use.lock().get(&own)
+                && *of == stamp
+                && let Some(content) = content.upgrade()
+            {
+                return Ok(Parsed { stamp, content });
             }
-            Err(_) => {
-                files.remove(path);
-            }
-        }
+            let parsed = read_and_parse(&own, parse)?;
+            let kept = (parsed.stamp, Arc::downgrade(&parsed.content));
+            let mut in_use = in_use.lock();
+            in_use.retain(|_, (_, content)| content.strong_count() > 0);
+            in_use.insert(own, kept);
+            Ok(parsed)
+        };
+        let parsed = self.reads.join_or_run((path.to_owned(), stamp), work);
+        by(deadline, path, parsed).await
     }
-    files.retain(|_, state| match state {
-        State::Reading(..) => true,
-        State::Read(_, content) => content.strong_count() > 0,
-    });
 }
 
-enum Joined<T> {
-    Read(Parsed<T>),
-    Reading(Reading<T>),
-    Neither,
+/// Returns the outcome of `work` on the file at `path`, or an error at the deadline. The work goes on.
+async fn by<T>(
+    deadline: Instant,
+    path: &Path,
+    work: impl Future<Output = Result<T, LookupError>>,
+) -> Result<T, LookupError> {
+    let outcome = timeout_at(deadline, work).await;
+    outcome.unwrap_or_else(|_elapsed| {
+        Err(LookupError::unreadable(
+            path,
+            "it was not read before the deadline",
+        ))
+    })
 }
 
-fn read_and_parse<T>(path: &Path, parse: Parse<T>) -> Outcome<T> {
-    let stamp = FileStamp::of(path);
+fn stamp_of(path: &Path) -> Result<Option<FileStamp>, LookupError> {
+    FileStamp::of(path).map_err(|error| LookupError::unreadable(path, error))
+}
+
+fn read_and_parse<T>(path: &Path, parse: Parse<T>) -> Result<Parsed<T>, LookupError> {
+    let stamp = stamp_of(path)?;
     let content = Arc::new(parse(path, read_file(path))?);
     Ok(Parsed { stamp, content })
 }
@@ -185,7 +131,7 @@ fn read_and_parse<T>(path: &Path, parse: Parse<T>) -> Outcome<T> {
 pub fn or_empty(path: &Path, read: io::Result<Vec<u8>>) -> Result<Vec<u8>, LookupError> {
     match read {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
-        read => read.map_err(|error| unreadable(path, &error.to_string())),
+        read => read.map_err(|error| LookupError::unreadable(path, error)),
     }
 }
 
@@ -193,7 +139,7 @@ pub fn or_empty(path: &Path, read: io::Result<Vec<u8>>) -> Result<Vec<u8>, Looku
 pub fn or_bad_file(path: &Path, read: io::Result<Vec<u8>>) -> Result<Vec<u8>, LookupError> {
     read.map_err(|error| match error.kind() {
         ErrorKind::NotFound | ErrorKind::InvalidInput => LookupError::BadFile,
-        _ => unreadable(path, &error.to_string()),
+        _ => LookupError::unreadable(path, error),
     })
 }
 
@@ -222,8 +168,4 @@ fn read_file(path: &Path) -> io::Result<Vec<u8>> {
 
 fn too_large() -> io::Error {
     io::Error::other("it is larger than 16 MiB")
-}
-
-fn unreadable(path: &Path, why: &str) -> LookupError {
-    LookupError::UnreadableFile(format!("{}: {why}", path.display()).into())
 }

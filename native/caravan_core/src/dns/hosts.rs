@@ -1,6 +1,10 @@
 //! The names and addresses of `/etc/hosts` (hosts(5)).
 //!
 //! hickory's own table takes twenty times the size of the file. This one has the text, and four octets for each name.
+//!
+//! Names are compared as they are written, without case, as the C library does. Lookups have ASCII names only, so a name
+//! with other characters is found only if the file has its A-label (`xn--…`, RFC 5890). hickory would convert such names,
+//! and read escapes such as `\046`.
 
 use std::cmp::Ordering;
 use std::net::IpAddr;
@@ -133,6 +137,13 @@ mod tests {
         assert!(addresses(text, "c.test").is_empty());
         assert_eq!(addresses(text, "d.test"), ["10.0.0.3"]);
         assert!(addresses(text, "e.test").is_empty());
+    }
+
+    #[test]
+    fn a_name_beyond_ascii_is_found_by_its_a_label() {
+        let text = "10.0.0.1 xn--kse-qla.test\n10.0.0.2 k\u{e4}se.test a\\046b.test\n";
+        assert_eq!(addresses(text.as_bytes(), "xn--kse-qla.test"), ["10.0.0.1"]);
+        assert!(addresses(text.as_bytes(), "a.b.test").is_empty());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use futures_util::future::try_join4;
 use hickory_resolver::proto::dnssec::TrustAnchors;
 use tokio::time::Instant;
 
@@ -10,7 +11,7 @@ use super::LookupError;
 use super::config::ResolverConfig;
 use super::dnssec::parse_trust_anchors;
 use super::file_stamp::ConfigStamp;
-use super::files::{Files, or_bad_file, or_empty};
+use super::files::{FileStamps, Files, or_bad_file, or_empty};
 use super::hosts::Hosts;
 use super::system_config::{HOSTS, RESOLV_CONF, SystemConfig};
 #[cfg(feature = "tls")]
@@ -18,6 +19,7 @@ use super::tls::TlsConfig;
 
 /// The files of all configurations. A file that several configurations name is in memory once.
 pub struct SharedFiles {
+    stamps: FileStamps,
     resolv_conf: Files<SystemConfig>,
     hosts: Files<Hosts>,
     #[cfg(feature = "tls")]
@@ -36,9 +38,26 @@ pub struct ResolverFiles {
     pub trust_anchors: Arc<TrustAnchors>,
 }
 
+/// Returns whether lookups with `config` need files.
+pub fn needs_files(config: &ResolverConfig) -> bool {
+    paths(config).iter().any(Option::is_some)
+}
+
+/// Returns the paths of the files, in the order of [`ConfigStamp`].
+fn paths(config: &ResolverConfig) -> [Option<&Path>; 4] {
+    let dnssec = config.dnssec.as_ref();
+    [
+        config.is_system().then_some(Path::new(RESOLV_CONF)),
+        config.is_system().then_some(Path::new(HOSTS)),
+        config.ca_file.as_deref(),
+        dnssec.and_then(|dnssec| dnssec.trust_anchors.as_deref()),
+    ]
+}
+
 impl SharedFiles {
     pub fn new() -> Self {
         Self {
+            stamps: FileStamps::default(),
             resolv_conf: Files::new(|path, read| Ok(SystemConfig::parse(&or_empty(path, read)?))),
             hosts: Files::new(|path, read| Ok(Hosts::new(or_empty(path, read)?))),
             #[cfg(feature = "tls")]
@@ -47,7 +66,23 @@ impl SharedFiles {
         }
     }
 
-    /// Returns the files of `config`, which had the stamps `stamp` when the lookup started.
+    /// Returns the stamps of the files of `config`, with all changes from before the call.
+    pub async fn stamp(
+        &self,
+        config: &ResolverConfig,
+        deadline: Instant,
+    ) -> Result<ConfigStamp, LookupError> {
+        let stamp = async |path: Option<&Path>| match path {
+            Some(path) => self.stamps.stamp(path, deadline).await,
+            None => Ok(None),
+        };
+        let [resolv_conf, hosts, ca_file, trust_anchors] = paths(config).map(stamp);
+        let (resolv_conf, hosts, ca_file, trust_anchors) =
+            try_join4(resolv_conf, hosts, ca_file, trust_anchors).await?;
+        Ok([resolv_conf, hosts, ca_file, trust_anchors])
+    }
+
+    /// Returns the contents of the files of `config`, which had the stamps `stamp` when the lookup started.
     pub async fn load(
         &self,
         config: &ResolverConfig,

@@ -10,10 +10,10 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
 use super::config::ResolverConfig;
-use super::file_stamp::{ConfigStamp, stamp};
+use super::file_stamp::ConfigStamp;
 use super::inline_poll::{Finished, InlineTask};
 use super::resolver::Resolver;
-use super::resolver_files::SharedFiles;
+use super::resolver_files::{SharedFiles, needs_files};
 use super::{Answer, LookupError, LookupOptions, Question};
 
 /// Maximum number of configurations whose resolvers are kept. One more replaces the oldest.
@@ -111,15 +111,18 @@ impl Resolvers {
         reply: impl FnOnce(Outcome) + Send + 'static,
     ) -> LookupStart {
         self.note_lookup();
-        let stamp = stamp(&options.config);
-        let current = self.current(&options.config, &stamp);
+        let current = if needs_files(&options.config) {
+            None
+        } else {
+            self.current(&options.config, &ConfigStamp::default())
+        };
         let is_ready = current.is_some();
         let pending = PendingLookup {
-            task: self.task(question, options, stamp, current, reply),
+            task: self.task(question, options, current, reply),
             inline_limit: self.inline_limit,
         };
         if !is_ready {
-            // The files of the configuration are read first, on the runtime.
+            // Threads look at the files of the configuration first. The runtime waits for them.
             pending.task.spawn();
         } else if let Some(answer) = pending.accept(pending.task.poll_inline()) {
             return LookupStart::Answered(answer);
@@ -136,7 +139,6 @@ impl Resolvers {
         self: &Arc<Self>,
         question: Question,
         options: LookupOptions,
-        stamp: ConfigStamp,
         current: Option<Arc<ResolverEntry>>,
         reply: impl FnOnce(Outcome) + Send + 'static,
     ) -> Arc<InlineTask<Outcome>> {
@@ -149,7 +151,7 @@ impl Resolvers {
                     Some(entry) => entry,
                     None => {
                         let deadline = start + options.timeout;
-                        let load = resolvers.load_resolver(&options.config, stamp, deadline);
+                        let load = resolvers.load_resolver(&options.config, deadline);
                         Box::pin(load).await?
                     }
                 };
@@ -172,13 +174,16 @@ impl Resolvers {
         (entry.stamp == *stamp).then(|| Arc::clone(entry))
     }
 
-    /// Returns a resolver. `stamp` has the stamps of its files when the lookup started.
+    /// Returns the entry of `config`. Reads the files that have changed.
     async fn load_resolver(
         &self,
         config: &ResolverConfig,
-        stamp: ConfigStamp,
         deadline: Instant,
     ) -> Result<Arc<ResolverEntry>, LookupError> {
+        let stamp = self.files.stamp(config, deadline).await?;
+        if let Some(entry) = self.current(config, &stamp) {
+            return Ok(entry);
+        }
         // The old contents would stay in memory while the new ones are read.
         self.entries
             .write()

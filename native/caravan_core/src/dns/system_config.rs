@@ -20,7 +20,8 @@ pub const RESOLV_CONF: &str = "/etc/resolv.conf";
 pub const HOSTS: &str = "/etc/hosts";
 /// Maximum of the option `attempts`. A larger number counts as this one. (resolv.conf(5) allows 5.)
 const MAX_ATTEMPTS: u8 = 10;
-/// The TTL of names in `/etc/hosts`, in seconds.
+/// The TTL of names in `/etc/hosts`, in seconds: a day, as in hickory. The file has no TTLs. Every lookup sees changes of
+/// the file, so the TTL is never a reason to look up a name early.
 const HOSTS_TTL: u32 = 86_400;
 
 /// The contents of the two files. Unusable lines are ignored, as the C library does.
