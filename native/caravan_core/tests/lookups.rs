@@ -123,7 +123,9 @@ impl Client {
         let reply = move |outcome: Outcome| {
             let _ = to.send(outcome.map(|answer| answer.records.len()));
         };
-        let started = self.resolvers.start(question, self.options.clone(), reply);
+        let started = self
+            .resolvers
+            .start(question, self.options.clone(), Box::new(reply));
         (started, receiver)
     }
 

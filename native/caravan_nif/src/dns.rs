@@ -241,7 +241,8 @@ fn start<'a>(
     };
     #[cfg(feature = "panics")]
     assert_ne!(name.as_slice(), b"panic-in-nif.invalid");
-    let started = resolvers()?.start(question, options, |outcome| pending_reply.deliver(outcome));
+    let deliver = Box::new(|outcome| pending_reply.deliver(outcome));
+    let started = resolvers()?.start(question, options, deliver);
     Ok(match started {
         LookupStart::Answered(answer) => dns_terms::result(env, name, query_type, &Ok(answer)),
         LookupStart::Pending(pending) => ResourceArc::new(Lookup { reply, pending }).encode(env),

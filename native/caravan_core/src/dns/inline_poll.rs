@@ -19,7 +19,8 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
 type Work<T> = Pin<Box<dyn Future<Output = T> + Send>>;
-type Done<T> = Box<dyn FnOnce(T) + Send>;
+/// Gets the outcome of the work. Boxed, so that this module and the lookups are compiled once, in this crate.
+pub type Done<T> = Box<dyn FnOnce(T) + Send>;
 
 /// A future that is polled by the threads that call it, and by the runtime when it is woken.
 pub struct InlineTask<T> {
@@ -49,7 +50,7 @@ impl<T: Send + 'static> InlineTask<T> {
         runtime: Handle,
         work: impl FnOnce(Arc<EarlyPolls>) -> W,
         panicked: T,
-        done: impl FnOnce(T) + Send + 'static,
+        done: Done<T>,
     ) -> Arc<Self>
     where
         W: Future<Output = T> + Send + 'static,
@@ -58,7 +59,7 @@ impl<T: Send + 'static> InlineTask<T> {
         let state = State {
             work: Box::pin(work(Arc::clone(&early_polls))),
             panicked,
-            done: Box::new(done),
+            done,
         };
         Arc::new(Self {
             runtime,

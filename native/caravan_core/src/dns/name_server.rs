@@ -18,6 +18,7 @@ use super::udp::UdpSocketPool;
 /// Maximum number of questions in `tcp_only`. One more empties it.
 const MAX_TCP_ONLY: usize = 1_024;
 
+/// One nameserver, with its UDP sockets and its connection.
 pub struct NameServer {
     /// Address and port, as in answers.
     pub text: Arc<str>,

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 
 use super::config::ResolverConfig;
 use super::file_stamp::ConfigStamp;
-use super::inline_poll::{Finished, InlineTask};
+use super::inline_poll::{Done, Finished, InlineTask};
 use super::resolver::Resolver;
 use super::resolver_files::{SharedFiles, needs_files};
 use super::{Answer, LookupError, LookupOptions, Question};
@@ -36,6 +36,7 @@ pub struct Resolvers {
     lookup_started: Notify,
 }
 
+/// A resolver, and the stamps of the files from which it was made.
 struct ResolverEntry {
     config: ResolverConfig,
     stamp: ConfigStamp,
@@ -108,7 +109,7 @@ impl Resolvers {
         self: &Arc<Self>,
         question: Question,
         options: LookupOptions,
-        reply: impl FnOnce(Outcome) + Send + 'static,
+        reply: Done<Outcome>,
     ) -> LookupStart {
         self.note_lookup();
         let current = if needs_files(&options.config) {
@@ -140,7 +141,7 @@ impl Resolvers {
         question: Question,
         options: LookupOptions,
         current: Option<Arc<ResolverEntry>>,
-        reply: impl FnOnce(Outcome) + Send + 'static,
+        reply: Done<Outcome>,
     ) -> Arc<InlineTask<Outcome>> {
         let resolvers = Arc::clone(self);
         let start = Instant::now();
