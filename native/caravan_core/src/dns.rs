@@ -3,7 +3,6 @@
 //! [`Question`] and [`LookupOptions`] are checked when they are made. So [`Resolvers::start`] fails only
 //! because of the network, the nameservers, or the files in the configuration.
 
-#[cfg(feature = "tls")]
 mod abort_on_drop;
 mod answer;
 mod config;

@@ -134,6 +134,32 @@ defmodule Caravan.Dns.TlsTest do
         end
       end
 
+      test "a response that comes after the attempt that opened the connection is received",
+           context do
+        # The first of two attempts ends after 500 ms: after the handshake, and before the response.
+        delay = fn _since_connect -> 300 end
+        options = relayed(context, delay) ++ [timeout: 1_000, attempts: 2]
+        # The first lookup may end too early on a busy machine. The second uses its connection.
+        _ = Dns.lookup("none.test", :a, options)
+        assert %{records: [@ip]} = Dns.lookup!("app.test", :a, options)
+      end
+
+      test "a handshake that takes longer than an attempt, or than a lookup, succeeds", context do
+        delay = fn since_connect -> max(1_500 - since_connect, 0) end
+        options = relayed(context, delay)
+
+        # The handshake ends in the third attempt.
+        assert %{records: [@ip]} =
+                 Dns.lookup!("app.test", :a, options ++ [timeout: 6_000, attempts: 10])
+
+        Dns.flush()
+        short = options ++ [timeout: 1_000, attempts: 1]
+        assert {:error, %Error{reason: :timeout}} = Dns.lookup("app.test", :a, short)
+
+        assert %{records: [@ip]} =
+                 Dns.lookup!("app.test", :a, options ++ [timeout: 1_400, attempts: 1])
+      end
+
       test "a silent server, one without TLS, and a closed port are errors",
            %{ca_file: ca_file} = context do
         scheme = hd(String.split(context.addresses.named, ":"))
@@ -230,6 +256,49 @@ defmodule Caravan.Dns.TlsTest do
       assert_raise ArgumentError, ~r/expected :ca_file to be .* got: 1/, fn ->
         Dns.lookup("app.test", :a, ca_file: 1)
       end
+    end
+  end
+
+  # Returns the options of lookups through a relay. It delays each message of the server by the number of milliseconds
+  # that `delay` returns for the age of the connection.
+  defp relayed(context, delay) do
+    uri = URI.parse(context.addresses.named)
+    {:ok, listener} = :gen_tcp.listen(0, [:binary, ip: @ip, active: true])
+    {:ok, port} = :inet.port(listener)
+    spawn_link(fn -> for _ <- Stream.cycle([:ok]), do: accept(listener, uri.port, delay) end)
+    address = URI.to_string(%{uri | port: port, fragment: "dns.test"})
+    [nameservers: [address], ca_file: context.ca_file]
+  end
+
+  defp accept(listener, port, delay) do
+    {:ok, client} = :gen_tcp.accept(listener)
+
+    relay =
+      spawn_link(fn ->
+        {:ok, server} = :gen_tcp.connect(@ip, port, [:binary, active: true])
+        relay(client, server, delay, System.monotonic_time(:millisecond))
+      end)
+
+    :ok = :gen_tcp.controlling_process(client, relay)
+  end
+
+  defp relay(client, server, delay, start) do
+    receive do
+      {:tcp, ^client, bytes} ->
+        _ = :gen_tcp.send(server, bytes)
+        relay(client, server, delay, start)
+
+      {:tcp, ^server, bytes} ->
+        delay_now = delay.(System.monotonic_time(:millisecond) - start)
+        _ = Process.send_after(self(), {:late, bytes}, delay_now)
+        relay(client, server, delay, start)
+
+      {:late, bytes} ->
+        _ = :gen_tcp.send(client, bytes)
+        relay(client, server, delay, start)
+
+      {:tcp_closed, _socket} ->
+        :ok
     end
   end
 

@@ -1,10 +1,15 @@
 //! A TCP, TLS or HTTPS connection to one nameserver, which is kept open between queries.
 
+use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::panic::resume_unwind;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use futures_util::future::Shared;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::tcp::TcpClientStream;
 use hickory_resolver::net::xfer::{DnsExchange, FirstAnswer};
@@ -13,7 +18,9 @@ use hickory_resolver::proto::ProtoError;
 use hickory_resolver::proto::op::{DnsRequest, DnsResponse};
 use parking_lot::Mutex;
 use tokio::task::yield_now;
+use tokio::time::{Instant, timeout};
 
+use super::abort_on_drop::AbortOnDrop;
 use super::config::Protocol;
 #[cfg(feature = "tls")]
 use super::https::HttpsConnection;
@@ -25,27 +32,48 @@ use super::tls::TlsConfig;
 const MAX_ACTIVE: usize = 4_096;
 /// Timeout after which hickory gives up a silent connection. Lookups end earlier, at their deadlines.
 const TIMEOUT: Duration = Duration::from_secs(60);
+/// Time for which all queries share one attempt to connect, with the TLS handshake. Later queries start another, in case
+/// the nameserver was unreachable at first. The first goes on for the queries that wait for it.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The connection to one nameserver. The first query opens it.
 pub struct Connection {
+    peer: Peer,
+    current: Arc<Mutex<Current>>,
+}
+
+/// The nameserver, and how to connect to it.
+#[derive(Clone)]
+struct Peer {
     address: SocketAddr,
     protocol: Protocol,
     #[cfg(feature = "tls")]
     tls: TlsConfig,
-    /// Owns the task of the connection. The task ends when the provider is dropped.
+    /// Owns the tasks of open connections. They end when the provider is dropped.
     provider: TokioRuntimeProvider,
-    open: Mutex<Option<OpenConnection>>,
-    /// The number of connections so far. Its lock is held while connecting, so that simultaneous lookups share
-    /// the connection.
-    connecting: tokio::sync::Mutex<u64>,
 }
 
-#[derive(Clone)]
-struct OpenConnection {
-    link: Arc<Link>,
+#[derive(Default)]
+struct Current {
+    /// The number of connections so far.
+    generation: u64,
+    /// The connection with this number, which is open or being opened.
+    connection: Option<Connecting>,
+}
+
+/// A task opens the connection. It goes on after the query that started it, so that a handshake that takes longer than
+/// one attempt of a query succeeds. It is aborted when neither a query nor [`Current`] waits for it.
+type Connecting = Shared<Pin<Box<dyn Future<Output = Result<Arc<Open>, NetError>> + Send>>>;
+
+struct Open {
+    link: Link,
     /// A query that failed over an earlier connection must not close the current one.
     generation: u64,
-    has_answered: Arc<AtomicBool>,
+    /// The duration of connecting. A response can take as long.
+    connect_time: Duration,
+    has_answered: AtomicBool,
+    /// The time of the first query since the last response.
+    unanswered_since: Mutex<Option<Instant>>,
 }
 
 enum Link {
@@ -71,13 +99,14 @@ impl Connection {
         #[cfg(feature = "tls")] tls: TlsConfig,
     ) -> Self {
         Self {
-            address,
-            protocol,
-            #[cfg(feature = "tls")]
-            tls,
-            provider: TokioRuntimeProvider::default(),
-            open: Mutex::default(),
-            connecting: tokio::sync::Mutex::default(),
+            peer: Peer {
+                address,
+                protocol,
+                #[cfg(feature = "tls")]
+                tls,
+                provider: TokioRuntimeProvider::default(),
+            },
+            current: Arc::default(),
         }
     }
 
@@ -89,7 +118,7 @@ impl Connection {
     /// repeated at most once. The deadline of the lookup ends the repetition.
     pub async fn query(&self, request: &DnsRequest) -> Result<DnsResponse, NetError> {
         // The nameserver may have closed a connection that was open before this query.
-        let mut may_be_stale = self.current().is_some();
+        let mut may_be_stale = self.current.lock().connection.is_some();
         loop {
             let open = self.connected().await?;
             let error = match self.query_over(&open, request.clone()).await {
@@ -111,76 +140,120 @@ impl Connection {
         }
     }
 
-    async fn query_over(
-        &self,
-        open: &OpenConnection,
-        request: DnsRequest,
-    ) -> Result<DnsResponse, NetError> {
-        // Closes the connection also if the deadline drops this future: the nameserver may be gone.
-        let guard = CloseUnlessAnswered {
-            connection: self,
-            generation: open.generation,
+    async fn query_over(&self, open: &Open, request: DnsRequest) -> Result<DnsResponse, NetError> {
+        // Closes the connection also if the deadline of an attempt drops this future.
+        let mut guard = CloseIfDead {
+            current: &self.current,
+            open,
+            has_failed: false,
         };
+        open.unanswered_since.lock().get_or_insert(Instant::now());
         let question = request.queries.first().cloned();
-        let response = open.link.query(request).await?;
-        open.has_answered.store(true, Ordering::Relaxed);
-        if response.queries.first() != question.as_ref() {
-            return Err(ProtoError::NotAResponse.into());
+        let mut outcome = open.link.query(request).await;
+        if let Ok(response) = &outcome {
+            open.has_answered.store(true, Ordering::Relaxed);
+            if response.queries.first() == question.as_ref() {
+                *open.unanswered_since.lock() = None;
+            } else {
+                outcome = Err(ProtoError::NotAResponse.into());
+            }
         }
-        std::mem::forget(guard);
-        Ok(response)
+        guard.has_failed = outcome.is_err();
+        outcome
     }
 
-    fn current(&self) -> Option<OpenConnection> {
-        self.open.lock().clone()
-    }
-
-    async fn connected(&self) -> Result<OpenConnection, NetError> {
-        let mut generation = self.connecting.lock().await;
-        if let Some(open) = self.current() {
-            return Ok(open);
+    /// Returns the connection, or opens it.
+    fn connected(&self) -> Connecting {
+        let mut current = self.current.lock();
+        if let Some(connection) = &current.connection {
+            return connection.clone();
         }
-        *generation += 1;
-        let open = OpenConnection {
-            link: Arc::new(self.connect().await?),
-            generation: *generation,
-            has_answered: Arc::default(),
+        current.generation += 1;
+        let task = open(
+            self.peer.clone(),
+            Arc::downgrade(&self.current),
+            current.generation,
+        );
+        let task = AbortOnDrop::spawn(task);
+        let connection = async move {
+            match task.await {
+                Ok(outcome) => outcome,
+                Err(error) => match error.try_into_panic() {
+                    Ok(panic) => resume_unwind(panic),
+                    Err(_aborted) => Err(NetError::NoConnections),
+                },
+            }
         };
-        *self.open.lock() = Some(open.clone());
-        Ok(open)
+        let connection = connection.boxed().shared();
+        current.connection = Some(connection.clone());
+        connection
     }
+}
 
-    async fn connect(&self) -> Result<Link, NetError> {
-        let (address, provider) = (self.address, self.provider.clone());
+impl Peer {
+    async fn connect(self) -> Result<Link, NetError> {
         match &self.protocol {
             Protocol::Udp | Protocol::Tcp => {
-                TcpClientStream::exchange(address, None, TIMEOUT, Some(MAX_ACTIVE), provider)
+                let max_active = Some(MAX_ACTIVE);
+                TcpClientStream::exchange(self.address, None, TIMEOUT, max_active, self.provider)
                     .await
                     .map(Link::Stream)
             }
             #[cfg(feature = "tls")]
             Protocol::Tls { name } => self
                 .tls
-                .tls(address, name, TIMEOUT, MAX_ACTIVE, provider)
+                .tls(self.address, name, TIMEOUT, MAX_ACTIVE, self.provider)
                 .await
                 .map(Link::Stream),
             #[cfg(feature = "tls")]
             Protocol::Https { name, path } => {
-                self.tls.https(address, name, path).await.map(Link::Https)
+                let connection = self.tls.https(self.address, name, path).await;
+                connection.map(Link::Https)
             }
             #[cfg(not(feature = "tls"))]
             Protocol::Tls { .. } | Protocol::Https { .. } => Err(NetError::NoConnections),
         }
     }
+}
 
-    fn close(&self, generation: u64) {
-        let mut open = self.open.lock();
-        if open
-            .as_ref()
-            .is_some_and(|open| open.generation == generation)
-        {
-            *open = None;
+async fn open(
+    peer: Peer,
+    current: Weak<Mutex<Current>>,
+    generation: u64,
+) -> Result<Arc<Open>, NetError> {
+    let mut guard = CloseUnlessOpen {
+        current,
+        generation,
+        is_open: false,
+    };
+    let start = Instant::now();
+    let mut connect = pin!(peer.connect());
+    let link = match timeout(CONNECT_TIMEOUT, &mut connect).await {
+        Ok(link) => {
+            let link = link?;
+            guard.is_open = true;
+            link
         }
+        Err(_elapsed) => {
+            drop(guard);
+            connect.await?
+        }
+    };
+    Ok(Arc::new(Open {
+        link,
+        generation,
+        connect_time: start.elapsed(),
+        has_answered: AtomicBool::new(false),
+        unanswered_since: Mutex::default(),
+    }))
+}
+
+impl Open {
+    /// Returns whether the nameserver may be gone: no query has had a response for as long as connecting took. A shorter
+    /// time says nothing, because an attempt that waited for the connection too may end before the response comes.
+    fn is_silent(&self) -> bool {
+        let since = *self.unanswered_since.lock();
+        since.is_some_and(|since| since.elapsed() >= self.connect_time)
     }
 }
 
@@ -195,14 +268,42 @@ fn is_end_of_connection(error: &NetError) -> bool {
     }
 }
 
-/// Closes the connection when it is dropped. `std::mem::forget` prevents that.
-struct CloseUnlessAnswered<'a> {
-    connection: &'a Connection,
-    generation: u64,
+/// Closes the connection when a query ends over it that has failed, or that the nameserver did not respond to in time.
+struct CloseIfDead<'a> {
+    current: &'a Mutex<Current>,
+    open: &'a Open,
+    has_failed: bool,
 }
 
-impl Drop for CloseUnlessAnswered<'_> {
+impl Drop for CloseIfDead<'_> {
     fn drop(&mut self) {
-        self.connection.close(self.generation);
+        if self.has_failed || self.open.is_silent() {
+            close(self.current, self.open.generation);
+        }
+    }
+}
+
+/// Forgets a connection that could not be opened, so that the next query opens another.
+struct CloseUnlessOpen {
+    current: Weak<Mutex<Current>>,
+    generation: u64,
+    is_open: bool,
+}
+
+impl Drop for CloseUnlessOpen {
+    fn drop(&mut self) {
+        if let Some(current) = self.current.upgrade()
+            && !self.is_open
+        {
+            close(&current, self.generation);
+        }
+    }
+}
+
+/// Closes the connection with this number when no query uses it any more.
+fn close(current: &Mutex<Current>, generation: u64) {
+    let mut current = current.lock();
+    if current.generation == generation {
+        current.connection = None;
     }
 }
