@@ -4,7 +4,7 @@
 //! topology is deleted, the entry of the other one is used again.
 //!
 //! Readers wait only for short changes. A put and a delete prepare a new table without a lock on the old one, and then
-//! replace one pointer. [`PeerTable::rotate`] changes one entry in place.
+//! replace one pointer. [`PeerTable::rotate`] changes one entry, which all tables and lists share.
 
 use std::collections::BTreeMap;
 use std::mem;
@@ -32,8 +32,27 @@ pub struct Endpoint {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TableFull;
 
-/// Endpoints by full node name (`app@host`).
-pub type Peers = BTreeMap<Arc<[u8]>, Arc<Endpoint>>;
+/// Entries by full node name (`app@host`).
+pub type Peers = BTreeMap<Arc<[u8]>, Arc<Entry>>;
+
+/// The entry of a node. Its addresses can be rotated.
+#[derive(Debug)]
+pub struct Entry(RwLock<Arc<Endpoint>>);
+
+impl Entry {
+    /// Returns the endpoint as it is now.
+    #[must_use]
+    pub fn endpoint(&self) -> Arc<Endpoint> {
+        Arc::clone(&self.0.read())
+    }
+
+    fn rotate(&self) {
+        let mut endpoint = self.0.write();
+        if endpoint.addresses.len() > 1 {
+            Arc::make_mut(&mut endpoint).addresses.rotate_left(1);
+        }
+    }
+}
 
 /// The table. `T` is the type of topology names.
 ///
@@ -80,7 +99,10 @@ impl<T: PartialEq> PeerTable<T> {
         let mut entries = Peers::new();
         for (name, mut endpoint) in endpoints {
             endpoint.addresses.truncate(MAX_ADDRESSES);
-            entries.insert(name.into(), Arc::new(endpoint));
+            entries.insert(
+                name.into(),
+                Arc::new(Entry(RwLock::new(Arc::new(endpoint)))),
+            );
         }
 
         let mut topologies = self.topologies.lock();
@@ -106,21 +128,19 @@ impl<T: PartialEq> PeerTable<T> {
     /// Moves the first address of a node to the end. A topology that has the node keeps the new order until its next
     /// put.
     pub fn rotate(&self, name: &[u8]) {
-        let mut topologies = self.topologies.lock();
-        for (_, peers) in topologies.iter_mut() {
-            rotate(peers, name);
+        let topologies = self.topologies.lock();
+        for entry in topologies.iter().filter_map(|(_, peers)| peers.get(name)) {
+            entry.rotate();
         }
-        // This copies the table only if a caller of `list` still holds it.
-        rotate(Arc::make_mut(&mut *self.peers.write()), name);
     }
 
     /// Returns the endpoint of the node with this full name.
     #[must_use]
     pub fn find(&self, name: &[u8]) -> Option<Arc<Endpoint>> {
-        self.peers.read().get(name).cloned()
+        self.peers.read().get(name).map(|entry| entry.endpoint())
     }
 
-    /// Returns all entries as they are now, sorted by name.
+    /// Returns all entries, sorted by name. Later rotations change their addresses.
     #[must_use]
     pub fn list(&self) -> Arc<Peers> {
         self.peers.read().clone()
@@ -134,14 +154,6 @@ impl<T: PartialEq> PeerTable<T> {
         // Dropping the old table takes long, so it is done after the lock is released.
         let old = mem::replace(&mut *self.peers.write(), Arc::new(all));
         drop(old);
-    }
-}
-
-fn rotate(peers: &mut Peers, name: &[u8]) {
-    if let Some(endpoint) = peers.get_mut(name)
-        && endpoint.addresses.len() > 1
-    {
-        Arc::make_mut(endpoint).addresses.rotate_left(1);
     }
 }
 

@@ -66,10 +66,16 @@ fn peers_list(env: Env) -> Term {
     let entries: Vec<_> = TABLE
         .list()
         .iter()
-        .map(|(name, endpoint)| {
+        .map(|(name, entry)| {
+            let endpoint = entry.endpoint();
             let mut text = NewBinary::new(env, name.len());
             text.copy_from_slice(name);
-            (Binary::from(text), Port(endpoint.port), addresses(endpoint)).encode(env)
+            (
+                Binary::from(text),
+                Port(endpoint.port),
+                addresses(&endpoint),
+            )
+                .encode(env)
         })
         .collect();
     entries.encode(env)
