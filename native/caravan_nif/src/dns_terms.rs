@@ -21,52 +21,35 @@ mod atoms {
     }
 }
 
-#[derive(NifUnitEnum)]
-pub enum QueryTypeAtom {
-    Srv,
-    A,
-    Aaaa,
-}
-
-impl From<QueryTypeAtom> for QueryType {
-    fn from(name: QueryTypeAtom) -> Self {
-        match name {
-            QueryTypeAtom::Srv => Self::Srv,
-            QueryTypeAtom::A => Self::A,
-            QueryTypeAtom::Aaaa => Self::Aaaa,
+/// Defines the atoms of an enum of `caravan_core`, and the conversions.
+macro_rules! atoms_of {
+    ($enum:ident, $atoms:ident { $($atom:ident = $variant:ident,)* }) => {
+        #[derive(NifUnitEnum)]
+        pub enum $atoms {
+            $($atom,)*
         }
-    }
-}
 
-impl From<QueryType> for QueryTypeAtom {
-    fn from(query_type: QueryType) -> Self {
-        match query_type {
-            QueryType::Srv => Self::Srv,
-            QueryType::A => Self::A,
-            QueryType::Aaaa => Self::Aaaa,
+        impl From<$atoms> for $enum {
+            fn from(atom: $atoms) -> Self {
+                match atom {
+                    $($atoms::$atom => Self::$variant,)*
+                }
+            }
         }
-    }
-}
 
-/// The values of the option `:addresses`.
-#[derive(NifUnitEnum)]
-enum AddressesAtom {
-    True,
-    False,
-    Inet,
-    Inet6,
-}
-
-impl From<AddressesAtom> for TargetFamilies {
-    fn from(addresses: AddressesAtom) -> Self {
-        match addresses {
-            AddressesAtom::True => Self::Both,
-            AddressesAtom::False => Self::None,
-            AddressesAtom::Inet => Self::Inet,
-            AddressesAtom::Inet6 => Self::Inet6,
+        impl From<$enum> for $atoms {
+            fn from(value: $enum) -> Self {
+                match value {
+                    $($enum::$variant => Self::$atom,)*
+                }
+            }
         }
-    }
+    };
 }
+
+atoms_of!(QueryType, QueryTypeAtom { Srv = Srv, A = A, Aaaa = Aaaa, });
+// The values of the option `:addresses`.
+atoms_of!(TargetFamilies, AddressesAtom { True = Both, False = None, Inet = Inet, Inet6 = Inet6, });
 
 /// The options of `Caravan.Dns`, which has checked them.
 #[derive(NifMap)]
