@@ -8,6 +8,9 @@ defmodule Caravan.Test.Soak.Report do
   alias Caravan.Test.Soak.LogCheck
   alias Caravan.Test.Soak.Schedule
 
+  # A strategy that crashes at each start logs thousands of lines in one round.
+  @most_printed 40
+
   # The counts of the table, each with its label and unit.
   @counts [
     {:rss, "MiB", 1_048_576},
@@ -27,7 +30,7 @@ defmodule Caravan.Test.Soak.Report do
           do: ", #{condition}: #{Enum.join(ids, " ")}"
 
     mesh = if result.mesh_after, do: "mesh after #{result.mesh_after} ms", else: "no mesh"
-    problems = for text <- result.problems, do: "\n  PROBLEM (seed #{soak.seed}): #{text}"
+    problems = list(result.problems, "\n  PROBLEM (seed #{soak.seed}): ")
     "round #{soak.rounds}: #{Enum.join(faults, " ")}; #{mesh}#{lasting}#{problems}"
   end
 
@@ -48,10 +51,16 @@ defmodule Caravan.Test.Soak.Report do
     mesh             #{meshes(soak.meshes)}
     last VM of each node, at the first, the middle and the last check:
     #{soak.histories |> last_vms() |> Enum.map_join("\n", &row/1)}
-    #{soak.problems |> Enum.reverse() |> Enum.map_join("\n", &"PROBLEM: #{&1}")}
     """
 
-    String.trim_trailing(text)
+    text <> list(Enum.reverse(soak.problems), "\nPROBLEM: ")
+  end
+
+  defp list(problems, prefix) do
+    {printed, others} = Enum.split(problems, @most_printed)
+    texts = for text <- printed, do: prefix <> text
+    more = if others != [], do: "#{prefix}#{length(others)} more"
+    "#{texts}#{more}"
   end
 
   defp faults(faults) do
