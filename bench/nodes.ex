@@ -1,4 +1,4 @@
-# Starts VMs with Caravan.Epmd, and has the code that runs in them. bench/join.exs and bench/mesh.exs use it.
+# Starts VMs with Caravan.Epmd, and has the code that runs in them.
 
 for file <- ["daemon", "knot"],
     do: Code.require_file("../test/support/servers/#{file}.ex", __DIR__)
@@ -10,7 +10,7 @@ defmodule Bench.Nodes do
   @doc "Starts a VM for each number. The number determines its port and name."
   def start(numbers, args \\ []) do
     numbers
-    |> Task.async_stream(&start_one(&1, args), max_concurrency: 2, timeout: 60_000)
+    |> Task.async_stream(&start_named(name(&1), args), max_concurrency: 2, timeout: 60_000)
     |> Enum.map(fn {:ok, node} -> node end)
   end
 
@@ -62,18 +62,27 @@ defmodule Bench.Nodes do
     end
   end
 
+  @doc "Kills the VM, as a crash does."
+  def kill(node) do
+    pid = :peer.call(node.peer, :os, :getpid, [])
+    {_, 0} = System.cmd("kill", ["-9", to_string(pid)])
+    :ok
+  end
+
   @doc "Returns the middle value."
   def median(values), do: values |> Enum.sort() |> Enum.at(div(length(values), 2))
 
-  defp start_one(number, args) do
+  @doc "Starts a VM of this name. `wrapper` is a command that gets the command of the VM as its last arguments."
+  def start_named(name, args, wrapper \\ []) do
     paths = for app <- [:elixir, :logger, :caravan], do: ["-pa", Application.app_dir(app, "ebin")]
     epmd = ~w(-epmd_module Elixir.Caravan.Epmd -start_epmd false)
     quiet = ~w(-setcookie bench -kernel logger_level critical)
-    arguments = ["-name", Atom.to_string(name(number))] ++ List.flatten(paths) ++ epmd ++ quiet
+    arguments = ["-name", Atom.to_string(name)] ++ List.flatten(paths) ++ epmd ++ quiet
 
     {:ok, peer, name} =
       :peer.start(%{
         connection: :standard_io,
+        exec: {~c"/usr/bin/env", Enum.map(wrapper ++ ["erl"], &String.to_charlist/1)},
         args: Enum.map(arguments ++ args, &String.to_charlist/1),
         wait_boot: 60_000
       })
@@ -110,6 +119,50 @@ end
         await(count)
       else
         System.os_time(:microsecond)
+      end
+    end
+
+    @behaviour Caravan.DnsClient
+
+    @doc "Starts the strategy. Its answers are `nodes`, a list of ports and hosts, and DNS is not asked."
+    def discover_static(options, nodes) do
+      :persistent_term.put(__MODULE__, nodes)
+      {:ok, _} = start([dns_client: __MODULE__] ++ options)
+      :ok
+    end
+
+    @impl true
+    def get_nodes(_query), do: :persistent_term.get(__MODULE__)
+
+    @doc "Waits until this node is connected to a node, or with `false` not connected. Returns the time in µs."
+    def await_node(node, connected? \\ true) do
+      if node in Node.list() == connected? do
+        System.os_time(:microsecond)
+      else
+        Process.sleep(1)
+        await_node(node, connected?)
+      end
+    end
+
+    @doc "Connects a node as soon as it listens. Returns when it listened and when it was connected, in µs."
+    def connect_listener(node, ip, port) do
+      listens = await_listener(ip, port)
+      true = connect_until_true(node)
+      [listens, System.os_time(:microsecond)]
+    end
+
+    defp connect_until_true(node), do: Node.connect(node) == true or connect_until_true(node)
+
+    @doc "Connects by TCP until it succeeds, each time for 20 ms at most. Returns the time in µs."
+    def await_listener(ip, port) do
+      case :gen_tcp.connect(ip, port, [], 20) do
+        {:ok, socket} ->
+          :ok = :gen_tcp.close(socket)
+          System.os_time(:microsecond)
+
+        {:error, _reason} ->
+          Process.sleep(1)
+          await_listener(ip, port)
       end
     end
 
