@@ -156,7 +156,7 @@ defmodule Bench.Core do
 
     {actions, membership} = Membership.handle(membership, event, env)
     _ = Membership.wake(membership, now)
-    dialled = for({:connect, name} <- actions, do: name) ++ dialled
+    dialled = for({:connect, name, _probe} <- actions, do: name) ++ dialled
     %{membership: membership, now: now, dialled: dialled}
   end
 end

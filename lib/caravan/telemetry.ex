@@ -21,6 +21,8 @@ defmodule Caravan.Telemetry do
       `:cancelled` if `Caravan.Cluster.drain/1` cancelled it, and `:client_returned` if the `:dns_client` returned
       a wrong term.
     * A lookup ends in `:exception` if the `:dns_client` raises or hangs, or if the resolver does not reply.
+    * `[:caravan, :node, :connect, :stop]` is emitted for attempts of OTP to connect a node. A failed probe
+      (`Caravan.Cluster.DnsStrategy`) comes without it. The first of its kind is a `[:caravan, :node, :connect, :diagnosis]`.
     * `:finding` is `:name_type` (a short and a long name), `:unresolvable`, `:no_port`, `:refused`, `:no_reply`,
       `:accepted` (the TCP connection; the handshake failed) or `:network`.
     * `:connected` is the number of connected nodes of the topology: after the change, or before a drain or a resume.

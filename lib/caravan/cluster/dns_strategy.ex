@@ -52,13 +52,40 @@ defmodule Caravan.Cluster.DnsStrategy do
   ## Connections
 
     * Members that are not connected are dialled, at most `:max_connects` at the same time.
-    * After a nodedown, the node is dialled within half a second. If that fails, the waits double, up to
-      `:poll_interval`. For a node that was never connected, they double up to a minute.
-    * The waits start again when the record of the node changes, or when it returns after longer than `:keep`.
+    * A new member is connected without delay. After a nodedown or a failure, a probe comes first. It is a TCP connection
+      to the address and port of the node, and it is closed at once. Only if it is accepted, OTP connects the node.
+    * If the host drops packets, OTP would wait for them for seconds. A probe that has no reply is repeated instead,
+      after the waits below. So a node is connected soon after its network works again. An attempt of OTP also ends
+      after `:connect_timeout`.
+    * The waits start again when the record of the node changes, when it returns after longer than `:keep`, and when
+      another lost node is connected again.
     * The strategy disconnects no node, except with `:prune`. When its process ends, the connections stay as they
       are.
     * A name becomes an atom only when its node is dialled: at most `:max_new_names` within 24 hours, and none while
       80 % of the VM's atom table are in use.
+
+  ### Waits
+
+  A wait grows with the time for which a node has been gone. A random part of up to a half is taken off each wait.
+
+  | node | failure | at first | later | at most | attempts in the first minute, the first hour, each later hour |
+  |---|---|---|---|---|---|
+  | lost | none: after the nodedown | 50 to 200 ms | | | |
+  | lost | the probe: the node refuses or does not reply | 200 ms | 1/300 of the time | 30 s | 400, 2,000, 160 and fewer |
+  | lost | the connect: the handshake fails, or there is no probe | 500 ms | 1/10 of the time | 30 s | 45, 210, 160 |
+  | never connected | either | 500 ms | the time | 1 min | 10, 90, 80 |
+
+  A probe takes 0.1 ms of CPU. The other node logs nothing about it.
+
+    * All members probe the same lost node. So its waits have at least 4 ms for each member, and the node gets at most
+      about 330 probes a second. In a cluster of 1,000 nodes, a lost node is probed every 2 to 4 s by each of them.
+    * If DNS names many nodes that are not connected, each never connected one has a wait of at least 10 ms for each of
+      them, and of at most 120 ms for each of them if that is longer than a minute.
+    * A lost node whose connections end within 5 s, again and again, is dialled after 500 ms, and after twice as long
+      each time, up to `:poll_interval` or a minute.
+    * A node that has announced that it leaves is dialled after half a minute to a minute.
+    * There are no probes with another `:connect` function than those of OTP, without `Caravan.Epmd`, and with a
+      `-proto_dist` module that is not part of OTP, which may not use TCP.
 
   ## Ports and addresses
 
@@ -264,8 +291,8 @@ defmodule Caravan.Cluster.DnsStrategy do
   defp perform({:lookup, source}, state),
     do: {[], update(state, :discovery, &Discovery.start(&1, source))}
 
-  defp perform({:connect, name}, %{config: config, key: key} = state),
-    do: {[], update(state, :jobs, &Connections.connect(&1, config, key, name))}
+  defp perform({:connect, name, probe_every}, %{config: config, key: key} = state),
+    do: {[], update(state, :jobs, &Connections.connect(&1, config, key, name, probe_every))}
 
   defp perform({:disconnect, name}, %{config: config} = state),
     do: {[], update(state, :jobs, &Connections.disconnect(&1, config, name))}

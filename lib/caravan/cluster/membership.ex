@@ -30,6 +30,9 @@ defmodule Caravan.Cluster.Membership do
 
   @type t :: State.t()
 
+  # Milliseconds. A node that was lost this recently is dialled often anyway.
+  @signs_after 5_000
+
   @typedoc """
   The answer of a source.
 
@@ -171,11 +174,12 @@ defmodule Caravan.Cluster.Membership do
 
   # If both nodes dial, one of the two connects fails although the nodes are then connected.
   defp handle_event(state, {:connect_result, name, result}, %{now: now}) do
+    started_at = Slots.started_at(state.slots, name) || now
     state = finish_connect(state, name)
     peer = state.peers[name]
 
     if peer && not Peer.connected?(peer),
-      do: connect_failed(state, peer, result, now),
+      do: connect_failed(state, peer, result, started_at, now),
       else: state
   end
 
@@ -226,17 +230,18 @@ defmodule Caravan.Cluster.Membership do
   # A node that flaps does not count as such a sign. Nodes that were never connected keep their time.
   defp retry_others(state, peers, now) do
     if Enum.any?(peers, &steady?/1) and not retried_others?(state, now) do
-      soon = now + Backoff.longest_after_nodedown()
+      counts = state.counts
+      soon = now + Backoff.after_sign_at_most(counts)
 
       lost =
         for {_name, peer} <- state.peers,
             peer.was_connected and not Peer.connected?(peer) and not peer.draining,
-            peer.retry_at > soon or peer.connect_failures > 1,
+            peer.retry_at > soon or now - peer.gone_since >= @signs_after,
             do: peer
 
       Enum.reduce(lost, %{state | retried_others_at: now}, fn peer, state ->
         {random, state} = random(state)
-        put_peer(state, Peer.retry_by(peer, now + Backoff.after_nodedown(random)))
+        put_peer(state, Peer.retry_by(peer, now + Backoff.after_sign(counts, random)))
       end)
     else
       state
@@ -249,8 +254,8 @@ defmodule Caravan.Cluster.Membership do
   # than that, and it is expensive.
   defp retried_others?(%{retried_others_at: nil}, _now), do: false
 
-  defp retried_others?(%{retried_others_at: at}, now),
-    do: now - at < Backoff.longest_after_nodedown()
+  defp retried_others?(%{retried_others_at: at} = state, now),
+    do: now - at < Backoff.after_sign_at_most(state.counts)
 
   defp nodes_down(state, names, now) do
     peers = for name <- names, peer = state.peers[name], Peer.connected?(peer), do: peer
@@ -265,7 +270,7 @@ defmodule Caravan.Cluster.Membership do
         {random, state} = random(state)
 
         state
-        |> put_peer(Peer.disconnected(peer, now, Dial.longest(state), random))
+        |> put_peer(Peer.disconnected(peer, now, state.options.poll_interval, random))
         |> Members.delete_unless_needed(peer.name)
       end)
       |> report_if(true, {:nodes_down, Enum.map(peers, & &1.name)})
@@ -282,10 +287,10 @@ defmodule Caravan.Cluster.Membership do
     end)
   end
 
-  defp connect_failed(state, peer, result, now) do
+  defp connect_failed(state, peer, result, started_at, now) do
     {random, state} = random(state)
     kind = kind(result)
-    peer = Peer.connect_failed(peer, now, Dial.longest(state), random)
+    peer = Peer.connect_failed(peer, kind, state.counts, started_at, now, random)
     {report?, peer} = Peer.report_once(peer, kind)
     {rotated, peer} = Peer.next_address(peer)
 

@@ -6,6 +6,7 @@ defmodule Caravan.Cluster.Report do
   alias Caravan.Cluster.Distribution.Connector
   alias Caravan.Cluster.Distribution.Diagnosis
   alias Caravan.Cluster.Distribution.NodeAtom
+  alias Caravan.Cluster.Distribution.Probe
   alias Caravan.Cluster.Membership.State
   alias Caravan.Cluster.NodeName
   alias Caravan.Telemetry
@@ -157,7 +158,7 @@ defmodule Caravan.Cluster.Report do
     do: log(config, :warning, "cannot connect to #{name}: #{text}")
 
   @doc "Logs and emits what a diagnosis has found."
-  @spec diagnosed(Config.t(), String.t(), Diagnosis.finding(), duration :: integer) :: :ok
+  @spec diagnosed(Config.t(), String.t(), Probe.finding(), duration :: integer) :: :ok
   def diagnosed(config, name, finding, duration) do
     connect_failed(config, name, Diagnosis.text(finding))
     metadata = %{node: atom(name), finding: elem(finding, 0)}

@@ -43,6 +43,10 @@ defmodule Caravan.Epmd.Settings do
   @spec tls?() :: boolean
   def tls?, do: :lists.member(protocol(), [~c"inet_tls", ~c"inet6_tls"])
 
+  @doc "Returns whether distribution runs over TCP or TLS, with a module of OTP."
+  @spec tcp?() :: boolean
+  def tcp?, do: tls?() or :lists.member(protocol(), [~c"inet_tcp", ~c"inet6_tcp"])
+
   # The default of net_kernel is inet_tcp.
   defp protocol do
     case :init.get_argument(:proto_dist) do

@@ -43,7 +43,9 @@ defmodule Caravan.Cluster.MembershipTest do
      Map.merge(%{endpoints: endpoints, ttl: nil, complete: true}, Map.new(options))}
   end
 
-  defp dialled({actions, _membership}), do: Enum.sort(for {:connect, name} <- actions, do: name)
+  defp dialled({actions, _membership}),
+    do: Enum.sort(for {:connect, name, _probe} <- actions, do: name)
+
   defp reports({actions, _membership}), do: for({:report, report} <- actions, do: report)
   defp actions({actions, _membership}), do: actions
 
@@ -153,7 +155,7 @@ defmodule Caravan.Cluster.MembershipTest do
     test "dials a dead node whose address alternates as rarely as one with a fixed address" do
       fixed = dead_node(fn _round -> [{10, 0, 0, 1}] end)
       rotating = dead_node(fn round -> [{10, 0, 0, 1 + rem(round, 2)}] end)
-      assert length(rotating.dials) <= length(fixed.dials) + 4
+      assert length(rotating.dials) <= length(fixed.dials) + 6
       assert rotating.reports == fixed.reports
     end
 
@@ -163,7 +165,7 @@ defmodule Caravan.Cluster.MembershipTest do
       assert dialled(state) == ["a@h"]
     end
 
-    test "dials a node that was connected once at least once per :poll_interval" do
+    test "dials a node that was connected once after a tenth of its absence, or half a minute" do
       state =
         membership()
         |> handle(answer(["a@h"]), 0)
@@ -171,10 +173,14 @@ defmodule Caravan.Cluster.MembershipTest do
         |> handle({:connect_result, "a@h", :ok}, 1)
         |> handle({:connected_nodes, []}, 100_000)
 
-      times = state |> dials(400_000) |> Enum.map(&elem(&1, 0))
-      assert hd(times) in 100_001..100_500
-      waits = Enum.zip_with(tl(times), times, &(&1 - &2))
-      assert Enum.max(waits) <= 10_000
+      times = state |> dials(600_000) |> Enum.map(&elem(&1, 0))
+      assert hd(times) in 100_050..100_200
+
+      for {time, next} <- Enum.zip(times, tl(times)) do
+        assert next - time <= max(500, min(30_000, div(time - 100_000, 10)))
+      end
+
+      assert List.last(times) > 570_000
     end
 
     test "dials a node that flaps after a longer wait each time" do
@@ -195,6 +201,66 @@ defmodule Caravan.Cluster.MembershipTest do
 
       assert hd(waits) <= 500
       assert Enum.at(waits, 5) in 5_000..10_000
+    end
+
+    test "connects a new node without a probe, and probes it after a failure or a nodedown" do
+      probed = fn state -> for {:connect, name, every} <- actions(state), every, do: name end
+      refused = {:connect_result, "a@h", {:error, {:probe, {:refused, "h:1"}, 5}}}
+      state = membership() |> handle(answer(["a@h", "b@h"]), 0)
+      assert {dialled(state), probed.(state)} == {["a@h", "b@h"], []}
+      state = state |> handle({:nodeup, "b@h"}, 1) |> handle({:connect_result, "b@h", :ok}, 1)
+      state = handle(state, {:connect_result, "a@h", {:error, :unreachable}}, 2)
+      state = handle(state, :tick, 502)
+      assert probed.(state) == ["a@h"]
+      state = state |> handle(refused, 503) |> handle({:nodedown, "b@h"}, 10_000)
+      assert "b@h" in probed.(handle(state, :tick, 10_200))
+    end
+
+    test "probes a node that was connected several times a second at first, with or without reply" do
+      start =
+        membership()
+        |> handle(answer(["a@h"]), 0)
+        |> handle({:nodeup, "a@h"}, 1)
+        |> handle({:connect_result, "a@h", :ok}, 1)
+        |> handle({:nodedown, "a@h"}, 10_000)
+
+      for {finding, takes} <- [refused: 0, no_reply: 2_000] do
+        kind = {:probe, {finding, "h:1"}, 5}
+
+        {_state, spans, _now} =
+          Enum.reduce(1..20, {start, [], 10_000}, fn _, {state, spans, now} ->
+            # The end of a probe that had no reply starts the next one.
+            {state, at} =
+              if dialled(state) == ["a@h"],
+                do: {state, now},
+                else: {handle(state, :tick, now + 200), now + 200}
+
+            assert [{:connect, "a@h", every}] =
+                     for({:connect, _, _} = action <- actions(state), do: action)
+
+            assert every in 100..200
+            now = at + takes
+            state = handle(state, {:connect_result, "a@h", {:error, kind}}, now)
+            {state, [at | spans], now}
+          end)
+
+        assert Enum.max(Enum.zip_with(spans, tl(spans), &(&1 - &2))) <= max(200, takes)
+      end
+    end
+
+    test "counts findings of a probe as one kind of failure, whatever the address" do
+      failed = fn state, finding ->
+        handle(state, {:connect_result, "a@h", {:error, {:probe, finding, make_ref()}}}, 0)
+      end
+
+      state = membership() |> handle(answer(["a@h"]), 0) |> failed.({:refused, "h:1"})
+      assert reports(state) == []
+      state = failed.(state, {:refused, "h:2"})
+      assert [{:connect_failed, "a@h", {:probe, {:refused, "h:2"}, _}}] = reports(state)
+      assert state |> failed.({:refused, "h:1"}) |> reports() == []
+      state = failed.(state, {:no_reply, "h:1"})
+      assert [{:connect_failed, "a@h", {:probe, {:no_reply, "h:1"}, _}}] = reports(state)
+      assert state |> failed.({:no_reply, "h:2"}) |> reports() == []
     end
 
     test "dials nodes with fewer failures first" do
@@ -272,18 +338,19 @@ defmodule Caravan.Cluster.MembershipTest do
       state = handle(state, {:connected_nodes, []}, 10_000)
 
       state =
-        for(_ <- 1..8, name <- ["dead@h" | names], do: name)
-        |> Enum.reduce(state, &handle(&2, {:connect_result, &1, {:error, :unreachable}}, 10_000))
+        Enum.reduce(["dead@h" | names], state, fn name, state ->
+          handle(state, {:connect_result, name, {:error, :unreachable}}, 200_000)
+        end)
 
-      {_, membership} = handle(state, {:connected_nodes, ["n1@h"]}, 10_001)
+      {_, membership} = handle(state, {:connected_nodes, ["n1@h"]}, 200_001)
 
       times =
         for {name, peer} <- membership.peers, name not in ["n1@h", "dead@h"], do: peer.retry_at
 
-      assert Enum.all?(times, &(&1 in 10_051..10_301))
+      assert Enum.all?(times, &(&1 in 200_051..200_201))
       assert length(Enum.uniq(times)) > 10
       # This node was never connected.
-      assert membership.peers["dead@h"].retry_at > 30_000
+      assert membership.peers["dead@h"].retry_at >= 230_000
     end
 
     test "dials no node sooner because of a node that flaps" do
@@ -293,25 +360,19 @@ defmodule Caravan.Cluster.MembershipTest do
         |> handle({:connected_nodes, ["a@h", "b@h"]}, 1)
 
       state = handle(state, {:connected_nodes, ["b@h"]}, 10_000)
-
-      state =
-        Enum.reduce(1..8, state, fn _, state ->
-          handle(state, {:connect_result, "a@h", {:error, :unreachable}}, 10_000)
-        end)
+      failed = &handle(&1, {:connect_result, "a@h", {:error, :unreachable}}, &2)
 
       # b@h was steady, and flaps now.
       state =
         state
-        |> handle({:connected_nodes, []}, 10_010)
-        |> handle({:connected_nodes, ["b@h"]}, 10_020)
+        |> failed.(200_000)
+        |> handle({:connected_nodes, []}, 200_010)
+        |> handle({:connected_nodes, ["b@h"]}, 200_020)
+        |> failed.(300_020)
+        |> handle({:connected_nodes, []}, 200_030)
 
-      state =
-        for(_ <- 1..8, do: {:connect_result, "a@h", {:error, :unreachable}})
-        |> Enum.reduce(state, &handle(&2, &1, 10_020))
-
-      state = handle(state, {:connected_nodes, []}, 10_030)
-      {_, membership} = handle(state, {:connected_nodes, ["b@h"]}, 10_040)
-      assert membership.peers["a@h"].retry_at > 15_000
+      {_, membership} = handle(state, {:connected_nodes, ["b@h"]}, 200_040)
+      assert membership.peers["a@h"].retry_at > 301_000
     end
 
     test "does not redial a draining node soon" do
@@ -375,24 +436,23 @@ defmodule Caravan.Cluster.MembershipTest do
       assert state |> handle({:nodeup, "a@h"}, 2) |> reports() == [{:nodes_up, ["a@h"]}]
     end
 
-    test "of two lost nodes within 300 ms make the other lost nodes be dialled soon once" do
+    test "of two lost nodes within 200 ms make the other lost nodes be dialled soon once" do
       names = ["a@h", "b@h", "c@h"]
       state = membership() |> handle(answer(names), 0) |> handle({:connected_nodes, names}, 1)
       state = handle(state, {:connected_nodes, []}, 10_000)
       failed = &handle(&1, {:connect_result, "c@h", {:error, :unreachable}}, &2)
-      state = Enum.reduce(1..8, state, fn _, state -> failed.(state, 10_000) end)
       retry_at = fn {_, membership} -> membership.peers["c@h"].retry_at end
 
-      state = handle(state, {:nodeup, "a@h"}, 10_001)
-      assert retry_at.(state) in 10_051..10_301
-      state = Enum.reduce(1..8, state, fn _, state -> failed.(state, 10_001) end)
+      state = state |> failed.(100_000) |> handle({:nodeup, "a@h"}, 100_001)
+      assert retry_at.(state) in 100_051..100_201
+      state = failed.(state, 100_100)
       later = retry_at.(state)
-      assert later > 12_000
-      state = handle(state, {:nodeup, "b@h"}, 10_300)
+      assert later in 100_350..100_600
+      state = handle(state, {:nodeup, "b@h"}, 100_130)
       assert retry_at.(state) == later
-      state = state |> handle({:nodedown, "a@h"}, 20_000) |> failed.(20_000)
-      state = handle(state, {:nodeup, "a@h"}, 20_100)
-      assert retry_at.(state) in 20_150..20_400
+      state = state |> handle({:nodedown, "a@h"}, 200_000) |> failed.(200_000)
+      state = handle(state, {:nodeup, "a@h"}, 200_100)
+      assert retry_at.(state) in 200_150..200_300
     end
   end
 
@@ -704,6 +764,6 @@ defmodule Caravan.Cluster.MembershipTest do
     assert dialled(state) == ["a@h"]
     # A connect reads the table of addresses, which the drain has emptied.
     published = Enum.find_index(actions(state), &(&1 == {:publish, [{"a@h", nil, []}]}))
-    assert published < Enum.find_index(actions(state), &(&1 == {:connect, "a@h"}))
+    assert published < Enum.find_index(actions(state), &(&1 == {:connect, "a@h", nil}))
   end
 end

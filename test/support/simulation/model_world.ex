@@ -15,6 +15,7 @@ defmodule Caravan.Test.ModelWorld do
   @self "app@me"
   @other "other@host"
   @connect_timeout 5_000
+  @probe_timeout 1_000
   @day 86_400_000
 
   # The facts that the model records:
@@ -23,6 +24,7 @@ defmodule Caravan.Test.ModelWorld do
   #   * :alive are the nodes that accept connections. :connected are those that are connected to this node, and
   #     :joined_at has the time of their nodeup.
   #   * :connecting are the connects in progress. :agenda has the times at which connects and lookups end.
+  #   * :dials are the times of the connects and probes by name, latest first.
   #   * :atoms are the names that are atoms. :dialled_new has the times at which a connect created an atom.
   #   * :table are the names in the table of addresses.
   #   * :answers_at_prune is the number of answers when nodes were last pruned.
@@ -39,6 +41,7 @@ defmodule Caravan.Test.ModelWorld do
     atoms: MapSet.new(),
     atoms_available: true,
     dialled_new: [],
+    dials: %{},
     answers: [],
     joined_at: %{},
     answers_at_prune: nil,
@@ -138,11 +141,11 @@ defmodule Caravan.Test.ModelWorld do
     end
   end
 
-  defp happen(world, {:connect, name}) do
+  defp happen(world, {:connect, name, failure}) do
     {result, world} =
       if name in world.alive,
         do: {:ok, world |> join(name) |> read_or_snapshot(name)},
-        else: {{:error, :unreachable}, world}
+        else: {{:error, failure}, world}
 
     %{world | connecting: Map.delete(world.connecting, name)}
     |> handle({:connect_result, name, result})
@@ -236,7 +239,7 @@ defmodule Caravan.Test.ModelWorld do
     later(world, 1 + :erlang.phash2({world.now, source}, 2_000), {:lookup, source})
   end
 
-  defp perform({:connect, name}, world) do
+  defp perform({:connect, name, probe_every}, world) do
     refute world.drained, "dials while drained"
     refute name == @self, "dials itself"
 
@@ -257,18 +260,22 @@ defmodule Caravan.Test.ModelWorld do
         [world.now | world.dialled_new]
       end
 
+    check_probe(world, name, probe_every)
+    {failure, failed_after} = failure(world, name, probe_every)
+
     delay =
       if name in world.alive,
         do: 1 + :erlang.phash2({world.now, name}, 300),
-        else: failure_time(world, name)
+        else: failed_after
 
     %{
       world
       | dialled_new: new,
         atoms: MapSet.put(world.atoms, name),
+        dials: Map.update(world.dials, name, [world.now], &[world.now | &1]),
         connecting: Map.put(world.connecting, name, world.now)
     }
-    |> later(delay, {:connect, name})
+    |> later(delay, {:connect, name, failure})
   end
 
   # check_invariants/3 checks all disconnects of an event together.
@@ -283,9 +290,20 @@ defmodule Caravan.Test.ModelWorld do
 
   defp perform({:report, _report}, world), do: world
 
-  # Half of the connects to dead nodes are refused, the others time out.
-  defp failure_time(world, name) do
-    if :erlang.phash2({world.now, name}, 2) == 0, do: 1, else: @connect_timeout
+  # Half of the connects and probes to dead nodes are refused, the others time out.
+  defp failure(world, name, probe_every) do
+    case {probe_every, :erlang.phash2({world.now, name}, 2)} do
+      {nil, 0} -> {:unreachable, 1}
+      {nil, 1} -> {:unreachable, @connect_timeout}
+      {_every, 0} -> {{:probe, {:refused, "host:1"}, 0}, 1}
+      {_every, 1} -> {{:probe, {:no_reply, "host:1"}, 0}, @probe_timeout}
+    end
+  end
+
+  # A node is not probed at its first connect, because it would join later.
+  defp check_probe(world, name, probe_every) do
+    if not is_map_key(world.joined_at, name) and not is_map_key(world.dials, name),
+      do: assert(probe_every == nil, "probes #{name}, which is new")
   end
 
   defp later(world, delay, event),

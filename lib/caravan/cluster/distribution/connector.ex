@@ -6,15 +6,44 @@ defmodule Caravan.Cluster.Distribution.Connector do
 
   alias Caravan.Cluster.Config
   alias Caravan.Cluster.Distribution.NodeAtom
+  alias Caravan.Cluster.Distribution.Probe
   alias Caravan.Cluster.Job
+
+  # Milliseconds that a probe waits for a reply at most. It is longer than a round trip around the world.
+  @probe_timeout 1_000
 
   @type result :: :ok | {:error, reason}
   @type reason ::
-          :unreachable | :not_distributed | :timeout | {:crashed, term} | {:returned, term}
+          :unreachable
+          | :not_distributed
+          | :timeout
+          | {:crashed, term}
+          | {:returned, term}
+          | {:probe, Probe.finding(), duration :: integer}
 
   @doc "Returns the call that connects a node. The name becomes an atom here, before the job runs."
   @spec connect(Config.t(), String.t()) :: (() -> term)
   def connect(%Config{connect: mfa}, name), do: call(mfa, name)
+
+  @doc """
+  Returns the call that probes a node every `every` milliseconds, and calls `connect` if the node accepts.
+
+  The probe takes at most half of `:connect_timeout`, so that its finding is the result of the call.
+  """
+  @spec probe(Config.t(), String.t(), every :: pos_integer, connect :: (() -> term)) ::
+          (() -> term)
+  def probe(%Config{connect_timeout: timeout}, name, every, connect) do
+    timeout = min(@probe_timeout, div(timeout, 2))
+
+    fn ->
+      started = System.monotonic_time()
+
+      case Probe.find(name, timeout, every) do
+        {:accepted, _where} -> connect.()
+        finding -> {Probe, finding, System.monotonic_time() - started}
+      end
+    end
+  end
 
   @doc "Returns the call that disconnects a node."
   @spec disconnect(Config.t(), String.t()) :: (() -> term)
@@ -40,6 +69,7 @@ defmodule Caravan.Cluster.Distribution.Connector do
   def result({:ok, true}), do: :ok
   def result({:ok, false}), do: {:error, :unreachable}
   def result({:ok, :ignored}), do: {:error, :not_distributed}
+  def result({:ok, {Probe, finding, duration}}), do: {:error, {:probe, finding, duration}}
   def result({:ok, other}), do: {:error, {:returned, other}}
   def result({:error, reason}), do: {:error, reason}
 

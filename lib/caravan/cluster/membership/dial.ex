@@ -7,8 +7,8 @@ defmodule Caravan.Cluster.Membership.Dial do
   alias Caravan.Cluster.Alarms
   alias Caravan.Cluster.Membership
   alias Caravan.Cluster.Membership.AtomBudget
-  alias Caravan.Cluster.Membership.Backoff
   alias Caravan.Cluster.Membership.DialQueue
+  alias Caravan.Cluster.Membership.Peer
   alias Caravan.Cluster.Membership.Slots
   alias Caravan.Cluster.Membership.State
 
@@ -34,14 +34,6 @@ defmodule Caravan.Cluster.Membership.Dial do
     end
   end
 
-  @doc """
-  Returns the longest wait between two connects of a node that was connected once.
-
-  It is dialled about as often as DNS is polled, so that it is connected soon after its network works again.
-  """
-  @spec longest(State.t()) :: pos_integer
-  def longest(state), do: min(state.options.poll_interval, Backoff.longest())
-
   defp dial_ready(state, env) do
     name = if free_slots(state) > 0, do: DialQueue.first(state.queue)
     if name, do: state |> dial_one(state.peers[name], env) |> dial_ready(env), else: state
@@ -51,7 +43,12 @@ defmodule Caravan.Cluster.Membership.Dial do
   defp dial_one(state, peer, env) do
     case allow_atom(state, peer, env) do
       {:ok, state} ->
-        state |> start_connect(peer.name, env.now) |> add_action({:connect, peer.name})
+        {random, state} = random(state)
+        probe_every = Peer.probe_every(peer, state.counts, env.now, random)
+
+        state
+        |> start_connect(peer.name, env.now)
+        |> add_action({:connect, peer.name, probe_every})
 
       {{:refused, limit}, state} ->
         state |> refuse(limit) |> put_peer(%{peer | retry_at: env.now + @atom_retry})

@@ -6,7 +6,7 @@ defmodule Caravan.Cluster.Membership.Peer do
   alias Caravan.Cluster.Discovery.Endpoint
   alias Caravan.Cluster.Membership.Backoff
 
-  @enforce_keys [:name, :first_seen_at, :retry_at]
+  @enforce_keys [:name, :first_seen_at, :gone_since, :retry_at]
   defstruct @enforce_keys ++
               [
                 endpoints: %{},
@@ -38,6 +38,8 @@ defmodule Caravan.Cluster.Membership.Peer do
     * `:was_connected`: whether the node was connected at least once, and did not drain since;
     * `:connect_failures`: the number of consecutive failed connects;
     * `:reported`: the kinds of failures that were reported since the last nodeup;
+    * `:gone_since`: the time from which waits grow while the node is not connected: of its nodedown, or of the
+      last sign that it can be reached;
     * `:retry_at`: the earliest time of the next connect;
     * `:flaps`: the number of consecutive connections that lasted less than five seconds;
     * `:atom_allowed`: whether the name is an atom, or may become one;
@@ -60,14 +62,12 @@ defmodule Caravan.Cluster.Membership.Peer do
           atom_allowed: boolean,
           port_conflict: boolean,
           draining: boolean,
+          gone_since: integer,
           retry_at: integer
         }
 
   # Milliseconds. A connection that ends sooner counts as a flap.
   @steady 5_000
-
-  # With this number of failures, the wait between two connects reaches one minute.
-  @many_failures 8
 
   # Addresses of a node. The table in the library keeps this number too.
   @max_addresses 16
@@ -76,7 +76,8 @@ defmodule Caravan.Cluster.Membership.Peer do
   @max_recently_seen 64
 
   @spec new(String.t(), now :: integer) :: t
-  def new(name, now), do: %__MODULE__{name: name, first_seen_at: now, retry_at: now}
+  def new(name, now),
+    do: %__MODULE__{name: name, first_seen_at: now, gone_since: now, retry_at: now}
 
   @spec member?(t) :: boolean
   def member?(%__MODULE__{endpoints: endpoints}), do: endpoints != %{}
@@ -229,20 +230,24 @@ defmodule Caravan.Cluster.Membership.Peer do
   """
   @spec disconnected(t, now :: integer, longest :: pos_integer, random :: float) :: t
   def disconnected(%{draining: true} = peer, now, _longest, random) do
-    wait = Backoff.wait(@many_failures, Backoff.longest(), random)
-
     %{
       peer
       | connected_since: nil,
         was_connected: false,
-        connect_failures: @many_failures,
-        retry_at: now + wait
+        gone_since: now,
+        retry_at: now + Backoff.after_drain(random)
     }
   end
 
   def disconnected(%{connected_since: since} = peer, now, _longest, random)
       when now - since >= @steady do
-    %{peer | connected_since: nil, flaps: 0, retry_at: now + Backoff.after_nodedown(random)}
+    %{
+      peer
+      | connected_since: nil,
+        flaps: 0,
+        gone_since: now,
+        retry_at: now + Backoff.after_nodedown(random)
+    }
   end
 
   def disconnected(peer, now, longest, random) do
@@ -252,32 +257,74 @@ defmodule Caravan.Cluster.Membership.Peer do
       peer
       | connected_since: nil,
         flaps: flaps,
-        retry_at: now + Backoff.wait(flaps, longest, random)
+        gone_since: now,
+        retry_at: now + Backoff.after_flap(flaps, longest, random)
     }
   end
 
   @doc """
-  Counts a failed connect, and sets the time of the next one.
+  Returns the time between two probes in milliseconds, or `nil` if the node is connected without a probe.
 
-  Waits double up to a minute. For a node that was connected once, they double up to `longest` milliseconds.
+  A new node is, so that it joins sooner. After a nodedown or a failure, a probe finds out whether the node listens.
   """
-  @spec connect_failed(t, now :: integer, longest :: pos_integer, random :: float) :: t
-  def connect_failed(peer, now, longest, random) do
-    failures = peer.connect_failures + 1
-    longest = if peer.was_connected, do: longest, else: Backoff.longest()
-    %{peer | connect_failures: failures, retry_at: now + Backoff.wait(failures, longest, random)}
+  @spec probe_every(t, Backoff.counts(), now :: integer, random :: float) ::
+          pos_integer | nil
+  def probe_every(%{was_connected: false, connect_failures: 0}, _counts, _now, _random), do: nil
+
+  def probe_every(%{was_connected: was_connected} = peer, counts, now, random) do
+    failure = if was_connected, do: :probe, else: :new
+    Backoff.wait(failure, max(0, now - peer.gone_since), counts, random)
+  end
+
+  @doc """
+  Counts a failed connect or probe that began at `started_at`, and sets the time of the next one.
+
+  A probe that had no reply has waited already, so its wait begins with the probe.
+  """
+  @spec connect_failed(
+          t,
+          kind :: term,
+          Backoff.counts(),
+          started_at :: integer,
+          now :: integer,
+          random :: float
+        ) :: t
+  def connect_failed(peer, kind, counts, started_at, now, random) do
+    gone = max(0, now - peer.gone_since)
+
+    retry_at =
+      case {kind, peer} do
+        {{:probe, _, _}, %{was_connected: true, connect_failures: 0}} ->
+          max(now, started_at + Backoff.after_first_probe(counts, random))
+
+        {{:probe, _, _}, %{was_connected: true}} ->
+          max(now, started_at + Backoff.wait(:probe, gone, counts, random))
+
+        {_kind, %{was_connected: true}} ->
+          now + Backoff.wait(:connect, gone, counts, random)
+
+        {_kind, %{was_connected: false}} ->
+          now + Backoff.wait(:new, gone, counts, random)
+      end
+
+    %{peer | connect_failures: peer.connect_failures + 1, retry_at: retry_at}
   end
 
   @doc """
   Returns whether a failure of this kind is to be reported, and marks the kind as reported.
 
   A single failure is not reported: if two nodes dial each other at the same time, one of the connects is refused.
-  The details of `{kind, details}` do not count, because processes and references in them differ each time.
+  The details of `{kind, details}` do not count, because processes and references in them differ each time. Neither
+  does the address of a probe.
   """
   @spec report_once(t, kind :: term) :: {boolean, t}
-  def report_once(peer, {kind, _details}), do: report_once(peer, kind)
+  def report_once(peer, {:probe, finding, _duration}),
+    do: report_kind(peer, {:probe, elem(finding, 0)})
 
-  def report_once(peer, kind) do
+  def report_once(peer, {kind, _details}), do: report_kind(peer, kind)
+  def report_once(peer, kind), do: report_kind(peer, kind)
+
+  defp report_kind(peer, kind) do
     if peer.connect_failures > 1 and kind not in peer.reported and not peer.draining,
       do: {true, %{peer | reported: [kind | peer.reported]}},
       else: {false, peer}
@@ -289,6 +336,7 @@ defmodule Caravan.Cluster.Membership.Peer do
     do: %{
       peer
       | connect_failures: min(peer.connect_failures, 1),
+        gone_since: at,
         retry_at: min(peer.retry_at, at)
     }
 end

@@ -30,6 +30,10 @@ defmodule Caravan.Cluster.Membership.Slots do
   @spec started?(t, String.t()) :: boolean
   def started?(slots, name), do: is_map_key(slots.started, name)
 
+  @doc "Returns when the connect in progress to this name began, or `nil` if there is none."
+  @spec started_at(t, String.t()) :: integer | nil
+  def started_at(slots, name), do: slots.started[name]
+
   @doc "Returns all names to which a connect is in progress."
   @spec names(t) :: [String.t()]
   def names(slots), do: Map.keys(slots.started)

@@ -73,7 +73,8 @@ defmodule Caravan.Cluster.Membership.State do
 
   @type action ::
           {:lookup, Config.source()}
-          | {:connect, String.t()}
+          # Without a time, the node is connected without a probe.
+          | {:connect, String.t(), probe_every :: pos_integer | nil}
           | {:disconnect, String.t()}
           | {:publish, [entry]}
           | {:rotate_addresses, String.t()}

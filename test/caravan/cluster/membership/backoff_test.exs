@@ -3,17 +3,86 @@ defmodule Caravan.Cluster.Membership.BackoffTest do
 
   alias Caravan.Cluster.Membership.Backoff
 
-  test "waits double to a minute, and half of each is random" do
-    waits = for n <- 1..9, do: {Backoff.wait(n, 60_000, 0.0), Backoff.wait(n, 60_000, 0.999999)}
+  @second 1_000
+  @minute 60 * @second
+  @hour 60 * @minute
 
-    assert Enum.map(waits, &elem(&1, 0)) ==
-             [250, 500, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000]
+  @few %{members: 3, connected: 2}
 
-    for {low, high} <- waits, do: assert(high in (2 * low - 1)..(2 * low))
+  # Returns the longest waits after the node has been gone for these times.
+  defp longest(failure, times, counts \\ @few),
+    do: for(gone <- times, do: Backoff.wait(failure, gone, counts, 0.999999) + 1)
+
+  # Returns the times of all attempts while the node is gone for `until`, and each random number is 0.5.
+  defp attempts(failure, until, counts, gone \\ 0) do
+    if gone >= until,
+      do: [],
+      else: [
+        gone | attempts(failure, until, counts, gone + Backoff.wait(failure, gone, counts, 0.5))
+      ]
   end
 
-  test "a wait is at most `longest`, but not shorter than after one failure" do
-    assert Backoff.wait(20, 5_000, 0.999999) in 4_999..5_000
-    assert Backoff.wait(1_000_000, 100, 0.0) == 250
+  test "a wait grows with the time for which the node has been gone, up to a maximum" do
+    assert longest(:new, [0, @second, 10 * @second, @hour]) == [500, 1_000, 10_000, 60_000]
+    assert longest(:connect, [0, 10 * @second, @minute, @hour]) == [500, 1_000, 6_000, 30_000]
+    assert longest(:probe, [0, @minute, @hour, 3 * @hour]) == [200, 200, 12_000, 30_000]
+  end
+
+  test "the second half of a wait is random" do
+    for failure <- [:new, :connect, :probe], gone <- [0, @minute, 10 * @hour] do
+      assert_in_delta Backoff.wait(failure, gone, @few, 0.0),
+                      Backoff.wait(failure, gone, @few, 0.999999) / 2,
+                      2
+    end
+  end
+
+  test "a node that was connected is probed several times a second in the first minute" do
+    waits =
+      for gone <- 0..60_000//100,
+          do: Backoff.wait(:probe, gone, %{members: 50, connected: 1}, 0.999999)
+
+    assert Enum.max(waits) <= 200
+  end
+
+  test "in the long run, a dead node is dialled at most once in 15 to 30 seconds" do
+    for failure <- [:new, :connect, :probe],
+        do: assert(Backoff.wait(failure, 10 * @hour, @few, 0.0) >= 15 * @second)
+  end
+
+  test "a dead node that was connected costs a limited number of probes" do
+    assert length(attempts(:probe, @minute, @few)) in 350..450
+    assert length(attempts(:probe, 24 * @hour, @few)) < 8_000
+    assert length(attempts(:new, @minute, @few)) <= 10
+  end
+
+  test "in a large cluster, a node is probed more rarely by each of its peers" do
+    for members <- [50, 100, 1_000, 16_000] do
+      counts = %{members: members, connected: members - 1}
+      each_second = members * 1_000 / Backoff.wait(:probe, 0, counts, 0.5)
+      assert each_second <= 340
+      assert Backoff.after_first_probe(counts, 0.999999) <= 4 * members
+      assert Backoff.after_sign(counts, 0.999999) in 50..Backoff.after_sign_at_most(counts)
+    end
+  end
+
+  test "many new nodes that refuse are dialled more rarely, and one among many connected nodes is not" do
+    one = %{members: 1_000, connected: 999}
+    assert longest(:new, [0, @minute], one) == [500, 60_000]
+    many = %{members: 1_000, connected: 10}
+    assert longest(:new, [0, @minute, @hour], many) == [9_900, 60_000, 118_800]
+    assert length(attempts(:new, @minute, many)) <= 5
+  end
+
+  test "a node that flaps waits twice as long each time, up to :poll_interval or a minute" do
+    waits = for flaps <- 1..5, do: Backoff.after_flap(flaps, 5_000, 0.999999) + 1
+    assert waits == [500, 1_000, 2_000, 4_000, 5_000]
+    assert Backoff.after_flap(1_000_000, 100, 0.0) == 250
+    assert Backoff.after_flap(1_000_000, @hour, 0.999999) + 1 == 60_000
+  end
+
+  test "a node that has announced that it leaves is dialled after half a minute or later" do
+    assert Backoff.after_drain(0.0) == 30_000
+    assert Backoff.after_nodedown(0.0) == 50
+    assert Backoff.after_nodedown(0.999999) == 200
   end
 end
