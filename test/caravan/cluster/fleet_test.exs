@@ -1,6 +1,7 @@
 defmodule Caravan.Cluster.FleetTest do
   @moduledoc """
-  The load of a thousand strategies with the default options on the DNS server that they share.
+  The load of a thousand strategies with the default options on the DNS server that they share, and on a node that
+  they have lost.
 
   The first second does not count. All strategies query in it, so that they join at once. It has two to six times the
   mean load, depending on the TTL.
@@ -40,6 +41,30 @@ defmodule Caravan.Cluster.FleetTest do
 
         # Each strategy queries once, and some of them query a second time after a short random wait.
         assert hd(load) in @size..round(@size + 2 * Fleet.mean(tl(load)))
+      end
+    end
+  end
+
+  for gone <- [2, 10, 60, 600] do
+    test "a node that is back after #{gone} s is not dialled in step" do
+      for seed <- 1..2 do
+        [first, rest] =
+          @size |> Fleet.dials(unquote(gone) * 1_000, seed) |> Enum.split(10) |> Tuple.to_list()
+
+        # When the node is back, each strategy dials it once more.
+        dead = Enum.take(rest, unquote(gone) * 10 - 10)
+        mean = Fleet.mean(dead)
+
+        if seed == 1 do
+          IO.puts(
+            "\na fleet of #{@size} that has lost a node for #{unquote(gone)} s: #{Enum.sum(first)} dials in the first " <>
+              "second, then #{Float.round(mean, 1)} in 100 ms, at most #{Enum.max(rest)}"
+          )
+        end
+
+        assert Enum.max(rest) <= 2 * mean
+        # Each strategy dials once in the first second, and some of them a second time.
+        assert Enum.sum(first) in @size..round(@size + 11 * mean)
       end
     end
   end

@@ -1,11 +1,12 @@
 defmodule Caravan.Test.Fleet do
   @moduledoc """
-  Many strategies that query one DNS server, on a simulated clock.
+  Many strategies that query one DNS server, or dial one node, on a simulated clock.
 
-  The times of the lookups come from `Caravan.Cluster.Membership.Source`, as in a strategy. Only the answers are
-  simulated.
+  The times come from `Caravan.Cluster.Membership.Source` and `Peer`, as in a strategy. Only the answers and the
+  outcomes of the dials are simulated.
   """
 
+  alias Caravan.Cluster.Membership.Peer
   alias Caravan.Cluster.Membership.Source
 
   # Milliseconds that a lookup takes if it is answered, and if it fails.
@@ -42,6 +43,36 @@ defmodule Caravan.Test.Fleet do
     env = %{limits: limits, ttl: options[:ttl], outage: options[:outage], size: size}
     lookups = run(fleet, until, env).lookups
     for second <- 0..(div(until, 1_000) - 1), do: Map.get(lookups, second, 0)
+  end
+
+  @doc """
+  Returns the number of dials to a node in each tenth of a second, beginning with its nodedown.
+
+  `size` strategies were connected to the node. It refuses connections for `gone` milliseconds, and then accepts the
+  next one of each strategy.
+  """
+  @spec dials(size :: pos_integer, gone :: pos_integer, seed :: integer) :: [non_neg_integer]
+  def dials(size, gone, seed) do
+    :rand.seed(:exsss, seed)
+    times = for _ <- 1..size, time <- dials(size, gone), do: time
+    counts = Enum.frequencies_by(times, &div(&1, 100))
+    for tenth <- 0..div(Enum.max(times), 100), do: Map.get(counts, tenth, 0)
+  end
+
+  defp dials(size, gone) do
+    Peer.new("a@h", -60_000)
+    |> Peer.connected(-60_000)
+    |> Peer.disconnected(0, 5_000, :rand.uniform())
+    |> redials(size, gone)
+  end
+
+  defp redials(%{retry_at: at}, _size, gone) when at >= gone, do: [at]
+
+  defp redials(%{retry_at: at} = peer, size, gone) do
+    refused = {:probe, {:refused, "10.0.0.1:4370"}, 0}
+    counts = %{members: size, connected: size - 1}
+    peer = Peer.connect_failed(peer, refused, counts, at, at, :rand.uniform())
+    [at | redials(peer, size, gone)]
   end
 
   @doc "Returns the busiest second divided by the mean, without the first second, in which all query by design."
