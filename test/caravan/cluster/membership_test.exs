@@ -498,6 +498,14 @@ defmodule Caravan.Cluster.MembershipTest do
       assert Enum.sort(Membership.members(elem(state, 1))) == ["y@h", "z@h"]
       assert state |> handle(answer(["a@h", "b@h", "c@h"]), 2) |> reports() == []
     end
+
+    test "beyond :max_nodes are left out, and nodes that were connected before the answer stay" do
+      # So it is when a strategy restarts.
+      state = membership(max_nodes: 2) |> handle({:connected_nodes, ["z@h"]}, 0)
+      state = handle(state, answer(["x@h", "y@h", "z@h"]), 1)
+      assert {:limit, :max_nodes, 1} in reports(state)
+      assert Enum.sort(Membership.members(elem(state, 1))) == ["x@h", "z@h"]
+    end
   end
 
   test ":max_nodes is reported once if only one of two queries exceeds it" do

@@ -72,7 +72,11 @@ defmodule Caravan.Cluster.Membership.Members do
        do: state
 
   defp enforce_max_nodes(%{options: %{max_nodes: most}} = state) do
-    left_out = state.peers |> Map.values() |> Enum.sort_by(&rank/1) |> Enum.drop(most)
+    left_out =
+      state.peers
+      |> Map.values()
+      |> Enum.sort_by(&rank(&1, state.connected_nodes))
+      |> Enum.drop(most)
 
     left_out
     |> Enum.reduce(state, &delete_peer(&2, &1.name))
@@ -80,9 +84,10 @@ defmodule Caravan.Cluster.Membership.Members do
   end
 
   # Keeps connected nodes first, then nodes that were connected once, then the names that are known longest. So
-  # made-up names do not replace real nodes.
-  defp rank(peer),
-    do: {not Peer.connected?(peer), not peer.was_connected, peer.first_seen_at, peer.name}
+  # made-up names do not replace real nodes. A new peer may be connected already, which its nodeup marks later.
+  defp rank(peer, connected_nodes) do
+    {peer.name not in connected_nodes, not peer.was_connected, peer.first_seen_at, peer.name}
+  end
 
   defp report_members(state, before) do
     added = new_members(before, state.peers)
