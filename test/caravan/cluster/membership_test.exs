@@ -303,6 +303,51 @@ defmodule Caravan.Cluster.MembershipTest do
       assert state |> failed.({:crashed, make_ref()}) |> reports() == []
     end
 
+    test "counts no failure of a connect whose node is connected by then" do
+      # Both nodes have dialled, and one of the two connects has failed.
+      failed = &handle(&1, {:connect_result, "a@h", {:error, :unreachable}}, &2)
+      state = membership() |> handle(answer(["a@h"]), 0) |> handle({:nodeup, "a@h"}, 1)
+      state = failed.(state, 2)
+      state = state |> handle({:nodedown, "a@h"}, 10_000) |> failed.(10_500)
+      assert reports(state) == []
+      assert [{:connect_failed, "a@h", :unreachable}] = state |> failed.(11_500) |> reports()
+    end
+
+    test "forgets the failures before a nodeup, and the flaps before a steady connection" do
+      failed = &handle(&1, {:connect_result, "a@h", {:error, :unreachable}}, &2)
+      retry_at = fn {_, membership} -> membership.peers["a@h"].retry_at end
+      state = membership() |> handle(answer(["a@h"]), 0)
+      state = Enum.reduce(1..8, state, fn _, state -> failed.(state, 0) end)
+
+      state =
+        Enum.reduce(1..6, state, fn n, state ->
+          state |> handle({:nodeup, "a@h"}, n * 10) |> handle({:nodedown, "a@h"}, n * 10 + 1)
+        end)
+
+      assert retry_at.(state) > 5_000
+
+      state =
+        state
+        |> handle({:nodeup, "a@h"}, 10_000)
+        |> handle({:nodedown, "a@h"}, 20_000)
+        |> failed.(20_100)
+
+      assert retry_at.(state) in 20_350..20_600
+      assert reports(state) == []
+      state = state |> handle({:nodeup, "a@h"}, 30_000) |> handle({:nodedown, "a@h"}, 30_010)
+      assert retry_at.(state) in 30_260..30_510
+    end
+
+    test "uses another address after each failure, if the node has several" do
+      failed = &handle(&1, {:connect_result, "a@h", {:error, :unreachable}}, 1)
+      one = membership() |> handle(answer([{"a@h", [], [{10, 0, 0, 1}]}]), 0) |> failed.()
+      assert actions(one) == []
+      two = [{10, 0, 0, 1}, {10, 0, 0, 2}]
+      state = membership() |> handle(answer([{"a@h", [], two}]), 0) |> failed.()
+      assert actions(state) == [{:rotate_addresses, "a@h"}]
+      assert state |> failed.() |> actions() |> List.keymember?(:rotate_addresses, 0)
+    end
+
     test "dials a node at once when its port changes" do
       state = membership(ports: :srv) |> handle(answer([{"a@h", [1], []}]), 0)
 
@@ -456,6 +501,57 @@ defmodule Caravan.Cluster.MembershipTest do
     end
   end
 
+  describe "a nodeup" do
+    # Returns nodes of which one was lost and does not answer, and when it is dialled next.
+    defp one_dead(others) do
+      names = ["dead@h" | others]
+      state = membership() |> handle(answer(names), 0) |> handle({:connected_nodes, names}, 1)
+      state = handle(state, {:connected_nodes, others}, 10_000)
+
+      state =
+        Enum.reduce(1..8, state, fn _, state ->
+          handle(state, {:connect_result, "dead@h", {:error, :unreachable}}, 100_000)
+        end)
+
+      {state, retry_at(state, "dead@h")}
+    end
+
+    defp retry_at({_actions, membership}, name), do: membership.peers[name].retry_at
+
+    test "of a node that flaps brings no dial of a lost node" do
+      {state, before} = one_dead(["a@h"])
+      # Here the connection of a@h was steady.
+      state = state |> handle({:nodedown, "a@h"}, 100_000) |> handle({:nodeup, "a@h"}, 100_100)
+      assert retry_at(state, "dead@h") < before
+      state = handle(state, {:connect_result, "dead@h", {:error, :unreachable}}, 101_000)
+      before = retry_at(state, "dead@h")
+      state = state |> handle({:nodedown, "a@h"}, 101_010) |> handle({:nodeup, "a@h"}, 101_020)
+      assert retry_at(state, "dead@h") == before
+    end
+
+    test "of a node that was never connected brings no dial of a lost node" do
+      {state, before} = one_dead(["a@h"])
+      state = handle(state, answer(["new@h"]), 100_001)
+      assert state |> handle({:nodeup, "new@h"}, 100_002) |> retry_at("dead@h") == before
+    end
+
+    test "brings no dial of a lost node that is draining" do
+      {state, before} = one_dead(["a@h"])
+      state = handle(state, {:peer_draining, "dead@h"}, 100_001)
+      state = state |> handle({:nodedown, "a@h"}, 100_002) |> handle({:nodeup, "a@h"}, 100_100)
+      assert retry_at(state, "dead@h") == before
+    end
+
+    test "does not change the times of lost nodes that are dialled soon anyway" do
+      names = for n <- 1..20, do: "n#{n}@h"
+      state = membership() |> handle(answer(names), 0) |> handle({:connected_nodes, names}, 1)
+      state = handle(state, {:connected_nodes, []}, 10_000)
+      before = for name <- tl(names), do: retry_at(state, name)
+      state = handle(state, {:nodeup, hd(names)}, 10_010)
+      assert for(name <- tl(names), do: retry_at(state, name)) == before
+    end
+  end
+
   describe "members" do
     test "stay through any number of failed lookups and empty answers" do
       state = membership(keep: 0) |> handle(answer(["a@h"]), 0)
@@ -535,6 +631,11 @@ defmodule Caravan.Cluster.MembershipTest do
       refute List.keyfind(actions(state), :publish, 0)
       state = handle(state, answer([{"a@h", [8], [ip]}]), 2)
       assert {:publish, [{"a@h", 8, [^ip]}]} = List.keyfind(actions(state), :publish, 0)
+    end
+
+    test "gets the same entries again after it had no room for them" do
+      state = membership() |> handle(answer(["a@h"]), 0) |> handle(:peer_table_full, 1)
+      assert {:publish, [{"a@h", nil, []}]} in (state |> handle(answer(["a@h"]), 2) |> actions())
     end
 
     test "does not get the same addresses in another order" do
@@ -650,6 +751,20 @@ defmodule Caravan.Cluster.MembershipTest do
       assert source.next_lookup_at in 1_501..1_700
     end
 
+    test "start :min_interval after the last one at the earliest, after a nodedown and after an answer" do
+      # The wait after the first answer is random, so this checks the wait after the second one.
+      state = membership(min_interval: 5_000) |> handle(:tick, 0) |> handle(answer(["a@h"]), 1)
+      state = state |> handle(:tick, 20_000) |> handle(answer(["a@h"], @srv, ttl: 0), 20_001)
+      assert next_lookup_at(state) in 24_001..26_001
+      state = state |> handle({:nodeup, "a@h"}, 20_002) |> handle({:nodedown, "a@h"}, 20_003)
+      assert next_lookup_at(state) in 24_001..25_000
+    end
+
+    defp next_lookup_at({_actions, membership}) do
+      [{@srv, source}] = membership.sources
+      source.next_lookup_at
+    end
+
     test "report each kind of failure once, and the recovery once" do
       failed = &handle(&1, {:lookup_failed, @srv, {&2, "text of #{&2}"}}, 0)
       state = membership() |> handle(:tick, 0) |> failed.(:timeout)
@@ -760,6 +875,20 @@ defmodule Caravan.Cluster.MembershipTest do
       state = handle(state, :tick, 120_001, atoms_available: false)
       assert limits.(state) == [:atom_table]
     end
+  end
+
+  test "a topology that resumes starts lookups and dials at once, whatever was pending or has failed" do
+    state = membership() |> handle(answer(["a@h"]), 0) |> handle(:tick, 60_000)
+    assert {:lookup, @srv} in actions(state)
+
+    state =
+      Enum.reduce(1..8, state, fn _, state ->
+        handle(state, {:connect_result, "a@h", {:error, :unreachable}}, 60_000)
+      end)
+
+    state = state |> handle(:drain, 60_001) |> handle(:resume, 60_002)
+    assert {:lookup, @srv} in actions(state)
+    assert dialled(state) == ["a@h"]
   end
 
   test "a drained topology has no actions and no next tick until :resume" do
