@@ -10,9 +10,6 @@ defmodule Caravan.Test.HttpsServer do
   """
   use GenServer, restart: :temporary
 
-  # Caravan does not depend on this application of OTP.
-  @compile {:no_warn_undefined, :ssl}
-
   import Bitwise, only: [&&&: 2, |||: 2]
 
   @ip {127, 0, 0, 1}
@@ -50,7 +47,7 @@ defmodule Caravan.Test.HttpsServer do
     {certificate, key} = Keyword.fetch!(options, :certificate)
 
     {:ok, listener} =
-      :ssl.listen(0,
+      ssl().listen(0,
         mode: :binary,
         active: false,
         ip: @ip,
@@ -66,32 +63,35 @@ defmodule Caravan.Test.HttpsServer do
 
   @impl true
   def handle_call(:port, _from, state) do
-    {:ok, {_ip, port}} = :ssl.sockname(state.listener)
+    {:ok, {_ip, port}} = ssl().sockname(state.listener)
     {:reply, port, state}
   end
 
   def handle_call({:put, respond}, _from, state), do: {:reply, :ok, %{state | respond: respond}}
   def handle_call({:respond, query}, _from, state), do: {:reply, state.respond.(query), state}
 
+  # Caravan does not depend on :ssl. So the compilers of Elixir warn of calls if they know the module.
+  defp ssl, do: String.to_atom("ssl")
+
   defp accept(listener, server) do
-    {:ok, socket} = :ssl.transport_accept(listener)
+    {:ok, socket} = ssl().transport_accept(listener)
     # Ends with the server. The client may close the connection at any time.
     pid = spawn_link(fn -> receive(do: (:go -> serve(socket, server))) end)
-    :ok = :ssl.controlling_process(socket, pid)
+    :ok = ssl().controlling_process(socket, pid)
     send(pid, :go)
     accept(listener, server)
   end
 
   defp serve(socket, server) do
-    with {:ok, socket} <- :ssl.handshake(socket),
-         {:ok, @preface} <- :ssl.recv(socket, byte_size(@preface)),
+    with {:ok, socket} <- ssl().handshake(socket),
+         {:ok, @preface} <- ssl().recv(socket, byte_size(@preface)),
          :ok <- send_frame(socket, @settings, 0, 0, ""),
          do: frames(socket, server)
   end
 
   defp frames(socket, server) do
-    with {:ok, <<size::24, type, flags, stream::32>>} <- :ssl.recv(socket, 9),
-         {:ok, payload} <- if(size == 0, do: {:ok, ""}, else: :ssl.recv(socket, size)),
+    with {:ok, <<size::24, type, flags, stream::32>>} <- ssl().recv(socket, 9),
+         {:ok, payload} <- if(size == 0, do: {:ok, ""}, else: ssl().recv(socket, size)),
          :ok <- received(socket, server, type, flags, stream, payload),
          do: frames(socket, server)
   end
@@ -115,6 +115,6 @@ defmodule Caravan.Test.HttpsServer do
   defp field(name, value), do: [0, byte_size(name), name, byte_size(value), value]
 
   defp send_frame(socket, type, flags, stream, payload) do
-    :ssl.send(socket, [<<IO.iodata_length(payload)::24, type, flags, stream::32>>, payload])
+    ssl().send(socket, [<<IO.iodata_length(payload)::24, type, flags, stream::32>>, payload])
   end
 end
