@@ -37,7 +37,7 @@ pub enum LookupError {
     Tls,
     /// DNSSEC could not prove the answer.
     Bogus,
-    /// A file of [`super::ResolverConfig`] cannot be read, or has no certificate or key.
+    /// A file of [`super::ResolverConfig`] does not exist, is not a regular file, or has no certificate or key.
     BadFile,
     /// A file could not be read. The text has its path and the reason.
     UnreadableFile(Arc<str>),
