@@ -281,6 +281,18 @@ defmodule Caravan.Cluster.MembershipTest do
       assert state |> handle(:tick, 200) |> dialled() |> length() == 1
     end
 
+    test "needs no tick for nodes whose time comes before a slot is free" do
+      names = for n <- 1..20, do: "n#{n}@h"
+      state = membership(max_connects: 1) |> handle(answer(names), 0)
+      state = state |> handle({:connected_nodes, names}, 1) |> handle(:tick, 20_000)
+      state = handle(state, answer(names), 20_001)
+      # Each is dialled again 50 ms later at the earliest.
+      state = handle(state, {:connected_nodes, []}, 30_000)
+      state = handle(state, answer(["new@h" | names]), 30_020)
+      assert dialled(state) == ["new@h"]
+      assert Membership.wake(elem(state, 1), 30_020) == 30_120
+    end
+
     test "counts a connect that returned true as failed if the node is not connected" do
       state = membership() |> handle(answer(["a@h"]), 0)
       state = handle(state, {:connect_result, "a@h", :ok}, 0)
