@@ -16,12 +16,14 @@ defmodule Caravan.Cluster.Discovery do
   alias Caravan.Telemetry
 
   @enforce_keys [:config, :targets]
-  defstruct @enforce_keys ++ [pending: %{}]
+  defstruct @enforce_keys ++ [pending: %{}, last: %{}]
 
   @opaque t :: %__MODULE__{
             config: Config.t(),
             targets: TargetAddresses.t(),
-            pending: %{reference => {Config.source(), started :: integer, reference | Job.t()}}
+            pending: %{reference => {Config.source(), started :: integer, reference | Job.t()}},
+            # By source, the records of the last answer, and the endpoints that they became.
+            last: %{Config.source() => {records :: list, {map, left_out :: [String.t()]}}}
           }
 
   @typedoc """
@@ -63,8 +65,8 @@ defmodule Caravan.Cluster.Discovery do
         result = result(timer, message)
         finished(result, discovery.config, source, started)
         {result, targets} = put_addresses(result, source, discovery.targets)
-        outcome = outcome(result, source, discovery.config)
-        {source, outcome, %{discovery | pending: pending, targets: targets}}
+        {outcome, last} = outcome(result, source, discovery)
+        {source, outcome, %{discovery | pending: pending, targets: targets, last: last}}
     end
   end
 
@@ -171,13 +173,29 @@ defmodule Caravan.Cluster.Discovery do
 
   # Decides whether the answer is complete. With :allow, a record may be left out because its target has no
   # address yet: such an answer is not complete.
-  defp outcome({:ok, %{records: records, ttl: ttl, complete: complete}}, {_query, type}, config) do
-    {endpoints, left_out} = Endpoint.from_records(records, type, config)
+  defp outcome({:ok, %{records: records, ttl: ttl, complete: complete}}, source, discovery) do
+    %{config: config, last: last} = discovery
+    same = records |> Enum.map(&without_ttl/1) |> Enum.sort()
+    {endpoints, left_out} = from_records = from_records(records, same, source, discovery)
     complete = complete and (config.allow == [] or left_out == [])
-    {:ok, %{endpoints: endpoints, ttl: ttl, complete: complete}, left_out}
+    answer = %{endpoints: endpoints, ttl: ttl, complete: complete}
+    {{:ok, answer, left_out}, Map.put(last, source, {same, from_records})}
   end
 
-  defp outcome({:error, _reason} = error, _source, _config), do: error
+  defp outcome({:error, _reason} = error, _source, discovery), do: {error, discovery.last}
+
+  # Most answers are equal to the last one. It costs more to make the names of the nodes than to compare.
+  defp from_records(records, same, {_query, type} = source, %{config: config, last: last}) do
+    case last do
+      %{^source => {^same, from_records}} -> from_records
+      _ -> Endpoint.from_records(records, type, config)
+    end
+  end
+
+  defp without_ttl(%Service{} = service),
+    do: {service.port, service.target, Enum.sort(service.addresses)}
+
+  defp without_ttl(ip), do: ip
 
   ## A dns_client
 

@@ -93,7 +93,7 @@ defmodule Caravan.Cluster.Membership do
   defp delete_self(%{queue: %{self: self}} = state, self), do: state
 
   defp delete_self(state, self),
-    do: self |> NodeName.aliases() |> Enum.reduce(state, &delete_peer(&2, &1))
+    do: self |> NodeName.aliases() |> Enum.reduce(%{state | repeats: %{}}, &delete_peer(&2, &1))
 
   @doc "Returns when the next `:tick` is needed."
   @spec wake(t, now :: integer) :: integer | :never

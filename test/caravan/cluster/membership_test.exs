@@ -586,6 +586,36 @@ defmodule Caravan.Cluster.MembershipTest do
       assert {:members_changed, [], ["a@h"]} in reports(state)
     end
 
+    test "stay for :keep after the last of many equal answers" do
+      state = membership(keep: 60_000)
+
+      # Equal answers are applied less often than they come.
+      state =
+        Enum.reduce(0..50_000//1_000, state, fn now, state ->
+          {_, membership} = state = handle(state, answer(["a@h", "b@h"]), now)
+          assert Enum.sort(Membership.members(membership)) == ["a@h", "b@h"]
+          state
+        end)
+
+      state = Enum.reduce(51_000..109_999//1_000, state, &handle(&2, answer(["b@h"]), &1))
+      assert "a@h" in Membership.members(elem(state, 1))
+      state = handle(state, answer(["b@h"]), 110_000)
+      assert {:members_changed, [], ["a@h"]} in reports(state)
+    end
+
+    test "are the same with and without equal answers in between" do
+      names = for n <- 1..20, do: "n#{n}@h"
+      run = fn times -> Enum.reduce(times, membership(), &handle(&2, answer(names), &1)) end
+      peers = fn {_, membership} -> membership.peers end
+      last = answer(["n1@h"])
+      one = [0, 29_000] |> run.() |> handle(last, 29_500)
+      many = 0..29_000//1_000 |> run.() |> handle(last, 29_500)
+      seen = &for({name, peer} <- peers.(&1), into: %{}, do: {name, peer.endpoints})
+      assert seen.(one) == seen.(many)
+      assert map_size(seen.(one)) == 20
+      assert %{@srv => {29_000, _}} = seen.(many)["n2@h"]
+    end
+
     test "of a query that fails stay, whatever other queries return" do
       other = {"other.test", :srv}
 

@@ -11,10 +11,45 @@ defmodule Caravan.Cluster.Membership.Members do
   alias Caravan.Cluster.Membership.State
   alias Caravan.Cluster.NodeName
 
-  @doc "Applies an answer of a source to the peers."
+  @doc """
+  Applies an answer of a source to the peers.
+
+  Most answers are equal to the last one of their source, and change only the time at which their nodes were seen last.
+  So an equal answer is only noted, for a tenth of `:keep`. The noted time is applied before the next other answer.
+  """
   @spec apply_answer(State.t(), Config.source(), Membership.answer(), Membership.env()) ::
           State.t()
-  def apply_answer(%State{} = state, source, answer, %{now: now, self: self}) do
+  def apply_answer(%State{} = state, source, answer, %{now: now} = env) do
+    case state.repeats do
+      %{^source => repeat} ->
+        if repeats?(state, repeat, answer, now),
+          do: state |> put_seen(source, now) |> publish_if_several_sources(now),
+          else: state |> apply_repeats(source, repeat) |> apply_other(source, answer, env)
+
+      _ ->
+        apply_other(state, source, answer, env)
+    end
+  end
+
+  defp repeats?(%{options: options} = state, repeat, answer, now) do
+    answer.endpoints == repeat.endpoints and answer.complete == repeat.complete and
+      10 * (now - repeat.applied_at) < options.keep and state.published != nil
+  end
+
+  defp put_seen(state, source, now), do: put_in(state.repeats[source].seen_at, now)
+
+  # The answers of another source may have become too old since.
+  defp publish_if_several_sources(%{sources: [_]} = state, _now), do: state
+  defp publish_if_several_sources(state, now), do: publish(state, now)
+
+  defp apply_repeats(state, _source, %{applied_at: at, seen_at: at}), do: state
+
+  defp apply_repeats(state, source, repeat) do
+    endpoints = Map.take(repeat.endpoints, Map.keys(state.peers))
+    add_endpoints(state, source, endpoints, repeat.seen_at)
+  end
+
+  defp apply_other(state, source, answer, %{now: now, self: self}) do
     before = state.peers
 
     state
@@ -24,7 +59,32 @@ defmodule Caravan.Cluster.Membership.Members do
     |> report_members(before)
     |> publish(now)
     |> prune(source, answer)
+    |> put_repeat(source, answer, now)
   end
+
+  # With :prune, each answer counts. Above :max_nodes, each answer names nodes that are not peers. A peer that the answer
+  # lacks is deleted some time after it was seen last.
+  defp put_repeat(%{options: %{prune: nil, max_nodes: most}} = state, source, answer, now)
+       when map_size(state.peers) < most do
+    lacking? =
+      Enum.any?(state.peers, fn {name, peer} ->
+        is_map_key(peer.endpoints, source) and not is_map_key(answer.endpoints, name)
+      end)
+
+    repeat = %{
+      endpoints: answer.endpoints,
+      complete: answer.complete,
+      applied_at: now,
+      seen_at: now
+    }
+
+    if lacking?,
+      do: %{state | repeats: Map.delete(state.repeats, source)},
+      else: %{state | repeats: Map.put(state.repeats, source, repeat)}
+  end
+
+  # Peers may have been deleted that the answers of all sources name.
+  defp put_repeat(state, _source, _answer, _now), do: %{state | repeats: %{}}
 
   @doc """
   Deletes a peer that is neither a member nor connected.

@@ -4,6 +4,7 @@ defmodule Caravan.Cluster.Membership.State do
 
   alias Caravan.Cluster.Alarms
   alias Caravan.Cluster.Config
+  alias Caravan.Cluster.Discovery.Endpoint
   alias Caravan.Cluster.Membership.AtomBudget
   alias Caravan.Cluster.Membership.DialQueue
   alias Caravan.Cluster.Membership.Peer
@@ -20,6 +21,7 @@ defmodule Caravan.Cluster.Membership.State do
                 published: [],
                 alarms: Alarms.new(),
                 prune_round: MapSet.new(),
+                repeats: %{},
                 drained: false,
                 actions: []
               ]
@@ -35,6 +37,7 @@ defmodule Caravan.Cluster.Membership.State do
     * `:published`: the entries of the last `:publish` action, or `nil` if the table had no room for them;
     * `:alarms`: the conditions that were reported and still last;
     * `:prune_round`: the sources that must answer before the next nodes are disconnected;
+    * `:repeats`: by source, its last answer, if another one that is equal changes nothing;
     * `:drained`: whether the strategy has left the cluster. Then it neither looks up nor dials;
     * `:actions`: the actions of the current event, latest first.
   """
@@ -52,8 +55,20 @@ defmodule Caravan.Cluster.Membership.State do
           published: [entry] | nil,
           alarms: Alarms.t(),
           prune_round: MapSet.t(Config.source()),
+          repeats: %{Config.source() => repeat},
           drained: boolean,
           actions: [action]
+        }
+
+  @typedoc """
+    * `:endpoints`, `:complete`: the content of the answer;
+    * `:applied_at`: when it was applied to the peers, and `:seen_at`: when it came last.
+  """
+  @type repeat :: %{
+          endpoints: %{String.t() => Endpoint.t()},
+          complete: boolean,
+          applied_at: integer,
+          seen_at: integer
         }
 
   @type options :: %{
