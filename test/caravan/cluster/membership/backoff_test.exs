@@ -73,6 +73,19 @@ defmodule Caravan.Cluster.Membership.BackoffTest do
     assert length(attempts(:new, @minute, many)) <= 5
   end
 
+  test "many new nodes that refuse are dialled together, after the same waits" do
+    counts = %{members: 1_000, connected: 10}
+
+    for now <- [-500_123, 77_000] do
+      times = for n <- 0..989, do: Backoff.next_at(:new, now, 0, counts, n / 990)
+      assert Enum.all?(times, &((&1 - now) in 3_700..9_900))
+      assert length(Enum.uniq(times)) in 5..7
+    end
+
+    for random <- [0.0, 0.999999],
+        do: assert(Backoff.next_at(:new, 0, 0, @few, random) in 180..500)
+  end
+
   test "a node that flaps waits twice as long each time, up to :poll_interval or a minute" do
     waits = for flaps <- 1..5, do: Backoff.after_flap(flaps, 5_000, 0.999999) + 1
     assert waits == [500, 1_000, 2_000, 4_000, 5_000]
