@@ -131,7 +131,9 @@ defmodule Caravan.Cluster.Membership.Backoff do
   @spec after_sign_at_most(counts) :: pos_integer
   def after_sign_at_most(counts), do: spread(counts)
 
-  defp spread(%{members: members}), do: max(@latest, members * @per_member)
+  defp spread(%{members: members}) when is_integer(members),
+    do: max(@latest, members * @per_member)
+
   defp between(low, high, random), do: low + trunc((high - low + 1) * random)
 
   defp random_half(wait, random), do: max(1, div(wait, 2) + trunc(wait / 2 * random))

@@ -92,7 +92,7 @@ defmodule Caravan.Cluster.Membership.Slots do
   @spec next_free_at(t) :: integer | nil
   def next_free_at(slots) do
     case :queue.peek(slots.oldest) do
-      {:value, {since, _name}} -> since + @slot_time
+      {:value, {since, _name}} when is_integer(since) -> since + @slot_time
       :empty -> nil
     end
   end
