@@ -350,6 +350,15 @@ defmodule Caravan.Cluster.MembershipTest do
       assert retry_at.(state) in 30_260..30_510
     end
 
+    test "dials a node that flaps after a long absence as often as one that was just lost" do
+      state = membership() |> handle(answer(["a@h"]), 0) |> handle({:nodeup, "a@h"}, 1)
+      state = state |> handle({:nodedown, "a@h"}, 10_000) |> handle({:nodeup, "a@h"}, 100_000)
+      state = handle(state, {:nodedown, "a@h"}, 100_010)
+      state = handle(state, {:connect_result, "a@h", {:error, :unreachable}}, 100_600)
+      {_, membership} = state
+      assert membership.peers["a@h"].retry_at in 100_850..101_100
+    end
+
     test "uses another address after each failure, if the node has several" do
       failed = &handle(&1, {:connect_result, "a@h", {:error, :unreachable}}, 1)
       one = membership() |> handle(answer([{"a@h", [], [{10, 0, 0, 1}]}]), 0) |> failed.()
@@ -539,6 +548,16 @@ defmodule Caravan.Cluster.MembershipTest do
       before = retry_at(state, "dead@h")
       state = state |> handle({:nodedown, "a@h"}, 101_010) |> handle({:nodeup, "a@h"}, 101_020)
       assert retry_at(state, "dead@h") == before
+    end
+
+    test "makes lost nodes be dialled often again, also those that are dialled soon anyway" do
+      {state, next} = one_dead(["a@h"])
+
+      state =
+        state |> handle({:nodedown, "a@h"}, next - 100) |> handle({:nodeup, "a@h"}, next - 50)
+
+      state = handle(state, {:connect_result, "dead@h", {:error, :unreachable}}, next + 10)
+      assert retry_at(state, "dead@h") <= next + 510
     end
 
     test "of a node that was never connected brings no dial of a lost node" do
