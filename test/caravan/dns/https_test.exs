@@ -42,10 +42,15 @@ defmodule Caravan.Dns.HttpsTest do
 
   for {title, status, headers, body} <- [
         {"a message of a content type", 200, @message, :answer},
-        {"a message without a content type", 200, [], :answer}
+        {"a message without a content type", 200, [], :answer},
+        # Media types are case-insensitive and may have parameters (RFC 9110, 8.3.1).
+        {"a message whose content type has a parameter", 200,
+         [{"content-type", "application/dns-message; charset=utf-8"}], :answer},
+        {"a message whose content type has capital letters", 200,
+         [{"content-type", "Application/DNS-Message"}], :answer}
       ] do
     test "#{title} is an answer", %{server: server, options: options} do
-      put(server, unquote(status), unquote(headers), unquote(body))
+      put(server, unquote(status), unquote(Macro.escape(headers)), unquote(body))
       assert {:ok, %{records: [@ip], transport: :https}} = lookup_soon(options)
     end
   end
