@@ -110,10 +110,16 @@ fn uri(name: &str, path: &str) -> Result<Uri, http::Error> {
         .build()
 }
 
-/// Returns whether the body is a DNS message. A body without a content type counts as one.
+/// Returns whether the body is a DNS message. A body without a content type counts as one. The type is compared without
+/// case, and it may have parameters (RFC 9110, 8.3.1).
 fn is_message<T>(response: &Response<T>) -> bool {
     let content = response.headers().get(CONTENT_TYPE);
-    response.status().is_success() && content.is_none_or(|content| content == CONTENT)
+    let is_dns = content.is_none_or(|content| {
+        let media_type = content.as_bytes().split(|octet| *octet == b';').next();
+        media_type
+            .is_some_and(|octets| octets.trim_ascii().eq_ignore_ascii_case(CONTENT.as_bytes()))
+    });
+    response.status().is_success() && is_dns
 }
 
 /// Converts an error of reading. An error that h2 itself finds means that the response violates HTTP, for example by a
