@@ -84,11 +84,19 @@ defmodule Caravan.Cluster.DnsStrategy.Connections do
   end
 
   # A node that was connected during its diagnosis is reported as connected only.
+  #
+  # A probe was accepted before the connect failed. If the diagnosis finds anything else, it was at another address of
+  # the node, or the node has gone down meanwhile. The probes report that themselves, with the same text.
   def finished({:diagnose, name, reason}, outcome, duration, config, connected?) do
     case {connected?.(name), outcome} do
-      {true, _outcome} -> :ok
-      {false, {:ok, finding}} -> Report.diagnosed(config, name, finding, duration)
-      {false, _failed} -> Report.connect_failed(config, name, Report.describe(reason))
+      {true, _outcome} ->
+        :ok
+
+      {false, {:ok, {:accepted, _} = finding}} ->
+        Report.diagnosed(config, name, finding, duration)
+
+      {false, _other} ->
+        Report.connect_failed(config, name, Report.describe(reason))
     end
 
     []
