@@ -57,6 +57,8 @@ defmodule Caravan.Cluster.DnsStrategy do
     * If the host drops packets, OTP would wait for them for seconds. A probe that has no reply is repeated instead,
       after the waits below. So a node is connected soon after its network works again. An attempt of OTP also ends
       after `:connect_timeout`.
+    * A message to a lost node makes OTP connect it without a probe, unless the VM has `-kernel dist_auto_connect never`.
+      While that attempt waits for a host that drops packets, 7 s at most, the strategy cannot connect the node either.
     * The waits start again when the record of the node changes, when it returns after longer than `:keep`, and when
       another lost node is connected again.
     * The strategy disconnects no node, except with `:prune`. When its process ends, the connections stay as they
