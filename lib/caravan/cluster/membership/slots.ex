@@ -6,7 +6,8 @@ defmodule Caravan.Cluster.Membership.Slots do
   # no longer holds a slot. So a dead address keeps other nodes waiting for this time at most.
   @slot_time 100
 
-  defstruct started: %{}, young: %{}, oldest: :queue.new()
+  @enforce_keys [:oldest]
+  defstruct @enforce_keys ++ [started: %{}, young: %{}]
 
   @typedoc """
     * `:started`: by name, when the connect in progress began;
@@ -24,7 +25,7 @@ defmodule Caravan.Cluster.Membership.Slots do
   @typep since :: integer
 
   @spec new() :: t
-  def new, do: %__MODULE__{}
+  def new, do: %__MODULE__{oldest: :queue.new()}
 
   @doc "Returns whether a connect to this name is in progress."
   @spec started?(t, String.t()) :: boolean
