@@ -11,16 +11,13 @@ defmodule Caravan.Cluster.Membership.State do
   alias Caravan.Cluster.Membership.Slots
   alias Caravan.Cluster.Membership.Source
 
-  @enforce_keys [:options, :sources, :budget, :rand, :queue, :slots]
+  @enforce_keys ~w(options sources budget rand queue slots connected_nodes alarms prune_round)a
   defstruct @enforce_keys ++
               [
                 peers: %{},
                 counts: %{members: 0, connected: 0},
-                connected_nodes: MapSet.new(),
                 retried_others_at: nil,
                 published: [],
-                alarms: Alarms.new(),
-                prune_round: MapSet.new(),
                 repeats: %{},
                 drained: false,
                 actions: []
@@ -113,7 +110,10 @@ defmodule Caravan.Cluster.Membership.State do
       budget: AtomBudget.new(config.max_new_names),
       rand: :rand.seed_s(:exsss, seed),
       queue: DialQueue.new(),
-      slots: Slots.new()
+      slots: Slots.new(),
+      connected_nodes: MapSet.new(),
+      alarms: Alarms.new(),
+      prune_round: MapSet.new()
     }
   end
 
