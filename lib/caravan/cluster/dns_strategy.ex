@@ -73,8 +73,8 @@ defmodule Caravan.Cluster.DnsStrategy do
   | node | failure | at first | later | at most | attempts in the first minute, the first hour, each later hour |
   |---|---|---|---|---|---|
   | lost | none: after the nodedown | 50 to 200 ms | | | |
-  | lost | the probe: the node refuses or does not reply | 200 ms | 1/300 of the time | 30 s | 400, 2,000, 160 and fewer |
-  | lost | the connect: the handshake fails, or there is no probe | 500 ms | 1/10 of the time | 30 s | 45, 210, 160 |
+  | lost | the probe: the node refuses or does not reply | 200 ms | 1/300 of the time | 40 s | 400, 2,000, from 280 down to 120 |
+  | lost | the connect: the handshake fails, or there is no probe | 500 ms | 1/10 of the time | 40 s | 45, 180, 120 |
   | never connected | either | 500 ms | the time | 1 min | 10, 90, 80 |
 
   A probe takes 0.1 ms of CPU. The other node logs nothing about it.

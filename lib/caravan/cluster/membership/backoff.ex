@@ -22,11 +22,12 @@ defmodule Caravan.Cluster.Membership.Backoff do
   @soonest 50
   @latest 200
 
-  # By failure: the wait at first, the share of the time for which the node has been gone, the longest wait.
+  # By failure: the wait at first, the share of the time for which the node has been gone, the longest wait. A quarter is
+  # taken off on average, so a node that stays lost gets an attempt each 30 seconds.
   @waits %{
     new: {500, 1, 60_000},
-    probe: {@latest, 1 / 300, 30_000},
-    connect: {500, 1 / 10, 30_000}
+    probe: {@latest, 1 / 300, 40_000},
+    connect: {500, 1 / 10, 40_000}
   }
 
   # Milliseconds. All members probe the same lost node, and one member may have lost all others. So a wait has at least

@@ -24,8 +24,8 @@ defmodule Caravan.Cluster.Membership.BackoffTest do
 
   test "a wait grows with the time for which the node has been gone, up to a maximum" do
     assert longest(:new, [0, @second, 10 * @second, @hour]) == [500, 1_000, 10_000, 60_000]
-    assert longest(:connect, [0, 10 * @second, @minute, @hour]) == [500, 1_000, 6_000, 30_000]
-    assert longest(:probe, [0, @minute, @hour, 3 * @hour]) == [200, 200, 12_000, 30_000]
+    assert longest(:connect, [0, 10 * @second, @minute, @hour]) == [500, 1_000, 6_000, 40_000]
+    assert longest(:probe, [0, @minute, @hour, 4 * @hour]) == [200, 200, 12_000, 40_000]
   end
 
   test "the second half of a wait is random" do
