@@ -70,7 +70,7 @@ defmodule Caravan.Cluster.Membership.Slots do
 
   @doc "Frees the slots of the connects that are in progress for #{@slot_time} ms or longer."
   @spec expire(t, now :: integer) :: t
-  def expire(slots, now) do
+  def expire(%__MODULE__{} = slots, now) do
     case :queue.peek(slots.oldest) do
       {:value, {since, name}} when since + @slot_time <= now ->
         expire(drop_ended(%{slots | young: Map.delete(slots.young, name)}), now)
