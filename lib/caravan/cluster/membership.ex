@@ -30,9 +30,6 @@ defmodule Caravan.Cluster.Membership do
 
   @type t :: State.t()
 
-  # Milliseconds. A node that was lost this recently is dialled often anyway.
-  @signs_after 5_000
-
   @typedoc """
   The answer of a source.
 
@@ -206,7 +203,7 @@ defmodule Caravan.Cluster.Membership do
           do: {source, %{poll | pending: false, next_lookup_at: now}}
 
     %{state | drained: false, sources: sources}
-    |> update_peers(Map.keys(state.peers), &Peer.retry_by(&1, now))
+    |> update_peers(Map.keys(state.peers), &Peer.restart_waits(&1, now))
     |> Members.publish(now)
   end
 
@@ -226,7 +223,8 @@ defmodule Caravan.Cluster.Membership do
     |> report_if(peers != [], {:nodes_up, Enum.map(peers, & &1.name)})
   end
 
-  # When a lost node is connected again, the network may be back, so the other lost nodes are dialled soon.
+  # When a lost node is connected again, the network may be back, so the other lost nodes are dialled soon, once. Their
+  # waits do not start again: one node that comes and goes would then keep all dead nodes dialled often.
   # A node that flaps does not count as such a sign. Nodes that were never connected keep their time.
   defp retry_others(state, peers, now) do
     if Enum.any?(peers, &steady?/1) and not retried_others?(state, now) do
@@ -236,7 +234,7 @@ defmodule Caravan.Cluster.Membership do
       lost =
         for {_name, peer} <- state.peers,
             peer.was_connected and not Peer.connected?(peer) and not peer.draining,
-            peer.retry_at > soon or now - peer.gone_since >= @signs_after,
+            peer.retry_at > soon,
             do: peer
 
       Enum.reduce(lost, %{state | retried_others_at: now}, fn peer, state ->

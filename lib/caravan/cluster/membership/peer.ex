@@ -38,8 +38,8 @@ defmodule Caravan.Cluster.Membership.Peer do
     * `:was_connected`: whether the node was connected at least once, and did not drain since;
     * `:connect_failures`: the number of consecutive failed connects;
     * `:reported`: the kinds of failures that were reported since the last nodeup;
-    * `:gone_since`: the time from which waits grow while the node is not connected: of its nodedown, or of the
-      last sign that it can be reached;
+    * `:gone_since`: the time from which waits grow while the node is not connected: of its nodedown, or of
+      the answer that last moved it;
     * `:retry_at`: the earliest time of the next connect;
     * `:flaps`: the number of consecutive connections that lasted less than five seconds;
     * `:atom_allowed`: whether the name is an atom, or may become one;
@@ -114,7 +114,7 @@ defmodule Caravan.Cluster.Membership.Peer do
     }
 
     if moved? and not peer.draining,
-      do: retry_by(%{peer | address_turn: 0}, now),
+      do: restart_waits(%{peer | address_turn: 0}, now),
       else: peer
   end
 
@@ -226,7 +226,7 @@ defmodule Caravan.Cluster.Membership.Peer do
   Marks the node as disconnected, and sets the time of the next connect.
 
   A steady node is dialled almost at once. A node that flaps waits longer each time, up to `longest` milliseconds. A
-  draining node is dialled once a minute, and counts as never connected.
+  draining node is dialled after half a minute to a minute, and counts as never connected.
   """
   @spec disconnected(t, now :: integer, longest :: pos_integer, random :: float) :: t
   def disconnected(%{draining: true} = peer, now, _longest, random) do
@@ -330,13 +330,13 @@ defmodule Caravan.Cluster.Membership.Peer do
       else: {false, peer}
   end
 
-  @doc "Makes the node be dialled at this time or earlier, because something indicates that it can be reached."
+  @doc "Makes the node be dialled at this time or earlier. The wait after that is as long as without it."
   @spec retry_by(t, at :: integer) :: t
-  def retry_by(peer, at),
-    do: %{
-      peer
-      | connect_failures: min(peer.connect_failures, 1),
-        gone_since: at,
-        retry_at: min(peer.retry_at, at)
-    }
+  def retry_by(peer, at), do: %{peer | retry_at: min(peer.retry_at, at)}
+
+  @doc "Makes the node be dialled at this time or earlier, and its waits start again, because it may have moved."
+  @spec restart_waits(t, at :: integer) :: t
+  def restart_waits(peer, at) do
+    %{retry_by(peer, at) | connect_failures: min(peer.connect_failures, 1), gone_since: at}
+  end
 end
