@@ -8,6 +8,7 @@ defmodule Caravan.Cluster.Discovery do
   alias Caravan.Cluster.Discovery.TargetAddresses
   alias Caravan.Cluster.Job
   alias Caravan.Cluster.Membership
+  alias Caravan.Cluster.NodeName
   alias Caravan.Dns
   alias Caravan.Dns.Answer
   alias Caravan.Dns.Error
@@ -100,7 +101,12 @@ defmodule Caravan.Cluster.Discovery do
 
   # Distribution connects to addresses of one family only.
   defp dns_options(%{config: config, targets: targets}, :srv) do
-    known = TargetAddresses.known(targets, now())
+    # TargetAddresses can find the target of a node that cannot be reached only by the host of its name.
+    known =
+      if NodeName.host_begins_with_target?(config.templates.srv),
+        do: TargetAddresses.known(targets, now()),
+        else: []
+
     [addresses: Settings.family(), known_targets: known] ++ Config.dns_options(config)
   end
 

@@ -31,6 +31,16 @@ defmodule Caravan.Cluster.NodeName do
   @spec host_from_record?(template) :: boolean
   def host_from_record?(template), do: Enum.any?(template, &(&1 in [:host, :host_label, :ip]))
 
+  @doc "Returns whether the host of the names begins with the first label of the target of the record."
+  @spec host_begins_with_target?(template) :: boolean
+  def host_begins_with_target?(template) do
+    [template, tl(template)]
+    |> Enum.zip()
+    |> Enum.any?(fn {before, part} ->
+      part in [:host, :host_label] and is_binary(before) and String.ends_with?(before, "@")
+    end)
+  end
+
   @doc "Returns a template, or what was expected of `text`."
   @spec parse_template(String.t(), Dns.type()) ::
           {:ok, template} | {:error, expected :: String.t()}

@@ -102,6 +102,19 @@ defmodule Caravan.Cluster.DiscoveryTest do
       assert {[{10, 0, 0, 2}], _discovery} = addresses(discovery)
     end
 
+    test "is looked up each time if its node cannot be told from its host", context do
+      discovery = discovery(context, node_name: "{name}-{port}@n-{host_label}")
+
+      Enum.reduce(1..3, discovery, fn _, discovery ->
+        {{:ok, %{endpoints: %{"app-1@n-n" => _}}, []}, discovery} =
+          discovery |> Discovery.start(@source) |> outcome(@source)
+
+        discovery
+      end)
+
+      assert length(queries(context.server)) == 3
+    end
+
     test "stays if the lookup after its TTL fails", context do
       DnsServer.put(context.server, "n.test", :a, {[{10, 0, 0, 1}], ttl: 0})
       {_, discovery} = addresses(context.discovery)

@@ -22,6 +22,19 @@ defmodule Caravan.Cluster.NodeNameTest do
     assert build("{name}@{host_label}", :srv, service(1, "node1")) == {:ok, "app@node1"}
   end
 
+  test "the host of a name begins with the target, or does not" do
+    begins? = fn text ->
+      {:ok, template} = NodeName.parse_template(text, :srv)
+      NodeName.host_begins_with_target?(template)
+    end
+
+    for text <- ["{name}-{port}@{host}", "{name}@{host_label}", "a@{host_label}.internal"],
+        do: assert(begins?.(text))
+
+    for text <- ["{name}@n-{host_label}", "{host}@a.test", "{name}-{port}@a.test"],
+        do: refute(begins?.(text))
+  end
+
   test "an address of either family is the value of {ip}" do
     assert build(NodeName.default_template(:a, :name), :a, {10, 0, 0, 7}) == {:ok, "app@10.0.0.7"}
 

@@ -10,7 +10,7 @@ defmodule Caravan.Cluster.Discovery.TargetAddresses do
 
   @typedoc """
     * `:entries`: the addresses by target, when they were looked up, and when their TTL is over, in milliseconds;
-    * `:unreachable`: the hosts of nodes that could not be connected since their last lookup.
+    * `:unreachable`: the first labels of targets whose nodes could not be connected since their last lookup.
   """
   @opaque t :: %__MODULE__{
             entries: %{
@@ -20,6 +20,9 @@ defmodule Caravan.Cluster.Discovery.TargetAddresses do
             unreachable: MapSet.t(String.t())
           }
 
+  # Milliseconds. A longer TTL counts as this one. Answers of /etc/hosts have a TTL of a day, and the file may change.
+  @longest_ttl 60_000
+
   # Milliseconds. A node that cannot be reached may have moved. So its target is looked up again after this time, even if
   # the TTL is longer.
   @retry_after 10_000
@@ -28,8 +31,9 @@ defmodule Caravan.Cluster.Discovery.TargetAddresses do
   # rule for resolvers). A lookup takes this long at most.
   @stale 60_000
 
-  # The maximum number of targets that a lookup can be told to leave out. Beyond it, only those of the last answer stay.
-  @max_targets 16_384
+  # The maximum number of records of an answer. If there are more targets, only those of the last answer stay. Each lookup
+  # passes them to the library, on a scheduler.
+  @max_targets 4_096
 
   @spec new() :: t
   def new, do: %__MODULE__{entries: %{}, unreachable: MapSet.new()}
@@ -55,7 +59,7 @@ defmodule Caravan.Cluster.Discovery.TargetAddresses do
     fresh =
       for %Service{addresses: [_ | _] = addresses} = service <- services,
           into: %{},
-          do: {service.target, {addresses, now, now + service.addresses_ttl * 1_000}}
+          do: {service.target, {addresses, now, now + ttl(service)}}
 
     entries = Map.merge(kept, fresh)
     services = Enum.map(services, &put_addresses(&1, entries))
@@ -69,12 +73,17 @@ defmodule Caravan.Cluster.Discovery.TargetAddresses do
     {services, %{targets | unreachable: still_unreachable(targets, fresh)}}
   end
 
-  @doc "Notes that a node of this host could not be connected, or is no longer connected."
+  @doc """
+  Notes that a node of this host could not be connected, or is no longer connected. The host of a node name begins with
+  the first label of the target (`{host}`, `{host_label}.internal`).
+  """
   @spec unreachable(t, host :: String.t()) :: t
   def unreachable(%__MODULE__{entries: entries} = targets, _host) when entries == %{}, do: targets
 
   def unreachable(targets, host),
-    do: %{targets | unreachable: MapSet.put(targets.unreachable, host)}
+    do: %{targets | unreachable: MapSet.put(targets.unreachable, first_label(host))}
+
+  defp ttl(%Service{addresses_ttl: ttl}), do: min(ttl * 1_000, @longest_ttl)
 
   defp usable?({_addresses, _looked_up_at, expires_at}, now), do: now < expires_at + @stale
 
@@ -90,18 +99,16 @@ defmodule Caravan.Cluster.Discovery.TargetAddresses do
 
   defp put_addresses(service, _entries), do: service
 
-  # The host of a node name is the target, or the first label of the target (`{host_label}`).
   defp unreachable?(%{unreachable: unreachable}, target),
-    do: MapSet.member?(unreachable, target) or MapSet.member?(unreachable, first_label(target))
+    do: MapSet.member?(unreachable, first_label(target))
 
-  # Forgets also the hosts that belong to no target any more.
+  # Forgets also the labels that belong to no target any more.
   defp still_unreachable(%{unreachable: unreachable, entries: entries}, fresh) do
     if MapSet.size(unreachable) == 0 do
       unreachable
     else
       waiting = entries |> Map.drop(Map.keys(fresh)) |> Map.keys()
-      waiting = MapSet.new(waiting ++ Enum.map(waiting, &first_label/1))
-      MapSet.intersection(unreachable, waiting)
+      MapSet.intersection(unreachable, MapSet.new(waiting, &first_label/1))
     end
   end
 
