@@ -28,12 +28,12 @@ defmodule Caravan.Cluster.Distribution.Connector do
   @doc """
   Returns the call that probes a node every `every` milliseconds, and calls `connect` if the node accepts.
 
-  The probe takes at most half of `:connect_timeout`, so that its finding is the result of the call.
+  The probe ends 50 ms before `:connect_timeout`, or after half of it, so that its finding is the result of the call.
   """
   @spec probe(Config.t(), String.t(), every :: pos_integer, connect :: (() -> term)) ::
           (() -> term)
   def probe(%Config{connect_timeout: timeout}, name, every, connect) do
-    timeout = min(@probe_timeout, div(timeout, 2))
+    timeout = min(@probe_timeout, max(timeout - 50, div(timeout, 2)))
 
     fn ->
       started = System.monotonic_time()
