@@ -110,11 +110,11 @@ defmodule Caravan.Dns do
   | a name | 253 octets, labels of 63 octets, ASCII letters, digits, `-`, `_` |
   | records of one answer | 4,096. More records return `:too_many_records`. |
   | a file: `/etc/resolv.conf`, `/etc/hosts`, `:ca_file`, `:trust_anchors` | 16 MiB. A larger file is `:unreadable_file`. |
-  | threads that look at files | 8. A file that blocks holds one or two of them, and the lookups that need it fail by their deadlines with `:unreadable_file`. While files hold all 8 threads, all lookups that need a file fail so. Lookups that need none go on. |
+  | threads that look at files | 8. A file that blocks occupies up to two threads. Lookups that need this file fail with `:unreadable_file` at their deadline. While all 8 threads are occupied, this is true of all lookups that need a file. Lookups that need none go on. |
   | addresses of an SRV target | 16. More addresses are left out. |
   | size of a response | 1,232 octets over UDP, as requested by EDNS. One of 4,096 octets counts as truncated. 65,535 octets over TCP. |
   | CNAME records of a name | 8 in one response, and 8 responses. More return `:bad_response`. |
-  | an attempt to connect over TCP, TLS or HTTPS | 5 seconds, and as long as a lookup waits for it. Later attempts of lookups share it. |
+  | an attempt to connect over TCP, TLS or HTTPS | 5 seconds, and longer while a lookup waits for it. Attempts that begin within the 5 seconds share it. |
   | configurations whose sockets and connections are kept | 32, until 60 seconds after the last lookup. One more replaces the oldest. |
   | proofs of DNSSEC that are kept for one nameserver | 4,096, each for 60 seconds at most. One more replaces the oldest. |
   | idle UDP sockets | 128 in one VM. Each is closed after 32 queries. |

@@ -105,8 +105,8 @@ defmodule Caravan.Cluster.Config do
       type: {:in, 1..16_384},
       default: 1_024,
       doc:
-        "The maximum number of node names in the topology. If DNS has more, the names that are known " <>
-          "longest stay, and the others are left out."
+        "The maximum number of node names in the topology. If DNS has more, the nodes that are connected stay, then " <>
+          "those that were connected, then the names that are known longest. The others are left out."
     ],
     max_new_names: [
       type: {:in, 1..1_000_000},

@@ -40,7 +40,8 @@ defmodule Caravan.Cluster.DnsStrategy do
       with their number, up to six times `:poll_interval`.
     * Waits have jitter, so that a fleet does not query in step.
     * SRV targets whose addresses are not in the answer are looked up too, in the family of distribution (`-proto_dist`).
-      A target is looked up again when its own TTL is over, or after ten seconds if its node cannot be reached.
+      A target is looked up again when its own TTL is over, after a minute at most, or after ten seconds if its node
+      cannot be reached.
 
   ## Members
 
@@ -55,12 +56,13 @@ defmodule Caravan.Cluster.DnsStrategy do
     * A new member is connected without delay. After a nodedown or a failure, a probe comes first. It is a TCP connection
       to the address and port of the node, and it is closed at once. Only if it is accepted, OTP connects the node.
     * If the host drops packets, OTP would wait for them for seconds. A probe that has no reply is repeated instead,
-      after the waits below. So a node is connected soon after its network works again. An attempt of OTP also ends
+      after the waits below. So a node is connected soon after its network works again. An attempt with its probe ends
       after `:connect_timeout`.
     * A message to a lost node makes OTP connect it without a probe, unless the VM has `-kernel dist_auto_connect never`.
       While that attempt waits for a host that drops packets, 7 s at most, the strategy cannot connect the node either.
-    * The waits start again when the record of the node changes, when it returns after longer than `:keep`, and when
-      another lost node is connected again.
+    * The waits start again when the record of the node changes, and when it returns after longer than `:keep`, unless
+      the node has announced that it leaves. When a lost node is connected again, the other lost nodes are dialled soon,
+      once.
     * The strategy disconnects no node, except with `:prune`. When its process ends, the connections stay as they
       are.
     * A name becomes an atom only when its node is dialled: at most `:max_new_names` within 24 hours, and none while
@@ -68,7 +70,8 @@ defmodule Caravan.Cluster.DnsStrategy do
 
   ### Waits
 
-  A wait grows with the time for which a node has been gone. A random part of up to a half is taken off each wait.
+  A wait grows with the time for which a node has been gone. A random part of up to a half is taken off a wait of a lost
+  node, and of up to five eighths for a node that was never connected.
 
   | node | failure | at first | later | at most | attempts in the first minute, the first hour, each later hour |
   |---|---|---|---|---|---|
@@ -79,10 +82,10 @@ defmodule Caravan.Cluster.DnsStrategy do
 
   A probe takes 0.1 ms of CPU. The other node logs nothing about it.
 
-    * All members probe the same lost node. So its waits have at least 4 ms for each member, and the node gets at most
-      about 330 probes a second. In a cluster of 1,000 nodes, a lost node is probed every 2 to 4 s by each of them.
-    * If DNS names many nodes that are not connected, each never connected one has a wait of at least 10 ms for each of
-      them, and of at most 120 ms for each of them if that is longer than a minute.
+    * Each wait of a probe has at least 4 ms per member. So a lost node gets about 330 probes a second from all members
+      together. In a cluster of 1,000 nodes, a lost node is probed every 2 to 4 s by each of them.
+    * If DNS names n nodes that are not connected, a node that was never connected waits at least n × 10 ms. Its longest
+      wait is a minute, or n × 120 ms if that is more.
     * A lost node whose connections end within 5 s, again and again, is dialled after 500 ms, and after twice as long
       each time, up to `:poll_interval` or a minute.
     * A node that has announced that it leaves is dialled after half a minute to a minute.

@@ -85,9 +85,8 @@ defmodule Caravan.Cluster.Membership.Backoff do
   @doc """
   Returns the wait after the first failed probe.
 
-  The members have all seen the nodedown at the same time. So this wait is random as if a series of waits had begun
-  long ago: the rest of one of them (the residual life of a renewal process). The peers then probe at a constant rate
-  from the beginning.
+  All members saw the nodedown at the same moment. So the first wait is drawn as the remainder of a wait that is already
+  running (residual life of a renewal process). The probes of all members are then evenly spread from the start.
   """
   @spec after_first_probe(counts, random :: float) :: pos_integer
   def after_first_probe(counts, random) do

@@ -15,7 +15,8 @@ defmodule Caravan.Cluster.Membership.Members do
   Applies an answer of a source to the peers.
 
   Most answers are equal to the last one of their source, and change only the time at which their nodes were seen last.
-  So an equal answer is only noted, for a tenth of `:keep`. The noted time is applied before the next other answer.
+  So an equal answer only records the time. The recorded time is applied to the peers before the next different answer,
+  and after a tenth of `:keep` at the latest.
   """
   @spec apply_answer(State.t(), Config.source(), Membership.answer(), Membership.env()) ::
           State.t()
@@ -62,8 +63,8 @@ defmodule Caravan.Cluster.Membership.Members do
     |> put_repeat(source, answer, now)
   end
 
-  # With :prune, each answer counts. Above :max_nodes, each answer names nodes that are not peers. A peer that the answer
-  # lacks is deleted some time after it was seen last.
+  # Equal answers are applied in full in three cases. With :prune, each one is counted. At :max_nodes, each one names nodes
+  # that are not peers. If an answer lacks a peer of its source, the peer must be deleted when :keep is over.
   defp put_repeat(%{options: %{prune: nil, max_nodes: most}} = state, source, answer, now)
        when map_size(state.peers) < most do
     lacking? =
@@ -146,7 +147,8 @@ defmodule Caravan.Cluster.Membership.Members do
   # Keeps connected nodes first, then nodes that were connected once, then the names that are known longest. So
   # made-up names do not replace real nodes. A new peer may be connected already, which its nodeup marks later.
   defp rank(peer, connected_nodes) do
-    {peer.name not in connected_nodes, not peer.was_connected, peer.first_seen_at, peer.name}
+    {not MapSet.member?(connected_nodes, peer.name), not peer.was_connected, peer.first_seen_at,
+     peer.name}
   end
 
   defp report_members(state, before) do
