@@ -22,8 +22,8 @@ const MAX_FILE_SIZE: u64 = 16 * 1_024 * 1_024;
 pub struct FileStamps(SharedWork<PathBuf, Option<FileStamp>>);
 
 impl FileStamps {
-    /// Returns the stamp of the file at `path`, or `None` if there is no such file. The stamp has all changes from
-    /// before the call.
+    /// Returns the stamp of the file at `path`, or `None` if there is no such file. The stamp is read after the
+    /// call began.
     pub async fn stamp(
         &self,
         path: &Path,
