@@ -54,8 +54,9 @@ defmodule Caravan.Cluster.Membership.Backoff do
   then wakes up less often, and 100 attempts at a time take a third of the CPU time of 100 single ones. The clocks of two
   VMs begin when they start, so the VMs are not in step.
   """
-  @spec next_at(:new, now :: integer, gone :: non_neg_integer, counts, random :: float) :: integer
-  def next_at(:new, now, gone, counts, random) do
+  @spec next_at_of_new(now :: integer, gone :: non_neg_integer, counts, random :: float) ::
+          integer
+  def next_at_of_new(now, gone, counts, random) do
     wait = longest_wait(:new, gone, counts)
     at = now + random_half(wait, random)
     at - Integer.mod(at, power_of_two(div(wait, 8)))

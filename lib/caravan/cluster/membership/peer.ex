@@ -304,7 +304,7 @@ defmodule Caravan.Cluster.Membership.Peer do
           now + Backoff.wait(:connect, gone, counts, random)
 
         {_kind, %{was_connected: false}} ->
-          Backoff.next_at(:new, now, gone, counts, random)
+          Backoff.next_at_of_new(now, gone, counts, random)
       end
 
     %{peer | connect_failures: peer.connect_failures + 1, retry_at: retry_at}

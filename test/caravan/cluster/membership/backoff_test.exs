@@ -77,13 +77,13 @@ defmodule Caravan.Cluster.Membership.BackoffTest do
     counts = %{members: 1_000, connected: 10}
 
     for now <- [-500_123, 77_000] do
-      times = for n <- 0..989, do: Backoff.next_at(:new, now, 0, counts, n / 990)
+      times = for n <- 0..989, do: Backoff.next_at_of_new(now, 0, counts, n / 990)
       assert Enum.all?(times, &((&1 - now) in 3_700..9_900))
       assert length(Enum.uniq(times)) in 5..7
     end
 
     for random <- [0.0, 0.999999],
-        do: assert(Backoff.next_at(:new, 0, 0, @few, random) in 180..500)
+        do: assert(Backoff.next_at_of_new(0, 0, @few, random) in 180..500)
   end
 
   test "a node that flaps waits twice as long each time, up to :poll_interval or a minute" do
