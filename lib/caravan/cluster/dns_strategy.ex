@@ -124,21 +124,22 @@ defmodule Caravan.Cluster.DnsStrategy do
 
   use GenServer
 
-  alias Caravan.Cluster.Alarms
   alias Caravan.Cluster.Discovery
   alias Caravan.Cluster.Distribution.NodeAtom
   alias Caravan.Cluster.DnsStrategy.Connections
   alias Caravan.Cluster.DnsStrategy.Departure
   alias Caravan.Cluster.DnsStrategy.Jobs
   alias Caravan.Cluster.DnsStrategy.NodeList
+  alias Caravan.Cluster.DnsStrategy.Tick
   alias Caravan.Cluster.DnsStrategy.Waiters
+  alias Caravan.Cluster.DnsStrategy.Warnings
   alias Caravan.Cluster.Membership
   alias Caravan.Cluster.Report
   alias Caravan.Cluster.Topologies
   alias Caravan.Epmd.Peers
 
-  @enforce_keys ~w(config key membership discovery jobs nodes waiters departure alarms)a
-  defstruct @enforce_keys ++ [tick: nil]
+  @enforce_keys ~w(config key membership discovery jobs nodes waiters departure warnings tick)a
+  defstruct @enforce_keys
 
   @typedoc "The options above, or libcluster's list of one `Cluster.Strategy.State`."
   @type options :: keyword | [struct]
@@ -181,7 +182,8 @@ defmodule Caravan.Cluster.DnsStrategy do
       nodes: NodeList.new(config),
       waiters: Waiters.new(),
       departure: Departure.new(key),
-      alarms: Alarms.new()
+      warnings: Warnings.new(config),
+      tick: Tick.new()
     }
 
     {:ok, state, {:continue, :start}}
@@ -246,9 +248,10 @@ defmodule Caravan.Cluster.DnsStrategy do
   # Cancels the timer first. The timer may have been replaced while this :tick was in the mailbox. Then two timers
   # would run.
   @impl true
-  def handle_info(:tick, state),
-    do:
-      {:noreply, %{state | tick: cancel(state.tick)} |> refresh_if_stale([]) |> dispatch([:tick])}
+  def handle_info(:tick, state) do
+    state = update(state, :tick, &Tick.cancel/1)
+    {:noreply, state |> refresh_if_stale([]) |> dispatch([:tick])}
+  end
 
   def handle_info({:nodeup, node, _info}, state) when is_atom(node) do
     state = listed(state, NodeList.nodeup(state.nodes, node))
@@ -302,7 +305,11 @@ defmodule Caravan.Cluster.DnsStrategy do
   defp perform({:disconnect, name}, %{config: config} = state),
     do: {[], update(state, :jobs, &Connections.disconnect(&1, config, name))}
 
-  defp perform({:publish, entries}, state), do: publish(state, entries)
+  defp perform({:publish, entries}, state) do
+    result = Peers.put(state.key, entries)
+    events = if result == :ok, do: [], else: [:peer_table_full]
+    {events, update(state, :warnings, &Warnings.peer_table(&1, result))}
+  end
 
   defp perform({:rotate_addresses, name}, state) do
     :ok = Peers.rotate(name)
@@ -317,24 +324,9 @@ defmodule Caravan.Cluster.DnsStrategy do
     {[], state}
   end
 
-  defp schedule_tick(%{tick: tick} = state) do
-    case {Membership.wake(state.membership, now()), tick} do
-      {at, {at, _timer}} -> state
-      {at, _other} -> %{state | tick: start_tick(at, cancel(tick))}
-    end
-  end
-
-  defp start_tick(:never, nil), do: nil
-
-  defp start_tick(at, nil),
-    do: {at, Process.send_after(self(), :tick, max(0, at - now()))}
-
-  defp cancel(nil), do: nil
-
-  # Does not wait, as in Job. A :tick that comes all the same does no harm.
-  defp cancel({_at, timer}) do
-    :ok = Process.cancel_timer(timer, async: true, info: false)
-    nil
+  defp schedule_tick(state) do
+    at = Membership.wake(state.membership, now())
+    update(state, :tick, &Tick.set(&1, at))
   end
 
   ## Connected nodes
@@ -351,12 +343,7 @@ defmodule Caravan.Cluster.DnsStrategy do
   defp handle_list(:unknown, _state), do: :unknown
 
   defp handle_list({result, events, nodes}, state) do
-    state =
-      case result do
-        :ok -> clear_alarm(state, :list_nodes)
-        {:error, text} -> warn_once(state, :list_nodes, text)
-      end
-
+    state = update(state, :warnings, &Warnings.list_nodes(&1, result))
     {:noreply, listed(state, {events, nodes})}
   end
 
@@ -365,34 +352,13 @@ defmodule Caravan.Cluster.DnsStrategy do
   defp handle_lookup(:unknown, _state), do: :unknown
 
   defp handle_lookup({source, {:ok, answer, left_out}, discovery}, state) do
-    state = report_left_out(%{state | discovery: discovery}, source, left_out)
+    state = update(state, :warnings, &Warnings.left_out(&1, source, left_out))
+    state = %{state | discovery: discovery}
     {:noreply, refresh_if_stale(state, [{:answer, source, answer}])}
   end
 
   defp handle_lookup({source, {:error, error}, discovery}, state),
     do: {:noreply, dispatch(%{state | discovery: discovery}, [{:lookup_failed, source, error}])}
-
-  defp report_left_out(state, source, []), do: clear_alarm(state, {:left_out, source})
-
-  defp report_left_out(state, {query, _type} = source, [reason | _] = reasons) do
-    text = "#{length(reasons)} records of #{inspect(query)} are left out: #{reason}"
-    warn_once(state, {:left_out, source}, text)
-  end
-
-  ## Addresses
-
-  defp publish(state, entries) do
-    case Peers.put(state.key, entries) do
-      :ok ->
-        {[], clear_alarm(state, :peer_table_full)}
-
-      {:error, :full} ->
-        text =
-          "the table of addresses is full, so it has no addresses of this topology (see Caravan.Epmd.Peers)"
-
-        {[:peer_table_full], warn_once(state, :peer_table_full, text)}
-    end
-  end
 
   ## Jobs
 
@@ -428,21 +394,14 @@ defmodule Caravan.Cluster.DnsStrategy do
       state
       | discovery: Discovery.stop(state.discovery),
         nodes: NodeList.stop(state.nodes),
-        jobs: Jobs.stop(state.jobs, fn _tag -> true end)
+        jobs: Jobs.stop(state.jobs)
     }
   end
 
   defp handle_departure(:unknown, _state), do: :unknown
 
   defp handle_departure({result, departure}, state) do
-    case result do
-      {:error, {:failed, reason}} ->
-        Report.log(state.config, :error, "leaving the cluster failed: #{inspect(reason)}")
-
-      _ok_or_timeout ->
-        :ok
-    end
-
+    :ok = Report.left(state.config, result)
     {:noreply, refresh_if_stale(%{state | departure: departure}, [])}
   end
 
@@ -456,19 +415,6 @@ defmodule Caravan.Cluster.DnsStrategy do
     %{connected: connected} = Membership.counts(membership)
     update(state, :waiters, &Waiters.reply(&1, connected, Membership.responded?(membership)))
   end
-
-  ## Warnings
-
-  # Logs a line when an alarm is new. It is not new again within `:keep`, because one of several servers may
-  # answer differently than the others.
-  defp warn_once(state, alarm, text) do
-    {new?, alarms} = Alarms.set(state.alarms, alarm, now())
-    if new?, do: Report.log(state.config, :warning, text)
-    %{state | alarms: alarms}
-  end
-
-  defp clear_alarm(state, alarm),
-    do: update(state, :alarms, &Alarms.clear(&1, alarm, now(), state.config.keep))
 
   defp update(state, field, fun), do: Map.update!(state, field, fun)
 

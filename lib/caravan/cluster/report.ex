@@ -173,6 +173,13 @@ defmodule Caravan.Cluster.Report do
     emit(config, [:membership, what], %{connected: connected}, %{})
   end
 
+  @doc "Logs that a drained strategy could not leave the cluster."
+  @spec left(Config.t(), :ok | {:error, :timeout | {:failed, term}}) :: :ok
+  def left(config, {:error, {:failed, reason}}),
+    do: log(config, :error, "leaving the cluster failed: #{inspect(reason)}")
+
+  def left(_config, _ok_or_timeout), do: :ok
+
   @doc "Returns a text for the reason why a node was not connected, or disconnected."
   @spec describe(Connector.reason() | :not_listed, String.t()) :: String.t()
   def describe(reason, function \\ "connect")

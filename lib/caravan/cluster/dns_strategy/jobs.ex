@@ -36,11 +36,10 @@ defmodule Caravan.Cluster.DnsStrategy.Jobs do
   def count(%__MODULE__{} = jobs, which),
     do: Enum.count(jobs.running, fn {_ref, {tag, _job, _started}} -> which.(tag) end)
 
-  @doc "Ends the jobs with such a tag. They have no outcome."
-  @spec stop(t, (tag -> boolean)) :: t
-  def stop(%__MODULE__{} = jobs, which) do
-    stopped = for {ref, {tag, job, _started}} <- jobs.running, which.(tag), do: {ref, job}
-    Enum.each(stopped, fn {_ref, job} -> Job.stop(job) end)
-    %{jobs | running: Map.drop(jobs.running, Enum.map(stopped, &elem(&1, 0)))}
+  @doc "Ends all jobs. They have no outcome."
+  @spec stop(t) :: t
+  def stop(%__MODULE__{} = jobs) do
+    for {_ref, {_tag, job, _started}} <- jobs.running, do: :ok = Job.stop(job)
+    %{jobs | running: %{}}
   end
 end
