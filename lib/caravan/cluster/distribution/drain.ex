@@ -17,6 +17,7 @@ defmodule Caravan.Cluster.Distribution.Drain do
   # answer in time, its nodes are put into quarantine, and its next connects release them.
   @moduledoc false
 
+  alias Caravan.Cluster.Distribution.ConnectAll
   alias Caravan.Cluster.Distribution.Cookies
   alias Caravan.Cluster.Distribution.NodeAtom
   alias Caravan.Cluster.Topologies
@@ -113,7 +114,7 @@ defmodule Caravan.Cluster.Distribution.Drain do
   # of a mesh were disconnected, `global` would close connections between the other nodes.
   defp disconnect(nodes) do
     visible = Enum.any?(Node.list(), &(&1 in nodes))
-    mesh = visible and Application.get_env(:kernel, :connect_all, true)
+    mesh = visible and ConnectAll.in_force()
     _ = if mesh and function_exported?(:global, :disconnect, 0), do: :global.disconnect()
 
     # `global` does not know nodes that are hidden, or that came up a moment ago.
