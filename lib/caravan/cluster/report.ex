@@ -173,7 +173,7 @@ defmodule Caravan.Cluster.Report do
     emit(config, [:membership, what], %{connected: connected}, %{})
   end
 
-  @doc "Logs that a drained strategy could not leave the cluster."
+  @doc "Logs why a leave job failed. A timeout is not logged, because the caller of `drain/1` gets it as the reply."
   @spec left(Config.t(), :ok | {:error, :timeout | {:failed, term}}) :: :ok
   def left(config, {:error, {:failed, reason}}),
     do: log(config, :error, "leaving the cluster failed: #{inspect(reason)}")

@@ -1,9 +1,9 @@
 defmodule Caravan.Cluster.Distribution.ConnectAll do
-  # Effect. Reads the setting `connect_all` of OTP. With it, `global` connects each node to all others.
+  # Effect. Reads the setting `connect_all` of OTP.
   @moduledoc false
 
   @doc """
-  Returns whether `global` of this VM connects nodes.
+  Returns whether the process `global` of this VM connects each new node to all other nodes.
 
   The kernel parameter `connect_all` decides, then the flag `-connect_all`, as in `global:init/1` (kernel/src/global.erl
   of OTP 25.2 to 29). `global` reads them only when it starts.

@@ -8,17 +8,18 @@ defmodule Caravan.Cluster.DnsStrategy.Tick do
   @spec new() :: t
   def new, do: {:never, nil}
 
-  @doc "Makes `:tick` come at this time, instead of at the time before."
+  @doc "Sends `:tick` to the caller at this time. Replaces the time that was set before."
   @spec set(t, :never | integer) :: t
   def set({at, _timer} = tick, at), do: tick
 
   def set(tick, at) do
-    {:never, nil} = cancel(tick)
+    _ = cancel(tick)
     start(at)
   end
 
   @doc """
-  Cancels the timer, without waiting for it, as in Job. A `:tick` that comes all the same does no harm.
+  Cancels the timer. A `:tick` may still come afterwards, because this function does not wait for the timer. The
+  strategy handles it as any other one.
   """
   @spec cancel(t) :: t
   def cancel({:never, nil} = tick), do: tick

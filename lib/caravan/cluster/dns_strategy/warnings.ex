@@ -14,14 +14,17 @@ defmodule Caravan.Cluster.DnsStrategy.Warnings do
   @spec new(Config.t()) :: t
   def new(%Config{} = config), do: %__MODULE__{config: config, alarms: Alarms.new()}
 
-  @doc "Takes in the result of a custom `:list_nodes` function."
+  @doc "Warns if a custom `:list_nodes` function failed. With `:ok`, the condition is over."
   @spec list_nodes(t, :ok | {:error, String.t()}) :: t
   def list_nodes(%__MODULE__{} = warnings, :ok), do: clear(warnings, :list_nodes)
 
   def list_nodes(%__MODULE__{} = warnings, {:error, text}),
     do: warn(warnings, :list_nodes, text)
 
-  @doc "Takes in the reasons for which records of an answer were left out, one for each record."
+  @doc """
+  Warns if records of an answer were left out. `reasons` has one reason for each of them. Without a reason, the
+  condition is over.
+  """
   @spec left_out(t, Config.source(), reasons :: [String.t()]) :: t
   def left_out(%__MODULE__{} = warnings, source, []), do: clear(warnings, {:left_out, source})
 
@@ -30,7 +33,9 @@ defmodule Caravan.Cluster.DnsStrategy.Warnings do
     warn(warnings, {:left_out, source}, text)
   end
 
-  @doc "Takes in whether the addresses of the topology fitted into `Caravan.Epmd.Peers`."
+  @doc """
+  Warns if the addresses of the topology did not fit into `Caravan.Epmd.Peers`. With `:ok`, the condition is over.
+  """
   @spec peer_table(t, :ok | {:error, :full}) :: t
   def peer_table(%__MODULE__{} = warnings, :ok), do: clear(warnings, :peer_table)
 
