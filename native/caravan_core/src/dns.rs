@@ -7,10 +7,12 @@ mod abort_on_drop;
 mod answer;
 mod config;
 mod connection;
+#[cfg_attr(not(feature = "dnssec"), path = "dns/no_dnssec.rs")]
 mod dnssec;
 mod error;
 mod file_stamp;
 mod files;
+mod fingerprint;
 mod hosts;
 #[cfg(feature = "tls")]
 mod https;
@@ -34,7 +36,7 @@ pub use config::{
     BadNameserver, BadNetwork, DnssecConfig, LookupOptions, MAX_KNOWN_TARGETS, MAX_NAMESERVERS,
     MAX_NETWORKS, NameServerConfig, Protocol, ResolverConfig, TargetFamilies, network,
 };
-pub use error::LookupError;
+pub use error::{LookupError, LookupFailure};
 pub use question::{BadName, QueryType, Question};
 pub use resolvers::{LookupStart, Outcome, PendingLookup, Resolvers};
 #[cfg(any(test, fuzzing))]

@@ -26,8 +26,8 @@ fn cases() -> u32 {
     cases.and_then(|text| text.parse().ok()).unwrap_or(2_000)
 }
 
-/// Returns inputs. Three of four are a seed in which octets were changed, removed or repeated. The others are random
-/// octets.
+/// Returns inputs. Three of four inputs are a seed in which octets were changed, inserted, removed or repeated. The
+/// others are random octets.
 fn input(target: &str) -> impl Strategy<Value = Vec<u8>> + use<> {
     let changes = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0..4u8), 0..8);
     let mutated = (prop::sample::select(seeds(target)), changes).prop_map(|(mut seed, changes)| {

@@ -3,13 +3,13 @@
 //!
 //! This crate is *not* a DNS client. `hickory-resolver` implements the protocol. This crate adds
 //! configuration, limits, a closed set of errors, and records in the shape that Caravan uses.
-//! `caravan_nif` translates the three modules to Erlang terms.
+//! `caravan_nif` makes the three modules NIFs: it translates their arguments and results from and to Erlang terms.
 
 pub mod dns;
 pub mod peers;
 pub mod port;
 
-// The bodies of the fuzz targets also run as tests of this crate. They refer to it by its name.
+// The bodies of the fuzz targets also run as tests of this crate. They call this crate `caravan_core`, not `crate`.
 #[cfg(test)]
 extern crate self as caravan_core;
 #[cfg(test)]

@@ -4,7 +4,8 @@
 //! topology is deleted, the entry of the other one is used again.
 //!
 //! Readers wait only for short changes. A put and a delete prepare a new table without a lock on the old one, and then
-//! replace one pointer. [`PeerTable::rotate`] changes one entry, which all tables and lists share.
+//! replace one pointer. [`PeerTable::rotate`] changes the entries of one name in place. The tables of the topologies,
+//! the table for readers and the lists that readers hold share them.
 
 use std::collections::BTreeMap;
 use std::mem;
@@ -140,7 +141,8 @@ impl<T: PartialEq> PeerTable<T> {
         self.peers.read().get(name).map(|entry| entry.endpoint())
     }
 
-    /// Returns all entries, sorted by name. Later rotations change their addresses.
+    /// Returns the entry that counts for each name, sorted by name. Later rotations change the addresses of these
+    /// entries.
     #[must_use]
     pub fn list(&self) -> Arc<Peers> {
         self.peers.read().clone()
@@ -151,7 +153,7 @@ impl<T: PartialEq> PeerTable<T> {
         for (_, peers) in topologies {
             all.append(&mut peers.clone());
         }
-        // Dropping the old table takes long, so it is done after the lock is released.
+        // Dropping the old table takes long, so it happens when readers no longer wait for the lock.
         let old = mem::replace(&mut *self.peers.write(), Arc::new(all));
         drop(old);
     }

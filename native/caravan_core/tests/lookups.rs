@@ -13,8 +13,8 @@ use std::thread;
 use std::time::Duration;
 
 use caravan_core::dns::{
-    LookupError, LookupOptions, LookupStart, Outcome, PendingLookup, QueryType, Question,
-    ResolverConfig, Resolvers, TargetFamilies,
+    LookupError, LookupFailure, LookupOptions, LookupStart, Outcome, PendingLookup, QueryType,
+    Question, ResolverConfig, Resolvers, TargetFamilies,
 };
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
@@ -117,7 +117,7 @@ impl Client {
         }
     }
 
-    fn start(&self, name: &str) -> (LookupStart, Receiver<Result<usize, LookupError>>) {
+    fn start(&self, name: &str) -> (LookupStart, Receiver<Result<usize, LookupFailure>>) {
         let (to, receiver) = channel();
         let question = Question::new(name.as_bytes(), QueryType::A).expect("a question");
         let reply = move |outcome: Outcome| {
@@ -129,7 +129,7 @@ impl Client {
         (started, receiver)
     }
 
-    fn outcome(&self, name: &str) -> Result<usize, LookupError> {
+    fn outcome(&self, name: &str) -> Result<usize, LookupFailure> {
         let (started, receiver) = self.start(name);
         match started {
             LookupStart::Answered(answer) => Ok(answer.records.len()),
@@ -152,14 +152,19 @@ impl Drop for Client {
 
 #[test]
 fn lookups_end_with_an_answer_an_error_or_a_timeout() {
-    let client = Client::new(&serve().to_string());
+    let server = serve().to_string();
+    let client = Client::new(&server);
+    let failed = |error| {
+        let nameserver = Some(server.as_str().into());
+        Err(LookupFailure { error, nameserver })
+    };
     for _ in 0..3 {
         assert_eq!(client.outcome("one.test"), Ok(1));
         assert_eq!(client.outcome("many.test"), Ok(300));
         assert_eq!(client.outcome("noisy.test"), Ok(1));
-        assert_eq!(client.outcome("bad.test"), Err(LookupError::BadResponse));
+        assert_eq!(client.outcome("bad.test"), failed(LookupError::BadResponse));
     }
-    assert_eq!(client.outcome("silent.test"), Err(LookupError::Timeout));
+    assert_eq!(client.outcome("silent.test"), failed(LookupError::Timeout));
 }
 
 #[test]
@@ -258,7 +263,8 @@ fn a_lookup_without_a_second_poll_ends_at_its_deadline() {
     let client = patient_client(&server);
     let (started, receiver) = client.start("one.test");
     let outcome = receiver.recv_timeout(ENOUGH);
-    assert_eq!(outcome, Ok(Err(LookupError::Timeout)));
+    let error = outcome.map(|result| result.map_err(|failure| failure.error));
+    assert_eq!(error, Ok(Err(LookupError::Timeout)));
     assert!(pending(started).poll().is_none());
 }
 

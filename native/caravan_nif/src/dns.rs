@@ -1,4 +1,4 @@
-//! The NIFs `dns_lookup/3`, `dns_poll/1`, `dns_cancel/1`, `dns_flush/0` and `dns_in_flight/0`.
+//! The NIFs `dns_lookup/4`, `dns_poll/1`, `dns_cancel/1`, `dns_flush/0` and `dns_in_flight/0`.
 //!
 //! A lookup has two phases. First it is polled on the caller's thread: `dns_lookup` and `dns_poll` return the answer
 //! if it is there. Otherwise they return the lookup's reference, and after `dns_poll` the outcome comes as the message
@@ -18,7 +18,7 @@ use rustler::thread::is_scheduler_thread;
 use rustler::{Binary, Encoder, Env, LocalPid, Monitor, OwnedEnv, Resource, ResourceArc, Term};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use crate::dns_terms::{self, OptionsTerm, QueryTypeAtom};
+use crate::dns_terms::{self, OptionsTerm, QueryTypeAtom, Wanted};
 use crate::runtime;
 
 /// Maximum number of lookups in flight in the VM. One more has the error `:busy`.
@@ -57,7 +57,8 @@ impl Lookup {
 }
 
 impl Drop for Lookup {
-    /// Called when the caller dies before `dns_poll`, because until then the caller has the only reference.
+    /// Cancels a lookup whose caller died before `dns_poll`: until then, the caller has the only reference. After an
+    /// outcome, it does nothing.
     fn drop(&mut self) {
         self.cancel();
     }
@@ -67,6 +68,7 @@ impl Drop for Lookup {
 struct Reply {
     name: Vec<u8>,
     query_type: QueryType,
+    wanted: Wanted,
     caller: LocalPid,
     state: Mutex<ReplyState>,
 }
@@ -87,6 +89,10 @@ impl Reply {
         // function again.
         let state = mem::replace(&mut *self.state.lock(), ReplyState::Claimed);
         !matches!(state, ReplyState::Claimed)
+    }
+
+    fn result<'a>(&self, env: Env<'a>, outcome: &Outcome) -> Term<'a> {
+        dns_terms::result(env, &self.name, self.query_type, self.wanted, outcome)
     }
 
     /// Ends the first phase: from now on the outcome is sent as a message.
@@ -118,7 +124,7 @@ impl Reply {
         // The message is encoded before the claim. After the claim, the caller cannot cancel, and waits only a few
         // milliseconds for the message.
         let message = message_env.run(|env| {
-            let result = dns_terms::result(env, &self.name, self.query_type, &outcome);
+            let result = self.result(env, &outcome);
             message_env.save((reference, result))
         });
         if self.claim() {
@@ -143,21 +149,22 @@ impl PendingReply {
 
 impl Drop for PendingReply {
     fn drop(&mut self) {
-        // On a scheduler's thread there was no panic: a NIF has claimed the outcome, or is about to.
+        // On a scheduler's thread, a NIF returns the outcome itself, even after a panic, or the lookup was cancelled.
         if !is_scheduler_thread() {
-            self.reply.deliver(Err(LookupError::Internal));
+            self.reply.deliver(Err(LookupError::Internal.into()));
         }
     }
 }
 
-/// Starts a lookup and polls it. Returns `{:ok, answer}`, `{:error, error}`, or the reference of the lookup. Raises
-/// `badarg` for arguments that `Caravan.Dns` does not pass.
+/// Starts a lookup and polls it. Returns the reference of the lookup, or its outcome if known: `{:error, error}`, or
+/// the answer in the form that [`Wanted`] says. Raises `badarg` for arguments that `Caravan.Dns` does not pass.
 #[rustler::nif]
 fn dns_lookup<'a>(
     env: Env<'a>,
     name: Binary<'a>,
     query_type: QueryTypeAtom,
     options: OptionsTerm,
+    wanted: Wanted,
 ) -> rustler::NifResult<Term<'a>> {
     let query_type = QueryType::from(query_type);
     let options = LookupOptions::try_from(options)?;
@@ -165,42 +172,42 @@ fn dns_lookup<'a>(
         Ok(question) => question,
         Err(reason) => return Ok(dns_terms::bad_name(env, &name, query_type, reason)),
     };
-    let started = catch_unwind(AssertUnwindSafe(|| {
-        start(env, &name, question, query_type, options)
-    }));
+    let reply = Arc::new(Reply {
+        name: name.to_vec(),
+        query_type,
+        wanted,
+        caller: env.pid(),
+        state: Mutex::new(ReplyState::Unpolled(None)),
+    });
+    let started = catch_unwind(AssertUnwindSafe(|| start(env, &reply, question, options)));
     let started = started.unwrap_or(Err(LookupError::Internal));
-    Ok(started.unwrap_or_else(|error| dns_terms::result(env, &name, query_type, &Err(error))))
+    Ok(started.unwrap_or_else(|error| reply.result(env, &Err(error.into()))))
 }
 
-/// Polls a lookup a second time. Returns `{:ok, answer}`, or the reference: then the outcome comes as a message. The
-/// caller must call it once, after other processes have run, because the lookup waits for it.
+/// Polls a lookup a second time. Returns `{:ok, answer}`, `{:error, error}` after a panic, or the reference: then the
+/// outcome comes as a message. The caller must call it exactly once, because no outcome is sent before. The poll finds an
+/// answer more often if the caller yields first.
 #[rustler::nif]
 fn dns_poll<'a>(env: Env<'a>, lookup: ResourceArc<Lookup>) -> Term<'a> {
-    let Reply {
-        name,
-        query_type,
-        caller,
-        ..
-    } = &*lookup.reply;
+    let reply = &lookup.reply;
     match catch_unwind(AssertUnwindSafe(|| lookup.pending.poll())) {
-        Ok(Some(answer)) if lookup.reply.claim() => {
-            return dns_terms::result(env, name, *query_type, &Ok(answer));
-        }
+        Ok(Some(answer)) if reply.claim() => return reply.result(env, &Ok(answer)),
         Ok(_) => {}
         Err(_panic) => {
             lookup.cancel();
-            return dns_terms::result(env, name, *query_type, &Err(LookupError::Internal));
+            return reply.result(env, &Err(LookupError::Internal.into()));
         }
     }
-    lookup.reply.owe(&lookup);
+    reply.owe(&lookup);
     // The monitor is set only now, because it costs a tenth of the time of a lookup.
-    if env.monitor(&lookup, caller).is_none() {
+    if env.monitor(&lookup, &reply.caller).is_none() {
         lookup.cancel();
     }
     lookup.encode(env)
 }
 
-/// Ends a lookup. Returns true if no message will come, or false if the outcome was returned or sent before.
+/// Ends a lookup. Returns true if this call ended it: no message will come. Returns false if it had ended before. Its
+/// message may still be on the way.
 #[rustler::nif]
 fn dns_cancel(lookup: ResourceArc<Lookup>) -> bool {
     lookup.cancel()
@@ -224,28 +231,24 @@ fn dns_in_flight() -> (usize, usize) {
 
 fn start<'a>(
     env: Env<'a>,
-    name: &Binary<'a>,
+    reply: &Arc<Reply>,
     question: Question,
-    query_type: QueryType,
     options: LookupOptions,
 ) -> Result<Term<'a>, LookupError> {
-    let reply = Arc::new(Reply {
-        name: name.to_vec(),
-        query_type,
-        caller: env.pid(),
-        state: Mutex::new(ReplyState::Unpolled(None)),
-    });
     let pending_reply = PendingReply {
-        reply: Arc::clone(&reply),
+        reply: Arc::clone(reply),
         _permit: PERMITS.try_acquire().map_err(|_| LookupError::Busy)?,
     };
     #[cfg(feature = "panics")]
-    assert_ne!(name.as_slice(), b"panic-in-nif.invalid");
+    assert_ne!(reply.name.as_slice(), b"panic-in-nif.invalid");
     let deliver = Box::new(|outcome| pending_reply.deliver(outcome));
     let started = resolvers()?.start(question, options, deliver);
     Ok(match started {
-        LookupStart::Answered(answer) => dns_terms::result(env, name, query_type, &Ok(answer)),
-        LookupStart::Pending(pending) => ResourceArc::new(Lookup { reply, pending }).encode(env),
+        LookupStart::Answered(answer) => reply.result(env, &Ok(answer)),
+        LookupStart::Pending(pending) => {
+            let reply = Arc::clone(reply);
+            ResourceArc::new(Lookup { reply, pending }).encode(env)
+        }
     })
 }
 

@@ -1,4 +1,5 @@
-//! The terms of lookups: options in, `Caravan.Dns.Answer`, `Service` and `Error` out.
+//! The terms of lookups: decodes options, and encodes `Caravan.Dns.Answer`, `Service` and `Error`. Also the NIFs
+//! `dns_nameserver?/1` and `dns_network?/1`, which check options.
 
 use std::net::IpAddr;
 use std::num::NonZeroU8;
@@ -9,15 +10,17 @@ use caravan_core::dns::{
     MAX_NETWORKS, NameServerConfig, Outcome, QueryType, Records, ResolverConfig, Service,
     TargetFamilies, Transport, network,
 };
-use rustler::{Binary, Encoder, Env, NifException, NifMap, NifStruct, NifUnitEnum, Term};
+use rustler::{
+    Binary, Encoder, Env, NifException, NifMap, NifStruct, NifTaggedEnum, NifUnitEnum, Term,
+};
 
 use crate::ip::Ip;
 
 mod atoms {
     rustler::atoms! {
-        bad_file, bad_name, bad_response, bogus, busy, connection, error, formerr, hosts, https,
+        bad_file, bad_name, bad_response, bogus, busy, changed, connection, dnssec, error, formerr, hosts, https,
         internal, no_descriptors, no_records, no_threads, not_allowed, nxdomain, ok, refused, servfail, tcp, timeout, tls,
-        too_many_records, truncated, udp, unreadable_file,
+        too_many_records, truncated, udp, unchanged, unreadable_file,
     }
 }
 
@@ -100,6 +103,16 @@ impl TryFrom<OptionsTerm> for LookupOptions {
     }
 }
 
+/// What a lookup returns if it has an answer.
+#[derive(Clone, Copy, NifTaggedEnum)]
+pub enum Wanted {
+    /// `{:ok, answer}`
+    Answer,
+    /// `{:unchanged, answer}` if the records have this fingerprint. That answer comes without records, because it would
+    /// cost more to encode and to read many records than to look them up. Otherwise `{:changed, answer, fingerprint}`.
+    Changes(Option<u64>),
+}
+
 /// Returns whether the text is a valid element of the option `:nameservers`.
 #[rustler::nif(name = "dns_nameserver?")]
 fn is_nameserver(text: Binary) -> bool {
@@ -110,6 +123,16 @@ fn is_nameserver(text: Binary) -> bool {
 #[rustler::nif(name = "dns_network?")]
 fn is_network(text: Binary) -> bool {
     std::str::from_utf8(&text).is_ok_and(|text| network(text).is_ok())
+}
+
+/// Returns the cargo features of the library that options of `Caravan.Dns` need.
+#[rustler::nif]
+fn dns_features() -> Vec<rustler::Atom> {
+    let features = [
+        cfg!(feature = "tls").then(atoms::tls),
+        cfg!(feature = "dnssec").then(atoms::dnssec),
+    ];
+    features.into_iter().flatten().collect()
 }
 
 #[derive(NifStruct)]
@@ -144,30 +167,66 @@ struct ErrorTerm<'a> {
     name: Term<'a>,
     r#type: QueryTypeAtom,
     reason: Term<'a>,
+    nameserver: Option<Term<'a>>,
 }
 
-/// Returns `{:ok, %Caravan.Dns.Answer{}}` or `{:error, %Caravan.Dns.Error{}}`.
-pub fn result<'a>(env: Env<'a>, name: &[u8], query_type: QueryType, outcome: &Outcome) -> Term<'a> {
+/// Returns `{:ok, %Caravan.Dns.Answer{}}`, or what else is wanted, or `{:error, %Caravan.Dns.Error{}}`.
+pub fn result<'a>(
+    env: Env<'a>,
+    name: &[u8],
+    query_type: QueryType,
+    wanted: Wanted,
+    outcome: &Outcome,
+) -> Term<'a> {
     match outcome {
-        Ok(answer) => success(env, name, query_type, answer),
-        Err(error) => failure(env, name, query_type, reason(env, error)),
+        Ok(answer) => success(env, name, query_type, wanted, answer),
+        Err(failure) => {
+            let reason = reason(env, &failure.error);
+            error_term(env, name, query_type, reason, failure.nameserver.as_deref())
+        }
     }
 }
 
-fn success<'a>(env: Env<'a>, name: &[u8], query_type: QueryType, answer: &Answer) -> Term<'a> {
-    let time = u64::try_from(answer.time.as_micros()).unwrap_or(u64::MAX);
-    let term = AnswerTerm {
+fn success<'a>(
+    env: Env<'a>,
+    name: &[u8],
+    query_type: QueryType,
+    wanted: Wanted,
+    answer: &Answer,
+) -> Term<'a> {
+    let with = |records| answer_term(env, name, query_type, answer, records);
+    match wanted {
+        Wanted::Answer => (atoms::ok(), with(records(env, &answer.records))).encode(env),
+        Wanted::Changes(last) => {
+            let fingerprint = answer.records.fingerprint();
+            if last == Some(fingerprint) {
+                (atoms::unchanged(), with(Term::list_new_empty(env))).encode(env)
+            } else {
+                let answer = with(records(env, &answer.records));
+                (atoms::changed(), answer, fingerprint).encode(env)
+            }
+        }
+    }
+}
+
+fn answer_term<'a>(
+    env: Env<'a>,
+    name: &[u8],
+    query_type: QueryType,
+    answer: &Answer,
+    records: Term<'a>,
+) -> AnswerTerm<'a> {
+    AnswerTerm {
         name: binary(env, name),
         r#type: query_type.into(),
-        records: records(env, &answer.records),
+        records,
         ttl: answer.provenance.ttl,
         nameserver: answer.nameserver.as_deref().map(|text| text.encode(env)),
         transport: transport(answer.transport),
-        time,
+        time: u64::try_from(answer.time.as_micros()).unwrap_or(u64::MAX),
         dropped: answer.provenance.dropped,
         secure: answer.provenance.secure,
-    };
-    (atoms::ok(), term).encode(env)
+    }
 }
 
 fn transport(transport: Transport) -> rustler::Atom {
@@ -191,14 +250,22 @@ pub fn bad_name<'a>(env: Env<'a>, name: &[u8], query_type: QueryType, bad: BadNa
             "it has characters other than ASCII letters, digits, \"-\", \"_\" and \".\""
         }
     };
-    failure(env, name, query_type, (atoms::bad_name(), text).encode(env))
+    let reason = (atoms::bad_name(), text).encode(env);
+    error_term(env, name, query_type, reason, None)
 }
 
-fn failure<'a>(env: Env<'a>, name: &[u8], query_type: QueryType, reason: Term<'a>) -> Term<'a> {
+fn error_term<'a>(
+    env: Env<'a>,
+    name: &[u8],
+    query_type: QueryType,
+    reason: Term<'a>,
+    nameserver: Option<&str>,
+) -> Term<'a> {
     let error = ErrorTerm {
         name: binary(env, name),
         r#type: query_type.into(),
         reason,
+        nameserver: nameserver.map(|text| text.encode(env)),
     };
     (atoms::error(), error).encode(env)
 }

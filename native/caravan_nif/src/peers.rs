@@ -1,7 +1,8 @@
 //! The NIFs `peers_put/2`, `peers_delete/1`, `peers_rotate/1`, `peers_find/1` and `peers_list/0`: the table of
 //! discovered nodes.
 //!
-//! All but `peers_find` take time in proportion to the number of names, so they run on a dirty scheduler.
+//! All but `peers_find` run on a dirty scheduler. They take time in proportion to the number of names, or, as
+//! `peers_rotate`, wait for such a call.
 
 use std::num::NonZeroU16;
 

@@ -1,3 +1,5 @@
+//! Fuzzes the port rule. The checks are in `../bodies.rs`, of which each target uses a part.
+
 #![no_main]
 
 #[path = "../bodies.rs"]

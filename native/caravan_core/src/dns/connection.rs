@@ -27,13 +27,13 @@ use super::https::HttpsConnection;
 #[cfg(feature = "tls")]
 use super::tls::TlsConfig;
 
-/// Maximum number of queries in flight over one connection. It is higher than Caravan's own limit of lookups, so
-/// that it is never reached.
+/// Maximum number of queries in flight over one connection. A lookup can have 64 of them, two for each of 32 SRV targets.
+/// One more has the error `Busy`, and is repeated over a new connection like a query over a connection that has ended.
 const MAX_ACTIVE: usize = 4_096;
 /// Timeout after which hickory gives up a silent connection. Lookups end earlier, at their deadlines.
 const TIMEOUT: Duration = Duration::from_secs(60);
-/// Time for which all queries share one attempt to connect, with the TLS handshake. Later queries start another, in case
-/// the nameserver was unreachable at first. The first goes on for the queries that wait for it.
+/// Time for which all queries share one attempt to connect, with the TLS handshake. Later queries start another attempt, in
+/// case the nameserver was unreachable at first. The earlier attempt goes on while a query waits for it.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The connection to one nameserver. The first query opens it.
@@ -250,7 +250,8 @@ async fn open(
 
 impl Open {
     /// Returns whether the nameserver may be gone: no query has had a response for as long as connecting took. A shorter
-    /// time says nothing, because an attempt that waited for the connection too may end before the response comes.
+    /// time says nothing: the time of an attempt includes its wait for the connection, so it may end before a response
+    /// can come.
     fn is_silent(&self) -> bool {
         let since = *self.unanswered_since.lock();
         since.is_some_and(|since| since.elapsed() >= self.connect_time)
@@ -260,7 +261,7 @@ impl Open {
 /// Returns whether the error means only that the connection ended. Such an error says nothing about the request.
 fn is_end_of_connection(error: &NetError) -> bool {
     match error {
-        // hickory returns `Busy` for a connection whose task has ended.
+        // hickory returns `Busy` for a connection whose task has ended, or which has MAX_ACTIVE queries in flight.
         NetError::Busy | NetError::Io(_) | NetError::NoConnections | NetError::Message(_) => true,
         #[cfg(feature = "tls")]
         NetError::H2(error) => !error.is_reset(),
@@ -268,7 +269,8 @@ fn is_end_of_connection(error: &NetError) -> bool {
     }
 }
 
-/// Closes the connection when a query ends over it that has failed, or that the nameserver did not respond to in time.
+/// Closes the connection when a query over it fails, or when a query over it ends while the nameserver is silent
+/// ([`Open::is_silent`]).
 struct CloseIfDead<'a> {
     current: &'a Mutex<Current>,
     open: &'a Open,
@@ -283,7 +285,7 @@ impl Drop for CloseIfDead<'_> {
     }
 }
 
-/// Forgets a connection that could not be opened, so that the next query opens another.
+/// Forgets a connection that could not be opened, or not within [`CONNECT_TIMEOUT`], so that the next query opens another.
 struct CloseUnlessOpen {
     current: Weak<Mutex<Current>>,
     generation: u64,
@@ -300,7 +302,7 @@ impl Drop for CloseUnlessOpen {
     }
 }
 
-/// Closes the connection with this number when no query uses it any more.
+/// Forgets the connection with this number. It closes when the last query over it has ended.
 fn close(current: &Mutex<Current>, generation: u64) {
     let mut current = current.lock();
     if current.generation == generation {

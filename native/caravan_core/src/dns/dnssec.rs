@@ -9,8 +9,9 @@ use hickory_resolver::net::dnssec::DnssecDnsHandle;
 use hickory_resolver::net::runtime::{RuntimeProvider, Time, TokioRuntimeProvider};
 use hickory_resolver::net::xfer::FirstAnswer;
 use hickory_resolver::net::{DnsError, DnsHandle, NetError};
+pub use hickory_resolver::proto::dnssec::TrustAnchors;
 use hickory_resolver::proto::dnssec::rdata::DNSSECRData;
-use hickory_resolver::proto::dnssec::{Proof, PublicKey, TrustAnchors, Verifier};
+use hickory_resolver::proto::dnssec::{Proof, PublicKey, Verifier};
 use hickory_resolver::proto::op::{DnsRequest, DnsRequestOptions, DnsResponse, Query};
 use hickory_resolver::proto::rr::{RData, Record, RecordType};
 use hickory_resolver::proto::serialize::txt::trust_anchor::{Entry, Parser};
@@ -117,6 +118,11 @@ pub async fn validate(
     } else {
         Err(LookupError::Bogus)
     }
+}
+
+/// Returns whether a record is proved to be authentic.
+pub fn is_secure(record: &Record) -> bool {
+    record.proof == Proof::Secure
 }
 
 async fn lookup(

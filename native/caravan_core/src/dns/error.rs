@@ -25,9 +25,9 @@ pub enum LookupError {
     Refused,
     /// The nameserver did not understand the query (FORMERR).
     FormErr,
-    /// The response has another error code, or violates the protocol.
+    /// The response violates the protocol, has an unexpected error code, or has too many CNAME records.
     BadResponse,
-    /// The answer was truncated, over TCP too.
+    /// The answer was truncated, and no complete answer came over TCP.
     Truncated,
     /// The answer has more than [`super::MAX_RECORDS`] records.
     TooManyRecords,
@@ -51,6 +51,24 @@ pub enum LookupError {
     Internal,
 }
 
+/// A lookup without an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LookupFailure {
+    /// The reason.
+    pub error: LookupError,
+    /// The nameserver that the error is about. None if no nameserver was queried.
+    pub nameserver: Option<Arc<str>>,
+}
+
+impl From<LookupError> for LookupFailure {
+    fn from(error: LookupError) -> Self {
+        Self {
+            error,
+            nameserver: None,
+        }
+    }
+}
+
 impl From<NetError> for LookupError {
     fn from(error: NetError) -> Self {
         match error {
@@ -61,11 +79,13 @@ impl From<NetError> for LookupError {
             NetError::Io(io) if io.kind() == ErrorKind::InvalidData => Self::Tls,
             NetError::Io(io) if is_out_of_descriptors(&io) => Self::no_descriptors(&io),
             NetError::Io(_) | NetError::NoConnections => Self::Connection,
-            // hickory reports a connection that ends before the answer only as a text.
+            // For a connection that ends before the answer, hickory has only a text.
             NetError::Message(_) | NetError::Msg(_) => Self::Connection,
             NetError::Dns(DnsError::NoRecordsFound(none)) => Self::from_code(none.response_code),
             NetError::Dns(DnsError::ResponseCode(code)) => Self::from_code(code),
-            NetError::Dns(DnsError::Nsec { .. } | DnsError::DnssecBogus) => Self::Bogus,
+            NetError::Dns(DnsError::DnssecBogus) => Self::Bogus,
+            #[cfg(feature = "dnssec")]
+            NetError::Dns(DnsError::Nsec { .. }) => Self::Bogus,
             #[cfg(feature = "tls")]
             NetError::RustlsError(_) => Self::Tls,
             #[cfg(feature = "tls")]
@@ -114,8 +134,8 @@ impl LookupError {
         }
     }
 
-    /// Returns whether the error is about the name. Other errors are about the nameserver, so that another
-    /// nameserver may have an answer.
+    /// Returns whether the error is about the name or its records. After any other error, another nameserver may have
+    /// an answer.
     pub(super) fn is_final(&self) -> bool {
         matches!(
             self,

@@ -5,11 +5,13 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// The stamps of the files that a configuration uses. If one differs, the configuration is loaded again.
+/// The stamps of the files of one configuration, in the order of `paths` in `resolver_files.rs`. `None` means that the
+/// configuration does not use the file, or that the file is missing. If a stamp differs, the configuration is read again.
 pub type ConfigStamp = [Option<FileStamp>; 4];
 
-/// The identity of a file's contents. It differs after the file was written or replaced, even if the new file has
-/// the size and the modification time of the old one (`cp -p`, Kubernetes).
+/// Identifies the contents of a file. It holds the time of the last change of the inode (ctime). So it also differs after
+/// a replacement that keeps size and modification time, as by `cp -p`. Two writes of the same size within one tick of
+/// the kernel's clock may have the same stamp.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FileStamp {
     device: u64,

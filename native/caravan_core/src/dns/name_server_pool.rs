@@ -37,7 +37,7 @@ pub struct NameServerPool {
     attempts: Option<NonZeroU8>,
     max_per_try: Option<Duration>,
     rotate: bool,
-    /// The number of lookups so far. With `rotate`, each lookup starts with another nameserver.
+    /// With `rotate`, the number of lookups so far, so that each starts with the next nameserver. Otherwise 0.
     lookups: AtomicUsize,
     request_options: DnsRequestOptions,
 }
@@ -53,6 +53,8 @@ pub struct QueryBudget<'a> {
     /// The index, modulo the number of nameservers, of the nameserver that the next query starts with: the one that
     /// responded last. So a silent nameserver costs a lookup one `per_try`, not one for each name.
     pub first_server: &'a AtomicUsize,
+    /// The index of the nameserver whose outcome is that of the last query. It counts only if this query failed.
+    pub failed_server: &'a AtomicUsize,
     pub early_polls: Option<&'a EarlyPolls>,
 }
 
@@ -118,6 +120,7 @@ impl NameServerPool {
         options: &LookupOptions,
         start: Instant,
         first_server: &'a AtomicUsize,
+        failed_server: &'a AtomicUsize,
         early_polls: &'a EarlyPolls,
     ) -> QueryBudget<'a> {
         let attempts = options.attempts.or(self.attempts);
@@ -129,8 +132,15 @@ impl NameServerPool {
             attempts,
             per_try: self.max_per_try.map_or(share, |own| own.min(share)),
             first_server,
+            failed_server,
             early_polls: Some(early_polls),
         }
+    }
+
+    /// Returns the nameserver of this index, or none if no nameserver has it.
+    pub fn server_text(&self, index: usize) -> Option<Arc<str>> {
+        let server = self.servers.get(index)?;
+        Some(Arc::clone(&server.text))
     }
 
     /// Queries one nameserver after the other until one has an answer, or an error that is about the name.
@@ -157,8 +167,12 @@ impl NameServerPool {
                     Ok(outcome) => outcome,
                     Err(_elapsed) => Err(LookupError::Timeout),
                 };
+            // An error is a better reason than a timeout.
+            if !matches!(outcome, Err(LookupError::Timeout)) || failure == LookupError::Timeout {
+                budget.failed_server.store(index, Ordering::Relaxed);
+            }
             match outcome {
-                // Another nameserver may have an answer. If none has, an error is a better reason than a timeout.
+                // Another nameserver may have an answer.
                 Err(LookupError::Timeout) => {}
                 Err(error) if !error.is_final() => failure = error,
                 outcome => {

@@ -4,7 +4,7 @@
 //! the last one. So a timeout could be reported as "the name does not exist".
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hickory_resolver::proto::rr::{Name, Record};
@@ -18,7 +18,7 @@ use super::resolver_files::ResolverFiles;
 use super::response::Found;
 use super::srv_targets::resolve_targets;
 use super::system_config::SystemConfig;
-use super::{Answer, LookupError, LookupOptions, QueryType, Question, Records};
+use super::{Answer, LookupError, LookupFailure, LookupOptions, QueryType, Question, Records};
 
 /// Maximum number of CNAMEs that one lookup follows by a further query. After one more, the lookup ends with
 /// [`LookupError::BadResponse`].
@@ -48,13 +48,22 @@ impl Resolver {
         options: &LookupOptions,
         start: Instant,
         early_polls: &EarlyPolls,
-    ) -> Result<Answer, LookupError> {
+    ) -> Result<Answer, LookupFailure> {
         let Question { name, query_type } = question;
         let mut answer = match self.system.lookup_hosts(name, *query_type) {
             Some(answer) => answer,
             None => {
-                self.query_search_list(name, *query_type, options, start, early_polls)
-                    .await?
+                let first_server = AtomicUsize::new(self.pool.first_server());
+                let failed_server = AtomicUsize::new(usize::MAX);
+                let budget =
+                    self.pool
+                        .budget(options, start, &first_server, &failed_server, early_polls);
+                self.query_search_list(name, *query_type, options, budget)
+                    .await
+                    .map_err(|error| LookupFailure {
+                        error,
+                        nameserver: self.pool.server_text(failed_server.load(Ordering::Relaxed)),
+                    })?
             }
         };
         let has_addresses = match &mut answer.records {
@@ -67,7 +76,10 @@ impl Resolver {
                 .any(|s| !s.addresses.is_empty() || options.known_targets.contains(&s.target)),
         };
         if answer.provenance.dropped > 0 && !has_addresses {
-            return Err(LookupError::NotAllowed);
+            return Err(LookupFailure {
+                error: LookupError::NotAllowed,
+                nameserver: answer.nameserver,
+            });
         }
         answer.time = start.elapsed();
         Ok(answer)
@@ -80,11 +92,8 @@ impl Resolver {
         name: &Name,
         query_type: QueryType,
         options: &LookupOptions,
-        start: Instant,
-        early_polls: &EarlyPolls,
+        budget: QueryBudget<'_>,
     ) -> Result<Answer, LookupError> {
-        let first_server = AtomicUsize::new(self.pool.first_server());
-        let budget = self.pool.budget(options, start, &first_server, early_polls);
         let mut nothing = LookupError::NxDomain;
         for candidate in self.system.search_names(name) {
             match self.follow_cnames(candidate, query_type, budget).await {

@@ -4,12 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use futures_util::future::try_join4;
-use hickory_resolver::proto::dnssec::TrustAnchors;
 use tokio::time::Instant;
 
 use super::LookupError;
 use super::config::ResolverConfig;
-use super::dnssec::parse_trust_anchors;
+use super::dnssec::{TrustAnchors, parse_trust_anchors};
 use super::file_stamp::ConfigStamp;
 use super::files::{FileStamps, Files, or_bad_file, or_empty};
 use super::hosts::Hosts;

@@ -1,7 +1,7 @@
 //! The entry point of lookups, and what they share: one resolver per configuration, with its sockets and connections.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use parking_lot::RwLock;
@@ -14,15 +14,18 @@ use super::file_stamp::ConfigStamp;
 use super::inline_poll::{Done, Finished, InlineTask};
 use super::resolver::Resolver;
 use super::resolver_files::{SharedFiles, needs_files};
-use super::{Answer, LookupError, LookupOptions, Question};
+use super::{Answer, LookupError, LookupFailure, LookupOptions, Question};
 
 /// Maximum number of configurations whose resolvers are kept. One more replaces the oldest.
 const MAX_RESOLVERS: usize = 32;
 /// Time without a lookup after which all idle sockets and connections are closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-/// Interval at which `close_idle` checks whether there was a lookup. It is short for another reason: while it is
-/// the runtime's next timer, setting the later deadline of a lookup does not wake the runtime's thread.
+/// Interval at which `close_idle` checks whether there was a lookup, while there is at least one within it on average. It
+/// is short for another reason: while it is the runtime's next timer, setting the later deadline of a lookup does not
+/// wake the runtime's thread.
 const TICK: Duration = Duration::from_millis(250);
+/// The interval doubles up to this one while there are fewer lookups. Each check wakes the thread two or three times.
+const LONGEST_TICK: Duration = Duration::from_secs(8);
 
 /// What all lookups of one runtime share.
 pub struct Resolvers {
@@ -30,8 +33,8 @@ pub struct Resolvers {
     inline_limit: usize,
     entries: RwLock<Vec<Arc<ResolverEntry>>>,
     files: SharedFiles,
-    /// Whether a lookup has started since the last check of `close_idle`.
-    used: AtomicBool,
+    /// The number of lookups that have started since the last check of `close_idle`.
+    used: AtomicU32,
     /// Wakes `close_idle` after an idle time.
     lookup_started: Notify,
 }
@@ -44,7 +47,7 @@ struct ResolverEntry {
 }
 
 /// The result of a lookup.
-pub type Outcome = Result<Answer, LookupError>;
+pub type Outcome = Result<Answer, LookupFailure>;
 
 /// The state of a lookup after [`Resolvers::start`].
 pub enum LookupStart {
@@ -61,8 +64,9 @@ pub struct PendingLookup {
 }
 
 impl PendingLookup {
-    /// Polls the lookup a second time. It must be called once, after the thread has done something else, because the
-    /// lookup waits for it. Returns an answer within the inline limit, or `None`: then `reply` gets the outcome.
+    /// Polls the lookup a second time. Returns an answer within the inline limit, or `None`: then `reply` gets the
+    /// outcome. It must be called exactly once, because `reply` is not called before. It finds an answer more often if
+    /// the thread has done something else first.
     #[must_use]
     pub fn poll(&self) -> Option<Answer> {
         self.accept(self.task.poll_second())
@@ -96,7 +100,7 @@ impl Resolvers {
             inline_limit,
             entries: RwLock::default(),
             files: SharedFiles::new(),
-            used: AtomicBool::new(false),
+            used: AtomicU32::new(0),
             lookup_started: Notify::new(),
         });
         runtime.spawn(Arc::clone(&resolvers).close_idle());
@@ -163,7 +167,7 @@ impl Resolvers {
                     .lookup(&question, &options, start, &early_polls);
                 lookup.await
             },
-            Err(LookupError::Internal),
+            Err(LookupError::Internal.into()),
             reply,
         )
     }
@@ -210,7 +214,7 @@ impl Resolvers {
 
     /// Tells `close_idle` that there is a lookup.
     fn note_lookup(&self) {
-        if !self.used.swap(true, Ordering::AcqRel) {
+        if self.used.fetch_add(1, Ordering::AcqRel) == 0 {
             self.lookup_started.notify_one();
         }
     }
@@ -220,13 +224,52 @@ impl Resolvers {
         loop {
             self.lookup_started.notified().await;
             let mut last_used = Instant::now();
+            let mut tick = TICK;
             while last_used.elapsed() < IDLE_TIMEOUT {
-                sleep(TICK).await;
-                if self.used.swap(false, Ordering::AcqRel) {
+                sleep(tick).await;
+                let lookups = self.used.swap(0, Ordering::AcqRel);
+                if lookups > 0 {
                     last_used = Instant::now();
                 }
+                tick = next_tick(tick, lookups);
             }
             self.entries.write().clear();
         }
+    }
+}
+
+/// Returns the interval after one of `tick` with this number of lookups.
+fn next_tick(tick: Duration, lookups: u32) -> Duration {
+    if TICK * lookups >= tick {
+        TICK
+    } else {
+        LONGEST_TICK.min(tick * 2)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_poll_each_second_wakes_the_thread_every_eight_seconds() {
+        let ticks: Vec<_> = (0..8)
+            .scan(TICK, |tick, _| {
+                let polls = u32::try_from(tick.as_secs()).expect("a number");
+                *tick = next_tick(*tick, polls);
+                Some(tick.as_millis())
+            })
+            .collect();
+        assert_eq!(
+            ticks,
+            [500, 1_000, 2_000, 4_000, 8_000, 8_000, 8_000, 8_000]
+        );
+    }
+
+    #[test]
+    fn many_lookups_make_the_interval_short_at_once() {
+        assert_eq!(next_tick(LONGEST_TICK, 32), TICK);
+        assert_eq!(next_tick(LONGEST_TICK, u32::MAX), TICK);
+        assert_eq!(next_tick(TICK, 1), TICK);
     }
 }

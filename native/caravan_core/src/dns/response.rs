@@ -2,11 +2,11 @@
 
 use std::net::IpAddr;
 
-use hickory_resolver::proto::dnssec::Proof;
 #[cfg(any(test, fuzzing))]
 use hickory_resolver::proto::op::Message;
 use hickory_resolver::proto::rr::{DNSClass, Name, RData, Record};
 
+use super::dnssec::is_secure;
 use super::{LookupError, MAX_RECORDS, Provenance, QueryType, Records, Service};
 
 /// Maximum number of CNAME records that are followed within one response. A response with one more is an error
@@ -76,7 +76,7 @@ pub(super) fn additional_addresses(
 pub(super) fn provenance_of(record: &Record) -> Provenance {
     Provenance {
         ttl: effective_ttl(record),
-        secure: record.proof == Proof::Secure,
+        secure: is_secure(record),
         dropped: 0,
     }
 }

@@ -81,10 +81,12 @@ pub async fn resolve_targets(
     drop(lookups);
     let mut provenance = Provenance::default();
     for service in services {
-        if let Some(target) = known.get(&service.target) {
+        if let Some(target) = known.get_mut(&service.target) {
             service.addresses.clone_from(&target.ips);
             service.addresses_ttl = (!target.ips.is_empty()).then_some(target.provenance.ttl);
             provenance = provenance.merge(target.provenance);
+            // Several services may have the same target. Its dropped addresses count once.
+            target.provenance.dropped = 0;
         }
     }
     Ok(provenance)
