@@ -4,7 +4,15 @@ defmodule Caravan.MixProject do
   @version "2.0.0-dev"
   @source_url "https://github.com/uberbrodt/caravan"
 
-  @documents ~w(README.md ARCHITECTURE.md CONTRIBUTING.md SECURITY.md CHANGELOG.md)
+  @platforms ~w(kubernetes.md nomad_consul.md ecs_cloud_map.md fly.md docker_compose.md phoenix.md)
+  @operating ~w(tls.md large_clusters.md observability.md troubleshooting.md)
+  @reference ~w(cheatsheet.cheatmd options.md how_it_works.md building_the_nif.md migrating.md)
+  @guides Enum.map(
+            ["getting_started.md" | @platforms ++ @operating ++ @reference],
+            &"guides/#{&1}"
+          )
+  @project ~w(ARCHITECTURE.md CONTRIBUTING.md SECURITY.md CHANGELOG.md)
+  @documents ["README.md" | @guides] ++ @project
 
   def project do
     [
@@ -37,8 +45,7 @@ defmodule Caravan.MixProject do
       [
         {:libcluster, "~> 3.5", optional: true},
         {:telemetry, "~> 1.0", optional: true},
-        # MIX_ENV=docs mix docs
-        {:ex_doc, "~> 0.30", only: :docs, runtime: false}
+        {:ex_doc, "~> 0.36", only: :dev, runtime: false}
       ]
     else
       []
@@ -62,10 +69,13 @@ defmodule Caravan.MixProject do
         "native/caravan_nif/Cargo.toml",
         "native/caravan_nif/build.rs",
         "native/caravan_nif/src",
+        # The libraries of bin/precompile. Hex builds no package without them.
+        "precompiled",
         "mix.exs",
         ".formatter.exs",
-        "LICENSE"
-        | @documents
+        "LICENSE",
+        "guides"
+        | @documents -- @guides
       ],
       licenses: ["Apache-2.0"],
       links: %{"GitHub" => @source_url}
@@ -76,12 +86,21 @@ defmodule Caravan.MixProject do
     [
       main: "readme",
       extras: @documents,
+      groups_for_extras: [
+        Platforms: Enum.map(@platforms, &"guides/#{&1}"),
+        Operating: Enum.map(@operating, &"guides/#{&1}"),
+        Reference: Enum.map(@reference, &"guides/#{&1}"),
+        Project: @project
+      ],
+      # In HTML, the guides are next to the README. Both pictures have to be where the links lead.
+      assets: %{"guides/images" => "images", "guides/images/" => "guides/images"},
       source_url: @source_url,
+      source_ref: "v#{@version}",
       groups_for_modules: [
         Cluster: [Caravan.Cluster, Caravan.Cluster.DnsStrategy],
         Distribution: [Caravan.Epmd, Caravan.Epmd.Peers],
         DNS: [Caravan.Dns, ~r/^Caravan\.Dns\./, Caravan.DnsClient],
-        Operating: [Caravan, Caravan.Telemetry]
+        Operating: [Caravan, Caravan.Doctor, Caravan.Telemetry]
       ]
     ]
   end
@@ -91,11 +110,21 @@ defmodule Mix.Tasks.Compile.CaravanNif do
   @shortdoc "Builds Caravan's NIF with cargo"
 
   @moduledoc """
-  Builds `native/caravan_nif` with cargo and copies the library into `priv/native` of the application
-  inside `_build`.
+  Puts the library of `native/caravan_nif` into `priv/native` of the application inside `_build`.
 
-  Cargo runs only when a file under `native` has changed. If the environment variable `CARAVAN_NIF` is the
-  path of a library that was built elsewhere, that library is copied and cargo is not needed.
+  The library comes from the first of these places that has it:
+
+    1. the path in the environment variable `CARAVAN_NIF`, of a library that was built elsewhere,
+    2. `precompiled/TARGET.so` of the Hex package. `precompiled/TARGET.sha256` names the checksums of this library and of
+       all sources that it was built from. They must be those of the files here,
+    3. the user's cache (`~/.cache/caravan`, or under `XDG_CACHE_HOME`), if it has one of the same sources, system and
+       build settings,
+    4. cargo, whose files are in `_build/caravan_nif` for all values of `MIX_ENV`. The library is then put into the cache.
+
+  With `CARAVAN_BUILD=1`, it comes from cargo unless `CARAVAN_NIF` is set. A library for another CPU is an error.
+
+  `config :caravan, nif_features: [:tls]` leaves out the other cargo features. No precompiled library has a selection of
+  features.
   """
 
   use Mix.Task.Compiler
@@ -108,18 +137,25 @@ defmodule Mix.Tasks.Compile.CaravanNif do
             |> File.read!()
             |> then(&Regex.run(~r/^rust-version = "(.+)"$/m, &1, capture: :all_but_first))
             |> hd()
+  @features [:tls, :dnssec]
 
   @impl true
   def run(_args) do
-    stamp = stamp()
+    with :ok <- check_features() do
+      key = key()
+      stamp = if build?(), do: key <> " by cargo", else: key
 
-    if File.read(manifest()) == {:ok, stamp} and File.regular?(library()) do
-      {:noop, []}
-    else
-      with {:ok, built} <- built_library() do
-        install(built, stamp)
-        {:ok, []}
-      end
+      if File.read(manifest()) == {:ok, stamp} and File.regular?(library()),
+        do: {:noop, []},
+        else: find_and_install(key, stamp)
+    end
+  end
+
+  defp find_and_install(key, stamp) do
+    with {:ok, built} <- find_library(key),
+         :ok <- check_machine(built) do
+      install(built, stamp)
+      {:ok, []}
     end
   end
 
@@ -130,44 +166,263 @@ defmodule Mix.Tasks.Compile.CaravanNif do
   def clean do
     File.rm(library())
     File.rm(manifest())
-    File.rm_rf!(target_dir())
     :ok
   end
 
   defp manifest, do: Path.join(Mix.Project.manifest_path(), "compile.caravan_nif")
-  defp target_dir, do: Path.join(Mix.Project.app_path(), "native")
+  # The directory of MIX_BUILD_PATH need not be one of a project.
+  defp target_dir do
+    build = Mix.Project.build_path()
+    shared = if System.get_env("MIX_BUILD_PATH"), do: build, else: Path.dirname(build)
+    Path.join(shared, "caravan_nif")
+  end
+
+  # Compose files and job templates cannot unset a variable, but make it empty.
+  defp nif_path do
+    with "" <- System.get_env("CARAVAN_NIF"), do: nil
+  end
 
   # erlang:load_nif/2 appends ".so" on macOS too.
   defp library, do: Path.join([Mix.Project.app_path(), "priv", "native", "caravan_nif.so"])
 
-  # A hash of everything that the library depends on. It holds the contents of files, not their times, so
-  # that a fresh checkout or an unpacked cache does not build again. It holds the architecture because a
-  # container often shares _build with its host.
-  defp stamp do
-    inputs =
-      case System.get_env("CARAVAN_NIF") do
-        nil -> Enum.flat_map(@sources, &Path.wildcard(Path.join(@native, &1), match_dot: true))
-        path -> [path]
-      end
+  defp build?, do: System.get_env("CARAVAN_BUILD") == "1"
 
-    target = {:erlang.system_info(:system_architecture), System.get_env("CARGO_BUILD_TARGET")}
-    contents = Enum.map(inputs, &{&1, File.read(&1)})
-    {contents, target} |> :erlang.term_to_binary() |> :erlang.md5() |> Base.encode16()
+  # A hash of everything that the library depends on. It holds the contents of files, not their times, so
+  # that a fresh checkout or an unpacked cache does not build again. It holds the system because a container often
+  # shares _build or the cache with its host.
+  defp key do
+    inputs = if path = nif_path(), do: [path], else: sources()
+    system = File.read("/etc/os-release")
+    settings = {target(), System.get_env("RUSTFLAGS")}
+    contents = Enum.map(inputs, &{Path.relative_to(&1, @native), File.read(&1)})
+
+    {contents, system, settings, features()}
+    |> :erlang.term_to_binary()
+    |> :erlang.md5()
+    |> Base.encode16()
   end
 
-  defp built_library do
-    case System.get_env("CARAVAN_NIF") do
-      nil -> cargo_build()
-      path -> prebuilt(path)
+  defp sources,
+    do: Enum.flat_map(@sources, &Path.wildcard(Path.join(@native, &1), match_dot: true))
+
+  defp find_library(key) do
+    cached = cached(key)
+
+    cond do
+      path = nif_path() -> prebuilt(path)
+      build?() -> build(cached)
+      path = precompiled() -> {:ok, path}
+      File.regular?(cached) -> {:ok, cached}
+      true -> build(cached)
     end
   end
+
+  defp build(cached) do
+    with {:ok, built} <- cargo_build(),
+         :ok <- check_machine(built),
+         do: {:ok, put_into_cache(built, cached)}
+  end
+
+  ## Cargo features
+
+  defp features, do: Application.get_env(:caravan, :nif_features, @features)
+
+  defp check_features do
+    if is_list(features()) and features() -- @features == [] do
+      :ok
+    else
+      failed(
+        "config :caravan, nif_features: expected a list of #{Enum.map_join(@features, " and ", &inspect/1)}, " <>
+          "or a part of it, got: #{inspect(features())}. Correct it in config/config.exs, or delete it for all features."
+      )
+    end
+  end
+
+  ## The libraries of the Hex package
+
+  @precompiled Path.expand("precompiled", __DIR__)
+
+  # Returns a library, or nil. If the package has libraries and none fits, one line says why.
+  defp precompiled do
+    with true <- File.dir?(@precompiled),
+         :ok <- all_features(),
+         {:ok, name} <- precompiled_name(),
+         :ok <- check_sums(name) do
+      Path.join(@precompiled, name <> ".so")
+    else
+      false ->
+        nil
+
+      {:error, reason} ->
+        Mix.shell().info("No precompiled library of Caravan is used: #{reason}.")
+        nil
+    end
+  end
+
+  defp all_features do
+    if Enum.sort(features()) == Enum.sort(@features),
+      do: :ok,
+      else: {:error, "config :caravan, nif_features: selects features"}
+  end
+
+  defp precompiled_name do
+    names =
+      @precompiled |> Path.join("*.so") |> Path.wildcard() |> Enum.map(&Path.basename(&1, ".so"))
+
+    name = rust_target(target())
+
+    if name in names,
+      do: {:ok, name},
+      else: {:error, "there is none for #{target()}, but for #{Enum.join(names, ", ")}"}
+  end
+
+  # The names that OTP and distributions give to a system, in Rust's spelling.
+  defp rust_target(target) do
+    cpu = target |> String.split("-") |> hd() |> cpu()
+
+    cond do
+      target =~ "-apple-darwin" ->
+        cpu <> "-apple-darwin"
+
+      target =~ ~r/-linux-(gnu|musl)$/ ->
+        Regex.replace(~r/^.*-linux-/, target, cpu <> "-unknown-linux-")
+
+      true ->
+        target
+    end
+  end
+
+  # TARGET.sha256 has the format of the program sha256sum, with paths from the root of the package.
+  defp check_sums(name) do
+    file = Path.join(@precompiled, name <> ".sha256")
+    files = [Path.join(@precompiled, name <> ".so") | sources()]
+
+    case File.read(file) do
+      {:ok, text} ->
+        expected = String.split(text, "\n", trim: true)
+        found = Enum.map(files, &"#{sha256(&1)}  #{Path.relative_to(&1, __DIR__)}")
+        differing = (found -- expected) ++ (expected -- found)
+        path = differing |> Enum.flat_map(&String.split/1) |> Enum.at(1)
+        if path, do: {:error, "#{path} has changed since #{name}.so was built"}, else: :ok
+
+      {:error, reason} ->
+        {:error, "#{file}: #{:file.format_error(reason)}"}
+    end
+  end
+
+  defp sha256(path) do
+    # Mix has removed it from the code path from Elixir 1.15 on.
+    if function_exported?(Mix, :ensure_application!, 1),
+      do: apply(Mix, :ensure_application!, [:crypto])
+
+    :crypto.hash(:sha256, File.read!(path)) |> Base.encode16(case: :lower)
+  end
+
+  ## The cache
+
+  defp cached(stamp), do: Path.join(cache_dir(), stamp <> ".so")
+
+  # A user without a home directory has no other cache.
+  defp cache_dir do
+    if System.user_home(), do: :filename.basedir(:user_cache, "caravan"), else: target_dir()
+  end
+
+  # Two builds may write at the same time, and a third may read. So the file appears under its name when it is complete.
+  # A cache that cannot be written is not an error.
+  defp put_into_cache(built, cached) do
+    partial = partial(cached)
+
+    with :ok <- File.mkdir_p(cache_dir()),
+         :ok <- File.cp(built, partial),
+         :ok <- File.rename(partial, cached) do
+      delete_old()
+      cached
+    else
+      _ -> built
+    end
+  end
+
+  # Containers that share a directory may have processes of the same id.
+  defp partial(path), do: "#{path}.#{Base.encode16(:rand.bytes(8))}"
+
+  # A library has about 5 MB, and each change of the sources adds one.
+  @kept 8
+
+  defp delete_old do
+    Path.join(cache_dir(), "*.so")
+    |> Path.wildcard()
+    |> Enum.sort_by(&modified/1, :desc)
+    |> Enum.drop(@kept)
+    |> Enum.each(&File.rm/1)
+  end
+
+  defp modified(file) do
+    case File.stat(file, time: :posix) do
+      {:ok, %{mtime: mtime}} -> mtime
+      {:error, _reason} -> 0
+    end
+  end
+
+  ## The CPU of the library
+
+  defp target do
+    System.get_env("CARGO_BUILD_TARGET") || nerves_target() ||
+      List.to_string(:erlang.system_info(:system_architecture))
+  end
+
+  # Nerves sets these variables while it builds for a board.
+  defp nerves_target do
+    case Enum.map(["TARGET_ARCH", "TARGET_OS", "TARGET_ABI"], &System.get_env/1) do
+      [cpu, os, abi] when is_binary(cpu) and is_binary(os) and is_binary(abi) ->
+        "#{cpu}-unknown-#{os}-#{abi}"
+
+      _ ->
+        nil
+    end
+  end
+
+  # The machines of ELF files (elf.h) and of 64-bit Mach-O files (mach/machine.h).
+  @elf %{0x3E => "x86_64", 0xB7 => "aarch64", 0x28 => "arm", 0xF3 => "riscv64"}
+  @mach %{0x01000007 => "x86_64", 0x0100000C => "aarch64"}
+
+  defp check_machine(file) do
+    expected = target() |> String.split("-") |> hd() |> cpu()
+
+    case machine(file) do
+      machine when machine in [nil, expected] ->
+        :ok
+
+      machine ->
+        failed(
+          "#{file} is a library for #{machine}, but the target is #{target()}. Build the library for #{expected}, " <>
+            "or set CARGO_BUILD_TARGET to the target of the release."
+        )
+    end
+  end
+
+  # The names of targets differ between OTP, Rust and systems.
+  defp cpu("amd64"), do: "x86_64"
+  defp cpu("arm64"), do: "aarch64"
+  defp cpu("arm" <> _), do: "arm"
+  defp cpu("riscv64" <> _), do: "riscv64"
+  defp cpu(name), do: name
+
+  defp machine(file) do
+    case File.open(file, [:read, :binary], &IO.binread(&1, 20)) do
+      {:ok, <<0x7F, "ELF", _::binary-size(14), machine::little-16>>} -> @elf[machine]
+      {:ok, <<0xFEEDFACF::little-32, cpu::little-32, _::binary>>} -> @mach[cpu]
+      _unknown -> nil
+    end
+  end
+
+  ## Builds
 
   defp prebuilt(path) do
     if File.regular?(path) do
       {:ok, path}
     else
       failed(
-        "environment variable CARAVAN_NIF: expected the path of a built library (.so or .dylib), " <>
+        "environment variable CARAVAN_NIF: expected the absolute path of a built library (.so or .dylib), " <>
           "got: #{inspect(path)}, which is not a file. Correct the path, or unset the variable " <>
           "to build the library with cargo."
       )
@@ -175,13 +430,23 @@ defmodule Mix.Tasks.Compile.CaravanNif do
   end
 
   defp cargo_build do
-    with :ok <- check_toolchain() do
+    with :ok <- check_toolchain(),
+         :ok <- check_flags() do
+      unless File.dir?(target_dir()) do
+        Mix.shell().info(
+          "Building Caravan's NIF with cargo. The first time, this takes one to two minutes."
+        )
+      end
+
       args = [
         "build",
         "--release",
         "--locked",
         "--package",
         "caravan_nif",
+        "--no-default-features",
+        "--features",
+        Enum.join(features(), ","),
         "--target-dir",
         target_dir()
       ]
@@ -200,12 +465,18 @@ defmodule Mix.Tasks.Compile.CaravanNif do
     end
   end
 
-  # Cargo adds a folder for the target if one is set, by CARGO_BUILD_TARGET or in a cargo configuration.
+  # Cargo adds a folder for the target if one is set, by CARGO_BUILD_TARGET or in a cargo configuration. Other folders may
+  # have the libraries of earlier builds.
   defp cargo_artifact do
-    ["release", "*/release"]
-    |> Enum.map(&Path.join([target_dir(), &1, "libcaravan_nif.{so,dylib}"]))
-    |> Enum.flat_map(&Path.wildcard/1)
-    |> Enum.max_by(&File.stat!(&1, time: :posix).mtime)
+    folders =
+      case System.get_env("CARGO_BUILD_TARGET") do
+        nil -> ["release", "*/release"]
+        target -> [Path.join(target, "release")]
+      end
+
+    folders
+    |> Enum.flat_map(&Path.wildcard(Path.join([target_dir(), &1, "libcaravan_nif.{so,dylib}"])))
+    |> hd()
   end
 
   defp check_toolchain do
@@ -215,6 +486,20 @@ defmodule Mix.Tasks.Compile.CaravanNif do
 
       missing ->
         failed("Caravan's NIF is written in Rust, and #{missing} was not found. #{advice()}")
+    end
+  end
+
+  # Cargo ignores native/.cargo/config.toml if RUSTFLAGS is set. It then says "cannot produce cdylib".
+  defp check_flags do
+    flags = System.get_env("RUSTFLAGS")
+
+    if target() =~ "musl" and flags != nil and not (flags =~ "-crt-static") do
+      failed(
+        "environment variable RUSTFLAGS: expected -C target-feature=-crt-static for #{target()}, got: " <>
+          "#{inspect(flags)}. A library for musl links libc dynamically. Add this flag, or unset the variable."
+      )
+    else
+      :ok
     end
   end
 
@@ -241,12 +526,14 @@ defmodule Mix.Tasks.Compile.CaravanNif do
   end
 
   defp install(built, stamp) do
-    # A running VM may have the old file mapped, and writing into it would crash that VM. So the old file is
-    # deleted first. CARAVAN_NIF may be the path of the old file itself, which then stays.
+    # A running VM may have the old file mapped, and writing into it would crash that VM. Another build may install at
+    # the same time. So a new file takes the place of the old one. CARAVAN_NIF may be the path of the old file itself,
+    # which then stays.
     unless Path.expand(built) == library() do
       File.mkdir_p!(Path.dirname(library()))
-      File.rm(library())
-      File.cp!(built, library())
+      partial = partial(library())
+      File.cp!(built, partial)
+      File.rename!(partial, library())
     end
 
     File.mkdir_p!(Path.dirname(manifest()))

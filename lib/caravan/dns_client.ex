@@ -1,14 +1,16 @@
 defmodule Caravan.DnsClient do
   @moduledoc """
-  The behaviour of a custom DNS client for `Caravan.Cluster.DnsStrategy`, which takes it as its option `:dns_client`.
+  The behaviour of a DNS client of your own. The option `:dns_client` of `Caravan.Cluster.DnsStrategy` takes the module.
 
-  The strategy calls the client in a separate process, at most as long as the option `:lookup_timeout`. If the client
-  raises, or returns anything but a list of ports and hosts, the lookup has failed: that is logged, and no node is
-  disconnected.
+  The strategy calls the client in a separate process. A lookup fails if the client raises, takes longer than the option
+  `:lookup_timeout`, or returns anything but a list of `{port, host}`. The failure is logged, and no node is disconnected.
   """
 
   @doc """
-  Looks up `name`. Returns the port and the host of each node, as an SRV record would have them.
+  Looks up `name`. Returns the port and the host of each node.
+
+  The host becomes part of the node name as it is, so it must be in lower case and have no trailing dot. An empty list
+  removes no member.
   """
   @callback get_nodes(name :: String.t()) :: [{port :: :inet.port_number(), host :: String.t()}]
 end

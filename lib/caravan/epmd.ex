@@ -27,18 +27,18 @@ defmodule Caravan.Epmd do
   | VM argument | environment | `config :caravan` | values | default | |
   |---|---|---|---|---|---|
   | `-caravan base_port 4370` | `CARAVAN_BASE_PORT` | `base_port: 4370` | 1 to 65535 | 4370 | The port of names without digits, to which small numbers are added. |
-  | `-caravan port_rule fixed` | `CARAVAN_PORT_RULE` | `port_rule: :fixed` | `name`, `fixed` | `name` | With `fixed`, every node has the base port, whatever its digits. For platforms with one node per address: Kubernetes, Fly, ECS. |
-  | `-caravan listen_port 4001` | `CARAVAN_LISTEN_PORT` | `listen_port: 4001` | 1 to 65535 | the port of the name | The port that *this* node listens on, if it differs from the one that other nodes connect to. For port mappings. |
+  | `-caravan port_rule fixed` | `CARAVAN_PORT_RULE` | `port_rule: :fixed` | `name`, `fixed` | `name` | With `fixed`, every node that is not temporary has the base port, whatever its digits. For platforms with one node per address: Kubernetes, Fly, ECS. |
+  | `-caravan listen_port 4001` | `CARAVAN_LISTEN_PORT` | `listen_port: 4001` | 1 to 65535 | the port of the name | The port that *this* node listens on, if it differs from the one that other nodes connect to. For port mappings. `bin/app rpc`, `remote` and `stop` on the host of the node connect to it. |
 
   Each setting is read when distribution starts, from the first place that has it: VM arguments, then the
   environment, then the application environment. At that time, only the main node of a release has the
-  application environment, from `config/config.exs`. `config/runtime.exs` is read later. Helper nodes
-  (`bin/app rpc`) and `iex -S mix` start distribution without it.
+  application environment, from `config/config.exs`. Temporary nodes (`bin/app rpc`) and `iex -S mix` start distribution
+  without it. `config/runtime.exs` is read later, and the strategy warns about a value in it.
   """
 
-  # Boot-safe. All of it runs while kernel starts, or inside net_kernel: it prints nothing, waits for
-  # nothing, and raises only where OTP expects it. The callers in OTP 25 to 29 are in kernel/src/
-  # {erl_distribution,net_kernel,inet_tcp_dist,net_adm}.erl and ssl/src/inet_tls_dist.erl.
+  # Boot-safe. OTP calls it while kernel starts, in net_kernel, and in the process that sets up a connection. So it prints
+  # only what ends the boot, waits only for the resolver of the host, and raises only where OTP expects it. The callers in
+  # OTP 25 to 29 are in kernel/src/{erl_distribution,net_kernel,inet_tcp_dist,net_adm}.erl and ssl/src/inet_tls_dist.erl.
 
   alias Caravan.Epmd.Boot
   alias Caravan.Epmd.Names
@@ -55,9 +55,10 @@ defmodule Caravan.Epmd do
   @creation -1
 
   @doc """
-  Returns the port that the node `name` listens on.
+  Returns the port that follows from the name of a node.
 
-  Raises `ArgumentError` if it has none: an empty name, a port over 65535, a temporary node.
+  The setting `listen_port` and the ports in `Caravan.Epmd.Peers` do not count. Raises `ArgumentError` if the
+  name has no port: if it is empty, gives a port over 65535, or is that of a temporary node.
 
       iex> Caravan.Epmd.dist_port(:"app-name3434@example.net")
       3434
@@ -72,7 +73,7 @@ defmodule Caravan.Epmd do
       4370
 
       iex> Caravan.Epmd.dist_port("app-70000@example.net")
-      ** (ArgumentError) no distribution port for "app-70000@example.net": its number gives a port over 65535. A node name ends, before the @, in no digits (base port), in 0 to 1023 (base port + number) or in 1024 to 65535 (that port), with five digits at most. Names such as rpc-1f2e-app belong to temporary nodes, which listen on any free port
+      ** (ArgumentError) no distribution port for "app-70000@example.net": its number gives a port over 65535. A node name ends, before the @, in no digits (base port), in 0 to 1023 (base port + number) or in 1024 to 65535 (that port), with five digits at most. With CARAVAN_PORT_RULE=fixed, digits do not count: for generated names such as those of Kubernetes and Fly. Names such as rpc-1f2e-app belong to temporary nodes, which listen on any free port
   """
   @spec dist_port(atom | charlist | binary) :: :inet.port_number()
   def dist_port(name) do
@@ -126,7 +127,7 @@ defmodule Caravan.Epmd do
           {:ok, :inet.ip_address(), :inet.port_number(), 6} | {:error, term}
   # This runs inside net_kernel, where an exception would end the distribution of a running node.
   def address_please(name, host, family) do
-    {port, ips} = discovered(name, host)
+    {port, ips} = place(name, host)
 
     with port when is_integer(port) <- port_or_rule(port, name),
          {:ok, ip} <- address(ips, host, family) do
@@ -143,7 +144,7 @@ defmodule Caravan.Epmd do
   @doc false
   @spec port_please(charlist, term) :: {:port, :inet.port_number(), 6} | :noport
   def port_please(name, host) do
-    {port, _ips} = discovered(name, host)
+    {port, _ips} = place(name, host)
 
     case port_or_rule(port, name) do
       port when is_integer(port) -> {:port, port, @dist_version}
@@ -188,8 +189,54 @@ defmodule Caravan.Epmd do
   defp parse_literal(host, :inet6) when is_list(host), do: :inet.parse_ipv6strict_address(host)
   defp parse_literal(_host, _family), do: {:error, :einval}
 
-  # The port and the addresses that discovery has stored for a node. OTP calls port_please with the
-  # address of the host, not with its name.
+  # The port and the addresses of a node, as far as they are known without the port rule and the resolver.
+  defp place(name, host) do
+    case listen_port_of_release(name, host) do
+      nil -> discovered(name, host)
+      port -> {port, interfaces()}
+    end
+  end
+
+  # A command such as `bin/app rpc` runs in a separate VM, on the host of the node that it connects to, and with the
+  # environment of that node. So the setting listen_port is the port that the node has on this host. Other hosts may need
+  # another port, because of a port mapping.
+  defp listen_port_of_release(name, host) do
+    with release when release != false <- :os.getenv(~c"RELEASE_NODE"),
+         true <- release_node?(release, name, host),
+         {:ok, %{listen_port: port}} <- Settings.read() do
+      port
+    else
+      _ -> nil
+    end
+  end
+
+  # With short names, RELEASE_NODE may lack the host.
+  defp release_node?(release, name, host) when is_list(host) do
+    case :string.split(release, "@") do
+      [^name, ^host] -> true
+      [^name] -> own_host?(host)
+      _ -> false
+    end
+  end
+
+  defp release_node?(_release, _name, _host), do: false
+
+  defp own_host?(host) do
+    case :string.split(:erlang.atom_to_list(:erlang.node()), "@") do
+      [_name, ^host] -> true
+      _ -> false
+    end
+  end
+
+  defp interfaces do
+    case :application.get_env(:kernel, :inet_dist_use_interface) do
+      {:ok, ip} -> [ip]
+      :undefined -> [{127, 0, 0, 1}, {0, 0, 0, 0, 0, 0, 0, 1}]
+    end
+  end
+
+  # The port and the addresses that discovery has stored for a node. The host is an address if a distribution module
+  # resolves it before it calls port_please.
   defp discovered(name, ip) when is_tuple(ip) do
     with {:ok, name} <- PortRule.name_text(name) do
       at_ip = fn {node, _port, ips} ->
@@ -226,8 +273,8 @@ defmodule Caravan.Epmd do
     end
   end
 
-  # Listens on the port and closes it again, before net_kernel listens on it. The only reason is the
-  # message: OTP's own has `eaddrinuse`, but neither the port nor the name.
+  # Listens on the port and closes it again, before net_kernel listens on it. The only reason is a
+  # better message: that of OTP has `eaddrinuse`, but neither the port nor the name.
   defp probe_port(name, port) do
     {driver, ip} = listen_address()
     options = :application.get_env(:kernel, :inet_dist_listen_options, [])
@@ -238,11 +285,7 @@ defmodule Caravan.Epmd do
         port
 
       {:error, :eaddrinuse} ->
-        Boot.fail([
-          cannot_listen(name, port),
-          "the port is in use, most likely by another node of the same name or number. Stop that ",
-          "node, or give this node another port: in its name, or with the setting base_port or listen_port"
-        ])
+        Boot.fail([cannot_listen(name, port), "the port is in use", in_use_by()])
 
       {:error, reason} ->
         Boot.fail([
@@ -252,6 +295,18 @@ defmodule Caravan.Epmd do
           "inet_dist_use_interface of the application kernel"
         ])
     end
+  end
+
+  defp in_use_by do
+    if Settings.several_protocols?(),
+      do: [
+        ". The VM argument -proto_dist has several protocols, and this node would listen on the port for each of ",
+        "them. Leave one protocol in it"
+      ],
+      else: [
+        ", most likely by another node of the same name or number. Stop that node, or give this node another port: ",
+        "in its name, or with the setting base_port or listen_port"
+      ]
   end
 
   defp cannot_listen(name, port) do

@@ -9,6 +9,8 @@ defmodule Caravan.Native do
   # Maximum number of purges of old code while loading. It limits the wait if this module is reloaded again and again.
   @purges 1_000
 
+  @not_nifs [load: 0, __info__: 1, module_info: 0, module_info: 1]
+
   @type port_error :: :empty_name | :out_of_range | :temporary
   @type query_type :: :srv | :a | :aaaa
 
@@ -39,13 +41,25 @@ defmodule Caravan.Native do
   @spec peers_list() :: [named_peer]
   def peers_list, do: first_call(:peers_list, [])
 
-  @spec dns_lookup(binary, query_type, options :: map) ::
-          reference | {:ok, Caravan.Dns.Answer.t()} | {:error, Caravan.Dns.Error.t()}
-  def dns_lookup(name, query_type, options),
-    do: first_call(:dns_lookup, [name, query_type, options])
+  # Says what a lookup with an answer returns. With `:answer`, it returns `{:ok, answer}`. With `{:changes, last}`, it returns
+  # `{:changed, answer, fingerprint}`. If the records have the fingerprint `last`, it returns `{:unchanged, answer}` in place
+  # of that, and the answer has no records.
+  @type wanted :: :answer | {:changes, last :: fingerprint | nil}
 
-  @spec dns_poll(reference) ::
-          reference | {:ok, Caravan.Dns.Answer.t()} | {:error, Caravan.Dns.Error.t()}
+  # A fingerprint does not depend on the order and the TTLs of the records. It has a meaning only in the VM that made it.
+  @type fingerprint :: non_neg_integer
+
+  @type dns_result ::
+          {:ok, Caravan.Dns.Answer.t()}
+          | {:changed, Caravan.Dns.Answer.t(), fingerprint}
+          | {:unchanged, Caravan.Dns.Answer.t()}
+          | {:error, Caravan.Dns.Error.t()}
+
+  @spec dns_lookup(binary, query_type, options :: map, wanted) :: reference | dns_result
+  def dns_lookup(name, query_type, options, wanted),
+    do: first_call(:dns_lookup, [name, query_type, options, wanted])
+
+  @spec dns_poll(reference) :: reference | dns_result
   def dns_poll(lookup), do: first_call(:dns_poll, [lookup])
 
   @spec dns_cancel(reference) :: boolean
@@ -64,6 +78,9 @@ defmodule Caravan.Native do
   @spec dns_network?(binary) :: boolean
   def dns_network?(text), do: first_call(:dns_network?, [text])
 
+  @spec dns_features() :: [:tls | :dnssec]
+  def dns_features, do: first_call(:dns_features, [])
+
   @doc """
   Loads the library unless it is loaded. Returns `:ok`, or an error as a line for an operator: the file, the reason, and
   what to do.
@@ -76,11 +93,11 @@ defmodule Caravan.Native do
 
     case :erlang.load_nif(path, 0) do
       :ok ->
-        :ok
+        check_complete(path)
 
       # Another process has loaded the library, or this module. Then the call continues in the new code.
       {:error, {reason, _}} when reason in [:reload, :old_code] ->
-        :ok
+        check_complete(path)
 
       # This module was reloaded, and its old code still holds the library. Processes leave the old code soon.
       {:error, {:upgrade, _}} when purges > 0 ->
@@ -89,6 +106,28 @@ defmodule Caravan.Native do
 
       {:error, {_reason, text}} ->
         {:error, advice(path, text)}
+    end
+  end
+
+  # The stub of a function that the library lacks would load the library again and again.
+  defp check_complete(path) do
+    case :erlang.apply(__MODULE__, :module_info, [:nifs]) do
+      # This module was reloaded. Its new code loads the library.
+      [] ->
+        :ok
+
+      nifs ->
+        case :erlang.apply(__MODULE__, :module_info, [:exports]) -- (@not_nifs ++ nifs) do
+          [] ->
+            :ok
+
+          lacking ->
+            {:error,
+             advice(
+               path,
+               :io_lib.format("it is that of another version, and lacks ~p", [lacking])
+             )}
+        end
     end
   end
 
@@ -115,7 +154,7 @@ defmodule Caravan.Native do
       " cannot be loaded: ",
       text,
       ". Build it for this machine (mix compile, or mix release, on the same system and CPU as here; ",
-      "or CARAVAN_NIF=<file> mix compile). Its directory must be on the code path as caravan/ebin."
+      "or CARAVAN_NIF=<file> mix deps.compile caravan --force). Its directory must be on the code path as caravan/ebin."
     ]
   end
 end

@@ -11,9 +11,8 @@ defmodule Caravan.Options do
   @type type ::
           :boolean
           | :mfa
-          | nil
           | {:in, Range.t() | [term]}
-          | {:or, [type]}
+          | {:or, [type | nil]}
           | {:custom, module, atom, [term]}
 
   @typedoc "What a custom type returns: the value to use, or what was expected."
@@ -153,9 +152,6 @@ defmodule Caravan.Options do
   defp cast(:mfa, _value, _doc),
     do: {:error, "{module, function, arguments} with a proper list of arguments"}
 
-  defp cast(nil, nil, _doc), do: {:ok, nil}
-  defp cast(nil, _value, _doc), do: {:error, "nil"}
-
   defp cast({:in, first..last//_}, value, _unit)
        when is_integer(value) and value >= first and value <= last,
        do: {:ok, value}
@@ -171,11 +167,12 @@ defmodule Caravan.Options do
       else: {:error, "one of " <> Enum.map_join(choices, ", ", &inspect/1)}
   end
 
-  defp cast({:or, types}, value, doc) do
-    results = Enum.map(types, &cast(&1, value, doc))
+  # A nil is checked first, because a strategy gives all its options to each lookup, also those that are nil. The next
+  # clause would first build the text of an error, which takes longer than the check.
+  defp cast({:or, [_type, nil]}, nil, _doc), do: {:ok, nil}
 
-    List.keyfind(results, :ok, 0) ||
-      {:error, Enum.map_join(results, " or ", fn {:error, expected} -> expected end)}
+  defp cast({:or, [type, nil]}, value, doc) do
+    with {:error, expected} <- cast(type, value, doc), do: {:error, expected <> " or nil"}
   end
 
   defp cast({:custom, module, function, arguments}, value, _doc),

@@ -1,6 +1,7 @@
 defmodule Caravan.Telemetry do
   @moduledoc """
-  The events that Caravan emits through `:telemetry`. Without that application, it emits none.
+  The events that Caravan emits through `:telemetry`, and a list of metrics from them. Without that application, it
+  emits none.
 
   Durations are in native time units. The metadata of each event has `:topology`.
 
@@ -11,21 +12,37 @@ defmodule Caravan.Telemetry do
   | `[:caravan, :dns, :lookup, :exception]` | `:duration` | `:query`, `:type`, `:kind`, `:reason`, `:stacktrace` |
   | `[:caravan, :node, :connect, :stop]` | `:duration` | `:node`, `:result` |
   | `[:caravan, :node, :connect, :diagnosis]` | `:duration` | `:node`, `:finding` |
-  | `[:caravan, :node, :up]`, `[:caravan, :node, :down]` | `:connected` | `:node` |
+  | `[:caravan, :node, :up]`, `[:caravan, :node, :down]` | `:connected` | `:node`, `:link` |
   | `[:caravan, :node, :prune]` | `:spared` | `:node` |
+  | `[:caravan, :node, :release]` | `:connected` | `:node` |
+  | `[:caravan, :topology, :status]` | `:members`, `:connected`, `:missing`, `:drained`, `:answer_age` | |
   | `[:caravan, :membership, :change]` | `:members`, `:added`, `:removed` | `:added`, `:removed` |
   | `[:caravan, :membership, :limit]` | `:left_out` | `:limit` |
   | `[:caravan, :membership, :drain]`, `[:caravan, :membership, :resume]` | `:connected` | |
 
     * `:result` is `:ok` or `{:error, reason}`. The reasons of a lookup are those of `Caravan.Dns.Error`,
       `:cancelled` if `Caravan.Cluster.drain/1` cancelled it, and `:client_returned` if the `:dns_client` returned
-      a wrong term.
+      a wrong term. The reasons of a connect are `:unreachable`, `:not_distributed` (this node is not alive), `:timeout`,
+      and for another `:connect` function, `{:crashed, reason}` and `{:returned, term}`.
+    * `[:caravan, :topology, :status]` is emitted after each round of lookups, when no lookup is in flight any more. It
+      does not matter whether they have failed. It is also emitted after a drain and a resume.
+    * `:missing` is the number of members that are not connected, or with the option `:links`, of preferred members.
+      `:drained` is 1 after `Caravan.Cluster.drain/1`, else 0. `:answer_age` is the time in milliseconds since the last
+      answer, of the query for which it is longest. "There is no such name" is an answer.
     * A lookup ends in `:exception` if the `:dns_client` raises or hangs, or if the resolver does not reply.
     * `[:caravan, :node, :connect, :stop]` is emitted for attempts of OTP to connect a node. A failed probe
       (`Caravan.Cluster.DnsStrategy`) comes without it. The first of its kind is a `[:caravan, :node, :connect, :diagnosis]`.
     * `:finding` is `:name_type` (a short and a long name), `:unresolvable`, `:no_port`, `:refused`, `:no_reply`,
-      `:accepted` (the TCP connection; the handshake failed) or `:network`.
+      `:network`, or the step of the handshake that fails: `:protocol` (another program, or a node that hangs), `:tls`
+      (only the other node uses it), `:no_tls` (only this one does), `:certificate` (one of the two refuses that of the
+      other), `:unexamined` (TLS, and its options are not in a file), `:name` (another one), `:version` (of OTP),
+      `:cookie`, `:own_cookie` (it was not examined, because this node has one for the other node alone), or `:accepted`
+      (no step fails).
     * `:connected` is the number of connected nodes of the topology: after the change, or before a drain or a resume.
+    * `[:caravan, :node, :up]` and `[:caravan, :node, :down]` have `:link` only if the option `:links` is a number. It is
+      `:preferred` or `:stand_in`, `:other` for a connection that this topology did not make, and `:released` for
+      a stand-in that it has given up.
+    * `[:caravan, :node, :release]` is emitted after a stand-in was disconnected, because the preferred nodes are back.
     * `:spared` is the number of nodes that were not disconnected, because at most half of them are at the same time.
     * The measurements `:added` and `:removed` are numbers. The metadata are the lists of names, as strings.
     * `:limit` is `:max_nodes`, `:max_new_names` or `:atom_table`, and `:left_out` the number of names beyond it.
@@ -33,15 +50,100 @@ defmodule Caravan.Telemetry do
   Caravan also emits the events of libcluster: `[:libcluster, :connect_node, :ok | :error]` and
   `[:libcluster, :disconnect_node, :ok | :error]`. Their metadata are `:node`, `:topology`, and after an error
   `:reason`. With `:ok`, they measure `:duration`.
+
+  ## Metrics
+
+  `metrics/0` returns the metrics for a reporter such as Prometheus or Phoenix LiveDashboard:
+
+      # in the module of Telemetry.Metrics, such as lib/app_web/telemetry.ex
+      def metrics do
+        [summary("phoenix.endpoint.stop.duration", unit: {:native, :millisecond})] ++ Caravan.Telemetry.metrics()
+      end
+
+  | metric | type | tags |
+  |---|---|---|
+  | `caravan.topology.status.members`, `.connected`, `.missing`, `.drained`, `.answer_age` | last value | `:topology` |
+  | `caravan.dns.lookup.count` | counter | `:topology`, `:query`, `:type`, `:result` |
+  | `caravan.dns.lookup.stop.duration` | distribution, milliseconds | `:topology`, `:query`, `:type` |
+  | `caravan.node.connect.count` | counter | `:topology`, `:result` |
+  | `caravan.node.connect.stop.duration` | distribution, milliseconds | `:topology` |
+
+  The tag `:result` is `:ok`, or the reason without its details, such as `:nxdomain` or `:crashed`. No tag is the name
+  of a node, so the number of time series does not grow with the cluster.
+
+  Two useful alerts: `missing` is above 0 for five minutes longer than the option `:keep`, which is ten minutes by default, and
+  `answer_age` is above 60,000 ms. A node that has left counts as missing until `:keep` is over.
   """
+
+  # Milliseconds. Bounds of the distributions: a lookup or a connect takes less than one in a local network, and up to
+  # its timeout of some seconds if it fails.
+  @buckets [1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000]
 
   @doc """
   Loads `:telemetry`, and returns whether it is there.
 
-  A strategy calls this when it starts.
+      Caravan.Telemetry.load() || raise "add :telemetry to the dependencies"
+
+  Events need no call of this function, because attaching a handler loads `:telemetry`, too.
   """
   @spec load() :: boolean
   def load, do: Code.ensure_loaded?(:telemetry)
+
+  @doc """
+  Returns the metrics above, as structs of `Telemetry.Metrics`.
+
+  Raises `RuntimeError` if the application does not depend on `:telemetry_metrics`.
+  """
+  @spec metrics() :: [struct]
+  def metrics do
+    unless Code.ensure_loaded?(Telemetry.Metrics) do
+      raise "Caravan.Telemetry.metrics/0 needs the module Telemetry.Metrics, which is not there. " <>
+              "Add {:telemetry_metrics, \"~> 1.0\"} to deps in mix.exs, or leave out the call"
+    end
+
+    status =
+      for measurement <- ~w(members connected missing drained answer_age) do
+        unit = if measurement == "answer_age", do: :millisecond, else: :unit
+
+        metric(:last_value, "caravan.topology.status.#{measurement}",
+          tags: [:topology],
+          unit: unit
+        )
+      end
+
+    lookup = [event_name: [:caravan, :dns, :lookup, :stop], measurement: :duration]
+    connect = [event_name: [:caravan, :node, :connect, :stop], measurement: :duration]
+    source = [:topology, :query, :type]
+
+    status ++
+      [
+        counter("caravan.dns.lookup.count", lookup, source),
+        distribution("caravan.dns.lookup.stop.duration", source),
+        counter("caravan.node.connect.count", connect, [:topology]),
+        distribution("caravan.node.connect.stop.duration", [:topology])
+      ]
+  end
+
+  defp counter(name, event, tags) do
+    options = [tags: tags ++ [:result], tag_values: &__MODULE__.tag_values/1]
+    metric(:counter, name, event ++ options)
+  end
+
+  defp distribution(name, tags) do
+    options = [unit: {:native, :millisecond}, reporter_options: [buckets: @buckets]]
+    metric(:distribution, name, [tags: tags] ++ options)
+  end
+
+  # With apply/3, the compiler does not warn where Telemetry.Metrics is not installed.
+  defp metric(type, name, options), do: apply(Telemetry.Metrics, type, [name, options])
+
+  @doc false
+  @spec tag_values(map) :: map
+  def tag_values(metadata), do: Map.update!(metadata, :result, &result/1)
+
+  defp result({:error, {reason, _details}}), do: reason
+  defp result({:error, reason}), do: reason
+  defp result(:ok), do: :ok
 
   @doc false
   @spec execute([atom, ...], map, map) :: :ok

@@ -8,8 +8,8 @@ defmodule Caravan.Cluster.Config do
 
   @types [:srv, :a, :aaaa]
 
-  # Values of :dns_client that mean Caravan's own resolver. The example of Caravan 1.0 gives the behaviour
-  # itself, and InetRes was its default.
+  # Values of :dns_client that mean Caravan's own resolver. The example in the documentation of Caravan 1.0 has the
+  # behaviour Caravan.DnsClient in place of a module that implements it. The default of 1.0 was InetRes.
   @builtin_clients [nil, Caravan.DnsClient, Caravan.DnsClient.InetRes]
 
   @dns_schema Dns.schema()
@@ -20,6 +20,12 @@ defmodule Caravan.Cluster.Config do
   # Default of :min_interval in milliseconds, unless half of :poll_interval is less.
   @min_interval 1_000
 
+  @kubernetes "Caravan finds Kubernetes pods by the DNS name of a headless Service, such as " <>
+                "query: \"_dist._tcp.app.default.svc.cluster.local\""
+
+  # The largest number in :links. A node that needs more links takes :all.
+  @max_links 1_024
+
   # Characters of a topology. The registered name of its strategy is longer, and an atom has at most 255 (ERTS,
   # MAX_ATOM_CHARACTERS).
   @max_topology 200
@@ -27,10 +33,13 @@ defmodule Caravan.Cluster.Config do
   @schema [
     query: [
       type: {:custom, __MODULE__, :check_query, []},
-      type_doc: "string, or list of strings",
+      type_doc: "string, `{basename, string}`, list of them, or `:ignore`",
       required: true,
       doc:
-        "The DNS names to look up. The members of the cluster are the nodes that any of the answers contains."
+        "The DNS names to look up. The members of the cluster are the nodes that any of the answers contains. " <>
+          "With `{basename, name}`, the placeholder `{name}` of this query has its own value. A list may have one DNS " <>
+          "name with several basenames. Each record of it is then one node of each basename. With `:ignore` or `nil`, " <>
+          "the strategy starts and does nothing."
     ],
     type: [
       type: {:custom, __MODULE__, :check_type, []},
@@ -43,7 +52,8 @@ defmodule Caravan.Cluster.Config do
       type_doc: "string",
       default: nil,
       doc:
-        "The value of the placeholder `{name}` in `:node_name`. Required if `:node_name` has that placeholder."
+        "The value of the placeholder `{name}` in `:node_name`. Defaults to the name of this node up to the `@`. If " <>
+          "`:node_name` has the placeholder `{port}`, the digits at the end and a `-` before them are left out."
     ],
     node_basename: [
       type: {:custom, __MODULE__, :check_basename, []},
@@ -83,14 +93,17 @@ defmodule Caravan.Cluster.Config do
       default: nil,
       doc:
         "The shortest time from an answer to the next lookup, however short the TTL is. Jitter can shorten " <>
-          "it by a fifth. The wait after the first answer is random and can be shorter. Defaults to " <>
-          "`1_000`, or to half of `:poll_interval` if that is less."
+          "it by a fifth. The wait after the first answer is random and can be shorter. When a node is lost, the " <>
+          "time counts from the start of the last lookup. Defaults to `1_000`, or to half of `:poll_interval` if " <>
+          "that is less."
     ],
     keep: [
       type: {:in, 0..86_400_000},
       type_doc: "milliseconds",
       default: 300_000,
-      doc: "How long a node stays a member after the last answer that contained it."
+      doc:
+        "How long a node stays a member after the last answer that contained it. After that, the next complete " <>
+          "answer without the node removes it."
     ],
     prune: [
       type: {:custom, __MODULE__, :check_prune, []},
@@ -100,6 +113,22 @@ defmodule Caravan.Cluster.Config do
         "Disconnects a node that is no longer a member and was missing from this number of consecutive " <>
           "complete answers of every query. This is rarely worth it, see \"Pruning\". By default, Caravan " <>
           "disconnects no node."
+    ],
+    links: [
+      type: {:custom, __MODULE__, :check_links, []},
+      type_doc: "`:all`, or integer, 0 to 1,024",
+      default: :all,
+      doc:
+        "The number of members that this node connects to. With `0`, only the addresses of the members are published. " <>
+          "A number needs `-connect_all false`, see \"Links\"."
+    ],
+    release_links: [
+      type: {:or, [:boolean, nil]},
+      type_doc: "boolean",
+      default: nil,
+      doc:
+        "Whether stand-ins are disconnected when the preferred members are back, see \"Links\". Only with a number " <>
+          "in `:links`. Defaults to `true`."
     ],
     max_nodes: [
       type: {:in, 1..16_384},
@@ -132,7 +161,8 @@ defmodule Caravan.Cluster.Config do
       default: 128,
       doc:
         "The maximum number of connection attempts at the same time. An attempt that has had no reply for " <>
-          "100 ms no longer counts, so that dead addresses do not delay other nodes."
+          "100 ms no longer counts, so that dead addresses do not delay other nodes. With those that no longer count, " <>
+          "at most 512 are in progress, or `:max_connects` if that is more."
     ],
     dns_client: [
       type: {:custom, __MODULE__, :check_client, []},
@@ -170,7 +200,7 @@ defmodule Caravan.Cluster.Config do
       default: {:erlang, :disconnect_node, []},
       doc:
         "The function that disconnects a node. It gets the node after the arguments and is called only for " <>
-          "`:prune`."
+          "`:prune` and `:links`."
     ],
     list_nodes: [
       type: :mfa,
@@ -184,24 +214,61 @@ defmodule Caravan.Cluster.Config do
   # The options that Caravan.Dns has under the same names.
   @dns_options for {name, _option} <- @schema, Keyword.has_key?(@dns_schema, name), do: name
 
-  # The options from which :sources, :templates and :basename are made.
+  @no_dns "Caravan finds nodes by DNS alone, and Cluster.Strategy.Epmd and Gossip also work with Caravan.Epmd"
+
+  # Options of libcluster's strategies, of libcluster_dynamic_srv and of dns_cluster, and what Caravan has in their place.
+  @renamed %{
+    polling_interval: "Caravan calls this option :poll_interval",
+    interval: "Caravan calls this option :poll_interval",
+    resource_types: "Caravan calls this option :type",
+    application_name: "Caravan calls this option :node_sname",
+    kubernetes_node_basename: "Caravan calls this option :node_sname",
+    name: "Caravan calls this option :topology",
+    log: "Caravan calls this option :log_level",
+    resolver:
+      "Caravan calls this option :dns_client, which takes a module. :nameservers takes addresses",
+    disconnect_on_deregister:
+      "Caravan disconnects no node that is gone from DNS, unless :prune is given",
+    service:
+      "Caravan calls this option :query, and needs the whole name, such as \"app.default.svc.cluster.local.\"",
+    namespace: @kubernetes,
+    mode: @kubernetes,
+    kubernetes_selector: @kubernetes,
+    kubernetes_namespace: @kubernetes,
+    kubernetes_service_name: @kubernetes,
+    kubernetes_ip_lookup_mode: @kubernetes,
+    kubernetes_use_cached_resources: @kubernetes,
+    hosts: @no_dns,
+    if_addr: @no_dns,
+    multicast_addr: @no_dns,
+    multicast_if: @no_dns,
+    secret: @no_dns
+  }
+
+  # The options from which :sources, :templates, :basename and :basenames are made.
   @derived [:query, :type, :node_sname, :node_basename, :node_name]
-  @enforce_keys [:sources, :templates, :basename]
+  @enforce_keys [:sources, :templates, :basename, :basenames]
 
   defstruct @enforce_keys ++ Map.to_list(Map.drop(Options.defaults(@schema), @derived))
 
   @typedoc "A query with one of its record types. Each source is looked up separately."
   @type source :: {query :: String.t(), Dns.type()}
 
+  @typedoc """
+  The options. `:basenames` has those of each query. `nil` in it is `:basename`, or else the basename of this node.
+  """
   @type t :: %__MODULE__{
           sources: [source],
           templates: %{Dns.type() => NodeName.template()},
           basename: String.t() | nil,
+          basenames: %{(query :: String.t()) => [String.t() | nil]},
           ports: :name | :srv,
           poll_interval: pos_integer,
           min_interval: pos_integer,
           keep: non_neg_integer,
           prune: pos_integer | nil,
+          links: :all | 0..1_024,
+          release_links: boolean,
           max_nodes: pos_integer,
           max_new_names: pos_integer,
           nameservers: [String.t()],
@@ -244,11 +311,24 @@ defmodule Caravan.Cluster.Config do
   end
 
   def new!(options) do
+    _ = if Keyword.keyword?(options), do: refuse_renamed!(options)
     options = Options.validate!(options, @schema, owner(options))
     {derived, rest} = Map.split(options, @derived)
 
     if rest.dns_client && derived.type != [:srv] do
       refuse!(options, :type, ":srv if :dns_client is given", derived.type)
+    end
+
+    if rest.dns_client && rest.allow != [] do
+      expected = "[] if :dns_client is given, because the records of a client have no addresses"
+      refuse!(options, :allow, expected, rest.allow)
+    end
+
+    if rest.dns_client && rest.dnssec do
+      expected =
+        "false if :dns_client is given, because the records of a client are not validated"
+
+      refuse!(options, :dnssec, expected, true)
     end
 
     if rest.ports == :srv and :srv not in derived.type do
@@ -259,18 +339,30 @@ defmodule Caravan.Cluster.Config do
       refuse!(options, :dnssec, "true if :trust_anchors is given", false)
     end
 
-    rest = %{rest | min_interval: min_interval!(rest, options)}
+    rest = %{
+      rest
+      | min_interval: min_interval!(rest, options),
+        release_links: release_links!(rest, options)
+    }
+
     templates = Map.new(derived.type, &{&1, template!(&1, derived, rest.ports, options)})
 
     struct!(
       __MODULE__,
       Map.merge(rest, %{
-        sources: for(query <- derived.query, type <- derived.type, do: {query, type}),
+        sources:
+          for({_, query} <- derived.query, type <- derived.type, uniq: true, do: {query, type}),
         templates: templates,
-        basename: basename!(derived, templates, options)
+        basename: basename!(derived, options),
+        basenames: Enum.group_by(derived.query, &elem(&1, 1), &elem(&1, 0))
       })
     )
   end
+
+  @doc "Returns how many connected nodes are enough for a caller that asks for `nodes`: at most the number in `:links`."
+  @spec nodes_to_wait_for(t, non_neg_integer) :: non_neg_integer
+  def nodes_to_wait_for(%__MODULE__{links: :all}, nodes), do: nodes
+  def nodes_to_wait_for(%__MODULE__{links: links}, nodes), do: min(nodes, links)
 
   @doc "Returns the documentation of all options as a Markdown list."
   @spec docs() :: String.t()
@@ -281,6 +373,20 @@ defmodule Caravan.Cluster.Config do
   def dns_options(%__MODULE__{} = config) do
     same = config |> Map.take(@dns_options) |> Map.to_list()
     [timeout: config.lookup_timeout, attempts: config.lookup_attempts] ++ same
+  end
+
+  @doc "Returns the values of `{name}` in the names of the nodes of a source. `self` is the name of this node."
+  @spec basenames(t, source, self :: String.t()) :: [String.t()]
+  def basenames(%__MODULE__{} = config, {query, type}, self) do
+    for basename <- config.basenames[query], uniq: true do
+      basename || config.basename || NodeName.own_basename(self, config.templates[type])
+    end
+  end
+
+  @doc "Returns whether the node names of a source depend on the name of this node. If so, it must have a name first."
+  @spec own_basename?(t, source) :: boolean
+  def own_basename?(%__MODULE__{} = config, {query, type}) do
+    nil in config.basenames[query] and config.basename == nil and :name in config.templates[type]
   end
 
   ## Options that depend on each other
@@ -295,6 +401,19 @@ defmodule Caravan.Cluster.Config do
     refuse!(options, :min_interval, "at most :poll_interval, which is #{poll}", min)
   end
 
+  defp release_links!(%{links: :all, release_links: given}, options) when given != nil do
+    expected = "a number such as 3, because :release_links is given (or leave :release_links out)"
+    refuse!(options, :links, expected, :all)
+  end
+
+  defp release_links!(%{links: links, max_nodes: most}, options)
+       when is_integer(links) and links > most do
+    expected = "at most :max_nodes, which is #{most} (give fewer links, or a larger :max_nodes)"
+    refuse!(options, :links, expected, links)
+  end
+
+  defp release_links!(%{release_links: given}, _options), do: given != false
+
   defp template!(type, derived, ports, options) do
     text = derived.node_name || NodeName.default_template(type, ports)
 
@@ -304,24 +423,19 @@ defmodule Caravan.Cluster.Config do
     end
   end
 
-  defp basename!(derived, templates, options) do
+  defp basename!(derived, options) do
     case {derived.node_sname, derived.node_basename} do
-      {nil, nil} ->
-        if Enum.any?(templates, fn {_type, template} -> :name in template end) do
-          refuse!(options, :node_sname, "the value of {name} in :node_name, such as \"app\"", nil)
-        end
+      {name, nil} -> name
+      {nil, name} -> name
+      {name, name} -> name
+      {_, other} -> refuse!(options, :node_basename, "equal to :node_sname, or left out", other)
+    end
+  end
 
-      {name, nil} ->
-        name
-
-      {nil, name} ->
-        name
-
-      {name, name} ->
-        name
-
-      {_sname, basename} ->
-        refuse!(options, :node_basename, "equal to :node_sname, or left out", basename)
+  defp refuse_renamed!(options) do
+    for {key, value} <- options, advice = @renamed[key] do
+      raise ArgumentError,
+            "#{owner(options)}: unknown option #{inspect(key)} (given #{inspect(value)}). #{advice}"
     end
   end
 
@@ -342,14 +456,25 @@ defmodule Caravan.Cluster.Config do
 
   @doc false
   @spec check_query(term) :: Options.checked()
+  def check_query(ignore) when ignore in [nil, :ignore], do: {:ok, []}
+
   def check_query(query) do
     queries = List.wrap(query)
 
-    if queries != [] and not List.improper?(queries) and
-         Enum.all?(queries, &(is_binary(&1) and &1 != "")),
-       do: {:ok, Enum.uniq(queries)},
-       else: {:error, "a DNS name such as \"_app._tcp.example.com\", or a list of them"}
+    if queries != [] and not List.improper?(queries) and Enum.all?(queries, &query?/1),
+      do: {:ok, queries |> Enum.map(&with_basename/1) |> Enum.uniq()},
+      else:
+        {:error,
+         "a DNS name such as \"_app._tcp.example.com\", {basename, name}, a list of them, or :ignore"}
   end
+
+  defp query?({basename, query}) when is_binary(query),
+    do: match?({:ok, _}, check_basename(basename)) and query?(query)
+
+  defp query?(query), do: is_binary(query) and query != ""
+
+  defp with_basename({basename, query}), do: {basename, query}
+  defp with_basename(query), do: {nil, query}
 
   @doc false
   @spec check_type(term) :: Options.checked()
@@ -384,6 +509,14 @@ defmodule Caravan.Cluster.Config do
 
   def check_prune(_other),
     do: {:error, "[after: answers] with a number from 1 to 1_000, such as [after: 3], or false"}
+
+  @doc false
+  @spec check_links(term) :: Options.checked()
+  def check_links(:all), do: {:ok, :all}
+  def check_links(links) when is_integer(links) and links in 0..@max_links, do: {:ok, links}
+
+  def check_links(_other),
+    do: {:error, ":all, or the number of members to connect to, from 0 to 1_024, such as 3"}
 
   @doc false
   @spec check_client(term) :: Options.checked()

@@ -25,19 +25,21 @@ defmodule Caravan.Cluster.DnsStrategy do
   The SRV record `0 0 4001 node1.example.com` is the node `app-4001@node1.example.com`. With this name,
   `Caravan.Epmd` makes the node listen on port 4001.
 
+  In a VM that is neither alive nor a release, such as `iex -S mix` or `mix test`, the strategy looks up nothing until
+  distribution starts.
+
   `Caravan.Cluster` has functions to wait for nodes and to leave the cluster. `Caravan.Telemetry` lists the events.
 
   ## Options
 
   #{Config.docs()}
 
-  ## Lookups
-
     * The first lookups start with the process.
     * The next lookup starts when the TTL of the answer is over, within `:min_interval` and `:poll_interval`.
     * After a nodedown, the next lookup starts soon.
-    * After failed lookups, the waits double, up to `:poll_interval`. From 40 connected nodes on, the longest wait grows
-      with their number, up to six times `:poll_interval`.
+    * After lookups without a response, the waits double, up to `:poll_interval`. From 40 connected nodes on, the longest
+      wait grows with their number, up to six times `:poll_interval`. With `:links`, the number of members counts.
+    * If the name does not exist or has no records, the next lookup starts after `:poll_interval`.
     * Waits have jitter, so that a fleet does not query in step.
     * SRV targets whose addresses are not in the answer are looked up too, in the family of distribution (`-proto_dist`).
       A target is looked up again when its own TTL is over, after a minute at most, or after ten seconds if its node
@@ -45,26 +47,28 @@ defmodule Caravan.Cluster.DnsStrategy do
 
   ## Members
 
-    * A node is a member if an answer contained it within the last `:keep` milliseconds. So a server that answers
-      with a random part of its records gives the whole cluster in the end.
-    * A lookup that fails removes no member. Neither does an answer that is empty or incomplete.
+    * A node is a member if an answer contained it within the last `:keep` milliseconds. So if a server
+      returns a random part of its records each time, all nodes become members after some answers.
+    * A lookup that fails removes no member. Neither does an answer that is empty or incomplete. With `:allow`, an answer
+      is incomplete while it has a record or an address that is left out.
     * A record whose node name is not valid is left out. The reason is logged once.
 
   ## Connections
 
     * Members that are not connected are dialled, at most `:max_connects` at the same time.
-    * A new member is connected without delay. After a nodedown or a failure, a probe comes first. It is a TCP connection
-      to the address and port of the node, and it is closed at once. Only if it is accepted, OTP connects the node.
-    * If the host drops packets, OTP would wait for them for seconds. A probe that has no reply is repeated instead,
+    * A new member is connected without delay. After a nodedown or a failure, a probe comes first, and also while 256
+      other attempts are in progress. It is a TCP connection to the address and port of the node, and it is closed at
+      once. Only if it is accepted, OTP connects the node.
+    * If the host drops packets, OTP would wait seconds for a reply. A probe without a reply is repeated instead,
       after the waits below. So a node is connected soon after its network works again. An attempt with its probe ends
       after `:connect_timeout`.
     * A message to a lost node makes OTP connect it without a probe, unless the VM has `-kernel dist_auto_connect never`.
       While that attempt waits for a host that drops packets, 7 s at most, the strategy cannot connect the node either.
-    * The waits start again when the record of the node changes, and when it returns after longer than `:keep`, unless
-      the node has announced that it leaves. When a lost node is connected again, the other lost nodes are dialled soon,
-      once.
-    * The strategy disconnects no node, except with `:prune`. When its process ends, the connections stay as they
-      are.
+    * The waits start again when the record of a node changes, unless the node has announced that it leaves. They also
+      start again when a record returns after longer than `:keep`. When a lost node is connected again, the other lost
+      nodes are dialled soon, once.
+    * The strategy disconnects nodes only with `:prune`, with `:links`, and during `Caravan.Cluster.drain/1`. When its
+      process ends, the connections stay as they are.
     * A name becomes an atom only when its node is dialled: at most `:max_new_names` within 24 hours, and none while
       80 % of the VM's atom table are in use.
 
@@ -84,13 +88,54 @@ defmodule Caravan.Cluster.DnsStrategy do
 
     * Each wait of a probe has at least 4 ms per member. So a lost node gets about 330 probes a second from all members
       together. In a cluster of 1,000 nodes, a lost node is probed every 2 to 4 s by each of them.
+    * Each wait after a failed connect of a lost node has at least 10 ms per member. So a lost node whose handshakes fail,
+      for example because it has another cookie now, gets about 130 handshakes a second from all members together.
     * If DNS names n nodes that are not connected, a node that was never connected waits at least n × 10 ms. Its longest
       wait is a minute, or n × 120 ms if that is more.
-    * A lost node whose connections end within 5 s, again and again, is dialled after 500 ms, and after twice as long
-      each time, up to `:poll_interval` or a minute.
+    * A lost node whose connections end within 5 s, again and again, is dialled after 500 ms at first. The wait doubles
+      each time, up to `:poll_interval`, and at most to a minute.
     * A node that has announced that it leaves is dialled after half a minute to a minute.
-    * There are no probes with another `:connect` function than those of OTP, without `Caravan.Epmd`, and with a
-      `-proto_dist` module that is not part of OTP, which may not use TCP.
+    * There are no probes in three cases: `:connect` is not a function of OTP, the VM does not use `Caravan.Epmd`, or the
+      `-proto_dist` module is not part of OTP. Such a module may not use TCP.
+
+  ## Links
+
+  By default, a node connects to all members. With `links: 3`, it connects to three of them, and publishes the addresses
+  of all in `Caravan.Epmd.Peers`.
+
+    * Each node prefers other members: the first three in the order of `:erlang.phash2({self, member}, 2^32)`. So the
+      members share the links evenly. A member that comes or goes changes only the links to itself.
+    * If a preferred node cannot be reached, the next one in the order is its stand-in. It is dialled at once: after a
+      nodedown, after a failed attempt, when the node announces that it leaves, and when a new node has not replied for
+      300 ms. Nodes that failed before come last. The preferred node is dialled again after the waits above. If it has
+      announced that it leaves, and is still connected after ten seconds, it counts as a link again.
+    * When three preferred nodes have been connected for 60 s, the stand-ins are disconnected, one per second. With
+      `release_links: false`, they stay.
+    * A stand-in also stays if another node or another part of the VM has made the connection, if another topology of the
+      VM wants it, or if the topology of the same name on the other node wants it. After a crash, the strategy does not
+      know which connections it has made, so they stay. If the nodes give the topology different names, a link may be
+      disconnected although the other node prefers it. The other node then dials again.
+    * Connections of other nodes to this one come on top, because each node makes its own three. A connected preferred
+      node counts as a link, also if it has dialled this node.
+    * Members that are not dialled make no atoms. A message to one of them makes OTP connect it, without a question to
+      a resolver.
+    * `Caravan.Cluster.await/2` waits for at most three nodes.
+    * The lines in the log and the events say whether a link is preferred or a stand-in.
+
+  With `links: 0`, the node connects to no member. It only publishes their addresses.
+
+  Several topologies can run side by side. In this example, the nodes of one role are linked with each other, and all
+  other nodes have three links to them:
+
+      # in the configuration of the core nodes
+      [query: "_core._tcp.example.com", node_sname: "core"]
+
+      # in the configuration of the other nodes
+      [query: "_core._tcp.example.com", node_sname: "core", links: 3]
+
+  A number in `:links` needs the line `-connect_all false` in `rel/vm.args.eex` and `rel/remote.vm.args.eex` of all
+  nodes. Otherwise `global` connects each node to all nodes to which its peers are connected, and stand-ins stay
+  connected. Without `connect_all`, names of `:global` are local to their node. `:pg`, `Phoenix.PubSub.PG2`, Tracker, syn and Horde reach only the nodes to which a node has a link.
 
   ## Ports and addresses
 
@@ -101,8 +146,28 @@ defmodule Caravan.Cluster.DnsStrategy do
 
   ## Log
 
+  The first line has this node, its port and where it comes from, the queries and the nameservers.
+
   Each change is one line: a node is connected or lost, a connect or a lookup fails for a new reason. A lookup that
-  changes nothing logs nothing.
+  changes nothing logs nothing. A node that does not listen, or does not reply, is logged only if that lasts: for two
+  seconds if the node was never connected, and for ten seconds after a nodedown.
+
+  If members are missing or lookups fail for five minutes, and then each hour, one line says which ones, for how long, and
+  why. Another line says that it is over.
+
+  The strategy logs one line about a visible node that has been connected for a minute and that no query names. Such a
+  node may belong to another cluster with the same cookie.
+
+  The strategy compares the name of this node with DNS. It warns if a record has the host or an address of this host, and
+  the port of this node, but another name. This node never dials itself under such a name. If no record leads to this
+  node, one line says so after the TTL of the answer, or after `:keep` if the answers differ.
+
+  Each line has the metadata `domain: [:caravan]`, before which `Logger` puts `:elixir`, and `:topology`. A line about one
+  node has it as `:node`, a string. A line about a problem has `:check`, the id of the check that it belongs to.
+
+  OTP's `global` works only if the setting `connect_all` is the same on all nodes. So the strategy asks each visible node
+  for its value, one node at a time. It begins five seconds after a nodeup. It warns once while connected nodes have
+  another value than this node. `Caravan.check/0` names up to ten of them, and counts the others.
 
   ## Pruning
 
@@ -112,8 +177,9 @@ defmodule Caravan.Cluster.DnsStrategy do
     * it was missing from three consecutive complete answers of *every* query. So with a query that is never
       answered, for example for AAAA records in an IPv4 network, no node is disconnected.
 
-  At most half of the connected nodes are disconnected at the same time. A node that stays connected is disconnected
-  again after twice as many answers, each time.
+  A node stays connected if another topology of this VM wants the link, does not reply, or has had no answer yet. At most
+  half of the connected nodes are disconnected at the same time, so the last one always stays. The next attempt to
+  disconnect a node that stayed takes twice as many answers, each time.
 
   This is rarely worth it. OTP's `global` keeps clusters fully meshed with `prevent_overlapping_partitions`, which is
   on since OTP 25: a node reports each lost connection to all other nodes, and these disconnect one of the two nodes,
@@ -125,11 +191,17 @@ defmodule Caravan.Cluster.DnsStrategy do
   use GenServer
 
   alias Caravan.Cluster.Discovery
+  alias Caravan.Cluster.Distribution.Connector
   alias Caravan.Cluster.Distribution.NodeAtom
+  alias Caravan.Cluster.DnsStrategy.Actions
   alias Caravan.Cluster.DnsStrategy.Connections
   alias Caravan.Cluster.DnsStrategy.Departure
   alias Caravan.Cluster.DnsStrategy.Jobs
   alias Caravan.Cluster.DnsStrategy.NodeList
+  alias Caravan.Cluster.DnsStrategy.OwnRecord
+  alias Caravan.Cluster.DnsStrategy.Rounds
+  alias Caravan.Cluster.DnsStrategy.StartReport
+  alias Caravan.Cluster.DnsStrategy.Status
   alias Caravan.Cluster.DnsStrategy.Tick
   alias Caravan.Cluster.DnsStrategy.Waiters
   alias Caravan.Cluster.DnsStrategy.Warnings
@@ -138,7 +210,7 @@ defmodule Caravan.Cluster.DnsStrategy do
   alias Caravan.Cluster.Topologies
   alias Caravan.Epmd.Peers
 
-  @enforce_keys ~w(config key membership discovery jobs nodes waiters departure warnings tick)a
+  @enforce_keys ~w(config key membership discovery jobs nodes own_record waiters departure warnings status tick)a
   defstruct @enforce_keys
 
   @typedoc "The options above, or libcluster's list of one `Cluster.Strategy.State`."
@@ -147,13 +219,19 @@ defmodule Caravan.Cluster.DnsStrategy do
   @doc """
   Returns a child specification. Its id holds the topology, or else the query, so that a supervisor can have
   several strategies.
+
+      Caravan.Cluster.DnsStrategy.child_spec(query: "app.example.com", type: :a)
   """
   @spec child_spec(options) :: Supervisor.child_spec()
   def child_spec(options) do
     %{id: {__MODULE__, child_id(options)}, start: {__MODULE__, :start_link, [options]}}
   end
 
-  @doc "Starts the strategy. Raises `ArgumentError` for a wrong option."
+  @doc """
+  Starts the strategy. Raises `ArgumentError` for a wrong option.
+
+      {:ok, pid} = Caravan.Cluster.DnsStrategy.start_link(query: "app.example.com", type: :a)
+  """
   @spec start_link(options) :: GenServer.on_start()
   def start_link([%{__struct__: Cluster.Strategy.State} = state]), do: start(state)
   def start_link(options), do: start(options)
@@ -170,19 +248,20 @@ defmodule Caravan.Cluster.DnsStrategy do
 
   @impl true
   def init(%Config{} = config) do
-    seed = :erlang.phash2({node(), make_ref(), System.system_time()}, 1_000_000_000)
     key = Topologies.register(config.topology)
 
     state = %__MODULE__{
       config: config,
       key: key,
-      membership: Membership.new(config, seed, now()),
+      membership: new_membership(config),
       discovery: Discovery.new(config),
       jobs: %Jobs{},
       nodes: NodeList.new(config),
+      own_record: OwnRecord.new(config),
       waiters: Waiters.new(),
       departure: Departure.new(key),
-      warnings: Warnings.new(config),
+      warnings: Warnings.new(config, key),
+      status: Status.new(key, config),
       tick: Tick.new()
     }
 
@@ -191,100 +270,185 @@ defmodule Caravan.Cluster.DnsStrategy do
 
   @impl true
   def handle_continue(:start, state) do
-    _ = Caravan.Telemetry.load()
-    :ok = Report.warn_if_not_on_caravan_epmd(state.config)
-    :ok = Report.warn_if_host_has_capitals(state.config)
-
     # Includes hidden nodes: :connect may create hidden connections, and the default :list_nodes returns them.
     :ok = :net_kernel.monitor_nodes(true, node_type: :all)
+    state = update(state, :warnings, &Warnings.start/1)
 
-    # The strategy was drained before it crashed.
-    if Departure.drained?(state.departure),
-      do: {:noreply, state |> stop_discovery() |> update(:departure, &Departure.leave/1)},
-      else: {:noreply, refresh(state, [:tick])}
+    # A strategy that was drained before a crash stays drained.
+    state =
+      if Departure.drained?(state.departure),
+        do: state |> stop_discovery() |> update(:departure, &Departure.check/1),
+        else: state
+
+    state = start_unless_idle(state)
+
+    # These come after the first lookups have started, and take place while nameservers are waited for.
+    :ok = StartReport.log(state.config)
+    {:noreply, update(state, :own_record, &OwnRecord.start/1)}
   end
 
   @impl true
   def handle_call({:await, nodes, timeout}, from, state) do
-    waiters = Waiters.add(state.waiters, from, nodes, timeout)
-    {:noreply, reply_to_waiters(%{state | waiters: waiters})}
+    nodes = Config.nodes_to_wait_for(state.config, nodes)
+    {:noreply, state |> update(:waiters, &Waiters.add(&1, from, nodes, timeout)) |> dispatch([])}
   end
 
   def handle_call(:drain, from, state) do
-    unless Departure.drained?(state.departure) do
-      Report.drained(state.config, :drain, Membership.counts(state.membership).connected)
-    end
-
+    unless Departure.drained?(state.departure), do: report_drained(state, :drain)
     state = stop_discovery(state)
-    names = peer_names(state)
+    :ok = Rounds.report(state.config, state.membership)
+    names = Membership.peers(state.membership)
     {:noreply, update(state, :departure, &Departure.drain(&1, from, names))}
   end
 
-  def handle_call(:resume, _from, state) do
-    if Departure.drained?(state.departure) do
-      state = update(state, :departure, &Departure.resume/1)
-      Report.drained(state.config, :resume, Membership.counts(state.membership).connected)
-      {:reply, :ok, state |> dispatch([:resume]) |> refresh([])}
-    else
-      {:reply, :ok, state}
-    end
+  def handle_call(:resume, _from, state),
+    do: {:reply, :ok, if(Departure.drained?(state.departure), do: resume(state), else: state)}
+
+  # The leave jobs of this VM ask each strategy that is not drained which nodes must stay connected.
+  def handle_call(:peer_names, _from, %{membership: membership} = state) do
+    known? = Membership.responded?(membership)
+    {:reply, if(known?, do: {:ok, Membership.linked(membership)}, else: :unknown), state}
   end
 
-  # From the leave job of another strategy of this VM: the nodes that it must not disconnect.
-  def handle_call(:peer_names, _from, state) do
-    names = if Departure.drained?(state.departure), do: [], else: peer_names(state)
-    {:reply, names, state}
-  end
+  # Jobs ask this: those of other strategies of this VM, and those of the strategies with this name on peers.
+  def handle_call({:wants, name}, _from, state) when is_binary(name),
+    do: {:reply, Membership.wants?(state.membership, name), state}
 
-  # From the leave job of a peer.
-  def handle_call({:draining, node}, _from, state) when is_atom(node),
-    do: {:reply, :ok, dispatch(state, [{:peer_draining, NodeAtom.to_name(node)}])}
+  # The leave job of a peer sends this.
+  def handle_call({:draining, node}, _from, state) when is_atom(node) do
+    state = update(state, :status, &Status.changed/1)
+    {:reply, :ok, dispatch(state, [{:peer_draining, NodeAtom.to_name(node)}])}
+  end
 
   def handle_call(_unexpected, _from, state), do: {:reply, {:error, :unknown_call}, state}
 
   @impl true
   def handle_cast(_unexpected, state), do: {:noreply, state}
 
-  # Cancels the timer first. The timer may have been replaced while this :tick was in the mailbox. Then two timers
-  # would run.
+  # Forgets the timer that sent this message. Otherwise Tick.set/2 would start no timer for a next tick at the same time.
+  # If the timer was replaced while this :tick was in the mailbox, the new timer still runs, so it is cancelled.
   @impl true
   def handle_info(:tick, state) do
     state = update(state, :tick, &Tick.cancel/1)
     {:noreply, state |> refresh_if_stale([]) |> dispatch([:tick])}
   end
 
-  def handle_info({:nodeup, node, _info}, state) when is_atom(node) do
+  def handle_info(:start_unless_idle, %{config: config} = state) do
+    unless Connector.idle?(config), do: StartReport.log(config)
+    {:noreply, start_unless_idle(state)}
+  end
+
+  def handle_info({:nodeup, node, info}, state) when is_atom(node) do
+    state = update(state, :warnings, &Warnings.nodeup(&1, node, info))
     state = listed(state, NodeList.nodeup(state.nodes, node))
     {:noreply, update(state, :departure, &Departure.check/1)}
   end
 
   def handle_info({:nodedown, node, _info}, state) when is_atom(node) do
+    state = update(state, :warnings, &Warnings.nodedown(&1, node))
     state = unreachable(state, NodeAtom.to_name(node))
     {:noreply, listed(state, NodeList.nodedown(state.nodes, node))}
   end
 
+  # The owner-state modules to which messages belong.
+  @modules [
+    discovery: Discovery,
+    jobs: Jobs,
+    nodes: NodeList,
+    departure: Departure,
+    waiters: Waiters,
+    warnings: Warnings,
+    status: Status
+  ]
+
   # A message that none of these modules knows is stray, or comes from a job or lookup that was stopped.
   def handle_info(message, state) do
-    with :unknown <- handle_lookup(Discovery.handle(state.discovery, message), state),
-         :unknown <- handle_job(Jobs.handle(state.jobs, message), state),
-         :unknown <- handle_list(NodeList.handle(state.nodes, message), state),
-         :unknown <- handle_departure(Departure.handle(state.departure, message), state),
-         :unknown <- handle_waiter(Waiters.handle(state.waiters, message), state),
-         do: {:noreply, state}
+    Enum.find_value(@modules, {:noreply, state}, fn {field, module} ->
+      case module.handle(Map.fetch!(state, field), message) do
+        :unknown -> nil
+        result -> {:noreply, handled(field, result, state)}
+      end
+    end)
   end
+
+  ## Results of the owner-state modules
+
+  defp handled(:discovery, {source, {:ok, answer, left_out}, discovery}, state) do
+    state = update(state, :warnings, &Warnings.left_out(&1, source, left_out))
+    complete = Membership.responded?(state.membership)
+    connected? = &Membership.connected?(state.membership, &1)
+
+    {answer, own_record} =
+      OwnRecord.answer(state.own_record, source, answer, complete, connected?)
+
+    state = %{state | discovery: discovery, own_record: own_record}
+    refresh_if_stale(state, [{:answer, source, answer}])
+  end
+
+  defp handled(:discovery, {source, {:error, error}, discovery}, state),
+    do: dispatch(%{state | discovery: discovery}, [{:lookup_failed, source, error}])
+
+  defp handled(:jobs, {tag, outcome, duration, jobs}, state) do
+    connected? = &Membership.connected?(state.membership, &1)
+    state = update(%{state | jobs: jobs}, :status, &Status.job_ended(&1, tag, outcome))
+
+    case Connections.finished(tag, outcome, duration, state.config, connected?) do
+      # The nodeup of the connected node may still be in the mailbox. So the list of connected nodes is read.
+      [{:connect_result, name, result}] = events when result in [:ok, :already] ->
+        if connected?.(name), do: refresh_if_stale(state, events), else: refresh(state, events)
+
+      [{:connect_result, name, _error}] = events ->
+        state |> unreachable(name) |> refresh_if_stale(events)
+
+      events ->
+        state |> dispatch([]) |> refresh_if_stale(events)
+    end
+  end
+
+  defp handled(:nodes, {result, events, nodes}, state) do
+    state = update(state, :warnings, &Warnings.list_nodes(&1, result))
+    listed(state, {events, nodes})
+  end
+
+  defp handled(:departure, {result, departure}, state) do
+    :ok = Report.left(state.config, result)
+    refresh_if_stale(%{state | departure: departure}, [])
+  end
+
+  defp handled(field, result, state), do: state |> Map.replace!(field, result) |> dispatch([])
 
   ## Events and actions
 
   # Takes in events one after the other, and carries out the actions that follow. An action never calls this
   # function: it returns further events, or its result comes later by a message.
-  defp dispatch(state, []), do: state |> schedule_tick() |> reply_to_waiters()
-
   defp dispatch(state, [event | events]) do
     {actions, membership} = Membership.handle(state.membership, event, env())
     state = %{state | membership: membership}
-    {more, state} = Enum.flat_map_reduce(actions, state, &perform/2)
+    ended? = Rounds.ended?(event, events, state.discovery, state.nodes)
+    if ended?, do: Rounds.report(state.config, membership)
+    {more, state} = Enum.flat_map_reduce(actions, state, &Actions.perform/2)
+    state = if ended?, do: warn_of_unnamed_nodes(state), else: state
     dispatch(state, events ++ more)
   end
+
+  # An idle strategy looks up nothing. So it needs no tick, and its callers wait for no response.
+  defp dispatch(%{membership: membership, discovery: discovery} = state, []) do
+    idle? = Connector.idle?(state.config)
+    wake_at = if idle?, do: :never, else: Membership.wake(membership, now())
+    responded? = idle? or Membership.responded?(membership)
+    connected = Membership.counts(membership).connected
+    status = Status.update(state.status, membership, discovery, responded?)
+    troubles = fn -> Status.troubles(status, membership, discovery) end
+    warnings = Warnings.remind(state.warnings, troubles)
+    # A caller that has its reply may read the status at once. So the status is written before.
+    waiters = Waiters.reply(state.waiters, connected, responded?)
+    tick = Tick.set(state.tick, wake_at)
+    %{state | status: status, warnings: warnings, waiters: waiters, tick: tick}
+  end
+
+  # Runs after the actions of the event, because the connected nodes are compared with the published members.
+  defp warn_of_unnamed_nodes(%{membership: membership} = state),
+    do: update(state, :warnings, &Warnings.unnamed_nodes(&1, Membership.complete?(membership)))
 
   # Reads the name of this node each time, because distribution may start later than the strategy.
   defp env do
@@ -296,39 +460,6 @@ defmodule Caravan.Cluster.DnsStrategy do
     }
   end
 
-  defp perform({:lookup, source}, state),
-    do: {[], update(state, :discovery, &Discovery.start(&1, source))}
-
-  defp perform({:connect, name, probe_every}, %{config: config, key: key} = state),
-    do: {[], update(state, :jobs, &Connections.connect(&1, config, key, name, probe_every))}
-
-  defp perform({:disconnect, name}, %{config: config} = state),
-    do: {[], update(state, :jobs, &Connections.disconnect(&1, config, name))}
-
-  defp perform({:publish, entries}, state) do
-    result = Peers.put(state.key, entries)
-    events = if result == :ok, do: [], else: [:peer_table_full]
-    {events, update(state, :warnings, &Warnings.peer_table(&1, result))}
-  end
-
-  defp perform({:rotate_addresses, name}, state) do
-    :ok = Peers.rotate(name)
-    {[], state}
-  end
-
-  defp perform({:report, {:connect_failed, name, reason}}, %{config: config} = state),
-    do: {[], update(state, :jobs, &Connections.report_failure(&1, config, name, reason))}
-
-  defp perform({:report, report}, state) do
-    :ok = Report.report(state.config, report, Membership.counts(state.membership))
-    {[], state}
-  end
-
-  defp schedule_tick(state) do
-    at = Membership.wake(state.membership, now())
-    update(state, :tick, &Tick.set(&1, at))
-  end
-
   ## Connected nodes
 
   defp refresh(state, events), do: listed(state, NodeList.refresh(state.nodes, events))
@@ -336,55 +467,23 @@ defmodule Caravan.Cluster.DnsStrategy do
   defp refresh_if_stale(state, events),
     do: listed(state, NodeList.refresh_if_stale(state.nodes, events))
 
-  # There are no events while a custom list_nodes function runs.
+  # There are no events while a custom list_nodes function runs, or if there is nothing new.
   defp listed(state, {[], nodes}), do: %{state | nodes: nodes}
   defp listed(state, {events, nodes}), do: dispatch(%{state | nodes: nodes}, events)
 
-  defp handle_list(:unknown, _state), do: :unknown
-
-  defp handle_list({result, events, nodes}, state) do
-    state = update(state, :warnings, &Warnings.list_nodes(&1, result))
-    {:noreply, listed(state, {events, nodes})}
-  end
-
-  ## Lookups
-
-  defp handle_lookup(:unknown, _state), do: :unknown
-
-  defp handle_lookup({source, {:ok, answer, left_out}, discovery}, state) do
-    state = update(state, :warnings, &Warnings.left_out(&1, source, left_out))
-    state = %{state | discovery: discovery}
-    {:noreply, refresh_if_stale(state, [{:answer, source, answer}])}
-  end
-
-  defp handle_lookup({source, {:error, error}, discovery}, state),
-    do: {:noreply, dispatch(%{state | discovery: discovery}, [{:lookup_failed, source, error}])}
-
-  ## Jobs
-
-  defp handle_job(:unknown, _state), do: :unknown
-
-  defp handle_job({tag, outcome, duration, jobs}, state) do
-    connected? = &Membership.connected?(state.membership, &1)
-    state = %{state | jobs: jobs}
-
-    case Connections.finished(tag, outcome, duration, state.config, connected?) do
-      # The nodeup of this node may still be in the mailbox, so the list is read.
-      [{:connect_result, name, :ok}] = events ->
-        {:noreply,
-         if(connected?.(name), do: refresh_if_stale(state, events), else: refresh(state, events))}
-
-      [{:connect_result, name, _error}] = events ->
-        {:noreply, state |> unreachable(name) |> refresh_if_stale(events)}
-
-      events ->
-        {:noreply, refresh_if_stale(state, events)}
-    end
-  end
-
   defp unreachable(state, name), do: update(state, :discovery, &Discovery.unreachable(&1, name))
 
-  ## Leaving and waiting
+  ## Starting and leaving
+
+  # Distribution may start later.
+  defp start_unless_idle(%{config: config} = state) do
+    if Connector.idle?(config) do
+      _ = Process.send_after(self(), :start_unless_idle, config.poll_interval)
+      dispatch(state, [])
+    else
+      refresh(state, [:tick])
+    end
+  end
 
   defp stop_discovery(state) do
     state = dispatch(state, [:drain])
@@ -394,27 +493,29 @@ defmodule Caravan.Cluster.DnsStrategy do
       state
       | discovery: Discovery.stop(state.discovery),
         nodes: NodeList.stop(state.nodes),
-        jobs: Jobs.stop(state.jobs)
+        jobs: Jobs.stop(state.jobs),
+        warnings: Warnings.stop(state.warnings)
     }
   end
 
-  defp handle_departure(:unknown, _state), do: :unknown
+  defp resume(%{config: config} = state) do
+    state = update(state, :departure, &Departure.resume/1)
+    :ok = report_drained(state, :resume)
 
-  defp handle_departure({result, departure}, state) do
-    :ok = Report.left(state.config, result)
-    {:noreply, refresh_if_stale(%{state | departure: departure}, [])}
+    # An idle strategy has seen no events of which it would have to know.
+    state =
+      if Connector.idle?(config),
+        do: dispatch(%{state | membership: new_membership(config)}, []),
+        else: state |> dispatch([:resume]) |> refresh([])
+
+    :ok = Rounds.report(config, state.membership)
+    state
   end
 
-  defp peer_names(%{membership: membership}),
-    do: Enum.uniq(Membership.members(membership) ++ Membership.connected(membership))
+  defp report_drained(%{config: config, membership: membership}, what),
+    do: Report.drained(config, what, Membership.counts(membership).connected)
 
-  defp handle_waiter(:unknown, _state), do: :unknown
-  defp handle_waiter(waiters, state), do: {:noreply, %{state | waiters: waiters}}
-
-  defp reply_to_waiters(%{membership: membership} = state) do
-    %{connected: connected} = Membership.counts(membership)
-    update(state, :waiters, &Waiters.reply(&1, connected, Membership.responded?(membership)))
-  end
+  defp new_membership(config), do: Membership.new(config, :rand.uniform(1_000_000_000), now())
 
   defp update(state, field, fun), do: Map.update!(state, field, fun)
 

@@ -22,9 +22,11 @@ defmodule Caravan.Cluster.Job do
 
   @doc "Runs `fun`, and returns its outcome within `timeout` milliseconds."
   @spec run((() -> term), timeout :: pos_integer) :: outcome
-  def run(fun, timeout) do
-    %__MODULE__{ref: ref} = job = start(fun, timeout)
+  def run(fun, timeout), do: fun |> start(timeout) |> await()
 
+  @doc "Waits for the end of a job that the caller has started, and returns its outcome."
+  @spec await(t) :: outcome
+  def await(%__MODULE__{ref: ref} = job) do
     receive do
       {:DOWN, ^ref, :process, _pid, _reason} = message -> outcome(job, message)
       {__MODULE__, ^ref} = message -> outcome(job, message)

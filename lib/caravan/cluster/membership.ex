@@ -4,22 +4,26 @@ defmodule Caravan.Cluster.Membership do
   #
   # The invariants, which test/caravan/cluster/membership_property_test.exs checks:
   #
-  #   * A node is disconnected only if membership/prune.ex selects it.
+  #   * A node is disconnected only if membership/prune.ex selects it, or if it is a stand-in that membership/links.ex
+  #     gives up.
   #   * A lookup that fails, and an answer that is empty or incomplete, delete no member.
   #   * This node is never dialled. A node that is connected or being dialled is not dialled.
-  #   * A member that is not connected is dialled again until it is connected.
+  #   * A member that is not connected is dialled again until it is connected. With a limited number of links, this
+  #     holds for the preferred members, and for the others while links are missing.
   #   * There are at most :max_nodes peers. At most :max_new_names new names are dialled within 24 hours.
   #   * Each source always has a time for its next lookup. After a :tick, this time is in the future.
   @moduledoc false
 
   import Caravan.Cluster.Membership.State,
-    except: [new: 3, connected: 1, members: 1]
+    except: [new: 3, connected: 1, missing: 1, nodes: 1]
 
+  alias Caravan.Cluster.Alarms
   alias Caravan.Cluster.Config
   alias Caravan.Cluster.Discovery.Endpoint
   alias Caravan.Cluster.Membership.Backoff
   alias Caravan.Cluster.Membership.Dial
   alias Caravan.Cluster.Membership.DialQueue
+  alias Caravan.Cluster.Membership.Links
   alias Caravan.Cluster.Membership.Members
   alias Caravan.Cluster.Membership.Peer
   alias Caravan.Cluster.Membership.PollSchedule
@@ -28,7 +32,12 @@ defmodule Caravan.Cluster.Membership do
   alias Caravan.Cluster.Membership.State
   alias Caravan.Cluster.NodeName
 
+  # Milliseconds. A node that announces its leave has disconnected within this time, or has announced it again
+  # (Drain.deadline/0). If it is still connected, it has resumed, and stays.
+  @leaves_within 10_000
+
   @type t :: State.t()
+  @type counts :: State.counts()
 
   @typedoc """
   The answer of a source.
@@ -49,7 +58,10 @@ defmodule Caravan.Cluster.Membership do
           | {:nodeup | :nodedown, String.t()}
           # All connected nodes. Differences from the previous list are handled as nodeups and nodedowns.
           | {:connected_nodes, Enumerable.t()}
-          | {:connect_result, String.t(), :ok | {:error, kind :: term}}
+          # With `:already`, the node was connected before the connect.
+          | {:connect_result, String.t(), :ok | :already | {:error, kind :: term}}
+          # The result of a :release action.
+          | {:release_result, String.t(), :released | :kept}
           # The node is about to leave the cluster.
           | {:peer_draining, String.t()}
           # The last :publish action failed.
@@ -80,9 +92,21 @@ defmodule Caravan.Cluster.Membership do
   @spec handle(t, event, env) :: {[State.action()], t}
   def handle(%State{} = state, event, env) do
     state = delete_self(state, env.self)
-    state = %{state | queue: DialQueue.mature(state.queue, env.now, env.self)}
-    state = state |> handle_event(event, env) |> plan(env)
+    state = mature(state, env)
+    state = state |> handle_event(event, env) |> stay(env.now) |> plan(env)
     {Enum.reverse(state.actions), %{state | actions: []}}
+  end
+
+  defp mature(%{links: nil} = state, env),
+    do: %{state | queue: DialQueue.mature(state.queue, env.now, env.self)}
+
+  # The queue is empty. Its time and its name of this node are kept for delete_self/2.
+  defp mature(state, env) do
+    %{
+      state
+      | queue: DialQueue.mature(state.queue, env.now, env.self),
+        links: Links.mature(state.links, env.now, env.self)
+    }
   end
 
   # When distribution starts, this node gets its name. An earlier answer may have contained that name. Members
@@ -98,16 +122,58 @@ defmodule Caravan.Cluster.Membership do
 
   def wake(%State{} = state, now) do
     lookups = for {_source, poll} <- state.sources, do: poll.next_lookup_at
-    Enum.min(lookups ++ List.wrap(Dial.next(state, now)))
+    others = List.wrap(Dial.next(state, now)) ++ link_wakes(state) ++ Map.values(state.leaving)
+    Enum.min(lookups ++ others, fn -> :never end)
   end
+
+  defp link_wakes(%{links: nil}), do: []
+  defp link_wakes(%{links: links}), do: Links.wakes(links)
 
   @doc "Returns whether each source has had a response. \"No such name\" is a response, a timeout is not."
   @spec responded?(t) :: boolean
   def responded?(%State{sources: sources}), do: Enum.all?(sources, fn {_, s} -> s.responded end)
 
+  @doc """
+  Returns whether the members are all nodes that the queries name: each source has had a response, no lookup fails, and
+  no node was left out because of `:max_nodes`.
+  """
+  @spec complete?(t) :: boolean
+  def complete?(%State{alarms: alarms} = state),
+    do:
+      responded?(state) and failing(state) == [] and not Alarms.set?(alarms, {:limit, :max_nodes})
+
   @doc "Returns how many members there are, and how many nodes of the topology are connected."
-  @spec counts(t) :: State.counts()
+  @spec counts(t) :: counts
   def counts(%State{counts: counts}), do: counts
+
+  @doc "Returns the members and the connected nodes of the topology, without this node."
+  @spec peers(t) :: [String.t()]
+  def peers(%State{peers: peers}), do: Map.keys(peers)
+
+  @doc """
+  Returns the nodes that may be linked: the members, and the connected nodes of the topology. With a limited number of
+  links, a member that this node does not prefer may prefer this node.
+
+  With `links: 0`, the topology needs no links, so there are none.
+  """
+  @spec linked(t) :: [String.t()]
+  def linked(%State{options: %{links: 0}}), do: []
+  def linked(%State{} = state), do: peers(state)
+
+  @doc """
+  Returns whether the topology wants a link to a node: to any member, or with a limited number of links, to a preferred
+  member or a stand-in that is needed.
+  """
+  @spec wants?(t, String.t()) :: boolean
+  def wants?(%State{drained: true}, _name), do: false
+
+  def wants?(%State{peers: peers, links: links} = state, name) do
+    case peers do
+      %{^name => peer} -> Peer.member?(peer) and (links == nil or Links.needed?(links, name))
+      # The answer that is still to come may name it.
+      _ -> not responded?(state)
+    end
+  end
 
   @doc "Returns the connected nodes of the topology."
   @spec connected(t) :: [String.t()]
@@ -122,9 +188,38 @@ defmodule Caravan.Cluster.Membership do
     end
   end
 
-  @doc "Returns the members: the names that an answer contained within `:keep`, without this node."
-  @spec members(t) :: [String.t()]
-  defdelegate members(state), to: State
+  @doc "Returns whether the strategy has left the cluster."
+  @spec drained?(t) :: boolean
+  def drained?(%State{drained: drained}), do: drained
+
+  @doc "Returns the number of members that are not connected, but should be."
+  @spec missing(t) :: non_neg_integer
+  defdelegate missing(state), to: State
+
+  @doc """
+  Returns for how many milliseconds a source has had no response: the one for which it is longest.
+
+  "No such name" is a response. Before the first response, the time begins with the start of the strategy.
+  """
+  @spec answer_age(t, now :: integer) :: non_neg_integer
+  def answer_age(%State{sources: sources}, now),
+    do: Enum.reduce(sources, 0, fn {_source, poll}, age -> max(age, now - poll.responded_at) end)
+
+  @doc """
+  Returns the sources whose lookups fail, with the time of the first failure. A source without records is left out if
+  another type of the query has some.
+  """
+  @spec failing(t) :: [{Config.source(), since :: integer}]
+  def failing(%State{sources: sources} = state) do
+    for {source, poll} <- sources,
+        poll.failing_since != nil,
+        not other_type?(state, source, List.first(poll.reported)),
+        do: {source, poll.failing_since}
+  end
+
+  @doc "Returns what the status of the topology says of each node."
+  @spec nodes(t) :: [{String.t(), State.node_status()}]
+  defdelegate nodes(state), to: State
 
   ## Events
 
@@ -134,7 +229,7 @@ defmodule Caravan.Cluster.Membership do
 
     state
     |> put_source(source, Source.lookup_answered(poll, answer.ttl, now, state.options, random))
-    |> report_if(poll.reported != [], {:lookup_recovered, source})
+    |> report_if(poll.warned, {:lookup_recovered, source})
     |> Members.apply_answer(source, answer, env)
     # A node may have been connected before an answer contained it.
     |> then(&nodes_up(&1, connected_names(&1, answer), now))
@@ -142,12 +237,14 @@ defmodule Caravan.Cluster.Membership do
 
   defp handle_event(state, {:lookup_failed, source, {kind, text}}, %{now: now}) do
     {random, state} = random(state)
-    nodes = state.counts.connected
+    nodes = witnesses(state)
 
     {new?, poll} =
       Source.lookup_failed(source(state, source), kind, nodes, now, state.options, random)
 
-    state |> put_source(source, poll) |> report_if(new?, {:lookup_failed, source, text})
+    report = if other_type?(state, source, kind), do: :no_records, else: :lookup_failed
+    poll = %{poll | warned: poll.warned or (new? and report == :lookup_failed)}
+    state |> put_source(source, poll) |> report_if(new?, {report, source, {kind, text}})
   end
 
   defp handle_event(state, {:nodeup, name}, %{now: now}) do
@@ -175,24 +272,48 @@ defmodule Caravan.Cluster.Membership do
     state = finish_connect(state, name)
     peer = state.peers[name]
 
-    if peer && not Peer.connected?(peer),
-      do: connect_failed(state, peer, result, started_at, now),
+    cond do
+      peer == nil -> state
+      not Peer.connected?(peer) -> connect_failed(state, peer, result, started_at, now)
+      # The other node has made the connection.
+      peer.opened and result != :ok -> put_peer(state, %{peer | opened: false})
+      true -> state
+    end
+  end
+
+  defp handle_event(state, {:release_result, name, :released}, _env),
+    do: add_action(state, {:report, {:link_released, name}})
+
+  # It is not released again, because it is no link of this topology any more.
+  defp handle_event(state, {:release_result, name, :kept}, _env) do
+    if is_map_key(state.peers, name),
+      do: update_peers(state, [name], &%{&1 | released: false}),
       else: state
   end
 
-  defp handle_event(state, {:peer_draining, name}, _env) do
-    if is_map_key(state.peers, name),
-      do: update_peers(state, [name], &%{&1 | draining: true}),
-      else: state
+  defp handle_event(state, {:peer_draining, name}, %{now: now}) do
+    if is_map_key(state.peers, name) do
+      %{state | leaving: Map.put(state.leaving, name, now + @leaves_within)}
+      |> update_peers([name], &%{&1 | draining: true})
+    else
+      state
+    end
   end
 
   # Publishes again after the next answer, because the table may have room then.
   defp handle_event(state, :peer_table_full, _env), do: %{state | published: nil}
 
-  # The strategy deletes the entries of the topology from the table of addresses.
+  # The strategy deletes the entries of the topology from the peer table.
   defp handle_event(state, :drain, _env) do
     connecting = Slots.names(state.slots)
-    Enum.reduce(connecting, %{state | drained: true, published: []}, &finish_connect(&2, &1))
+
+    # The jobs that would release them are stopped.
+    released = for {name, %{released: true}} <- state.peers, do: name
+
+    %{state | drained: true, published: []}
+    |> update_peers(released, &%{&1 | released: false})
+    |> interrupt_links()
+    |> then(&Enum.reduce(connecting, &1, fn name, state -> finish_connect(state, name) end))
   end
 
   defp handle_event(%{drained: false} = state, :resume, _env), do: state
@@ -209,18 +330,57 @@ defmodule Caravan.Cluster.Membership do
 
   defp handle_event(state, :tick, _env), do: state
 
+  # A name often has records of one of two types only, A or AAAA. If it has neither, the second failure is a problem.
+  defp other_type?(state, {query, type}, :no_records) do
+    Enum.any?(state.sources, fn {{other, other_type}, poll} ->
+      other == query and other_type != type and poll.failures == 0
+    end)
+  end
+
+  defp other_type?(_state, _source, _kind), do: false
+
+  defp interrupt_links(%{links: nil} = state), do: state
+  defp interrupt_links(%{links: links} = state), do: %{state | links: Links.interrupt(links)}
+
   ## Connections
 
+  # An answer may name many nodes of which few are connected.
   defp connected_names(%{connected_nodes: nodes}, answer),
-    do: for({name, _endpoint} <- answer.endpoints, MapSet.member?(nodes, name), do: name)
+    do: for(name <- nodes, is_map_key(answer.endpoints, name), do: name)
 
   # Nodes of other topologies are not peers. A node that is connected already is not reported again.
   defp nodes_up(state, names, now) do
-    peers = for name <- names, peer = state.peers[name], not Peer.connected?(peer), do: peer
+    known = for name <- names, peer = state.peers[name], not Peer.connected?(peer), do: peer
+    peers = known ++ dialled_peers(state, names, now)
 
     peers
-    |> Enum.reduce(retry_others(state, peers, now), &put_peer(&2, Peer.connected(&1, now)))
-    |> report_if(peers != [], {:nodes_up, Enum.map(peers, & &1.name)})
+    |> Enum.reduce(retry_others(state, peers, now), fn peer, state ->
+      opened? = Slots.started?(state.slots, peer.name)
+      put_peer(state, Peer.connected(peer, now, opened?))
+    end)
+    |> report_nodes(:nodes_up, peers, state)
+  end
+
+  # DNS may stop naming a node while this topology connects it. Such a node is a peer too, like a former member that is
+  # still connected.
+  defp dialled_peers(%{peers: peers, slots: slots} = state, names, now) do
+    names = for name <- names, not is_map_key(peers, name), Slots.started?(slots, name), do: name
+    room = max(0, state.options.max_nodes - map_size(peers))
+    for name <- Enum.take(names, room), do: Peer.new(name, now)
+  end
+
+  # Reports what the connections are before a nodedown, or while a connect is in progress. `before` is the state then.
+  defp report_nodes(state, _what, [], _before), do: state
+
+  defp report_nodes(state, what, peers, %{links: nil}),
+    do: add_action(state, {:report, {what, Enum.map(peers, & &1.name), nil}})
+
+  defp report_nodes(state, what, peers, before) do
+    peers
+    |> Enum.group_by(&link(before, &1), & &1.name)
+    |> Enum.reduce(state, fn {link, names}, state ->
+      add_action(state, {:report, {what, names, link}})
+    end)
   end
 
   # When a lost node is connected again, the network may be back, so the other lost nodes are dialled soon, once. Their
@@ -258,26 +418,22 @@ defmodule Caravan.Cluster.Membership do
   defp nodes_down(state, names, now) do
     peers = for name <- names, peer = state.peers[name], Peer.connected?(peer), do: peer
 
-    if peers == [] do
+    peers
+    |> Enum.reduce(state, fn peer, state ->
+      {random, state} = random(state)
+
       state
-    else
-      nodes = state.counts.connected
-
-      peers
-      |> Enum.reduce(state, fn peer, state ->
-        {random, state} = random(state)
-
-        state
-        |> put_peer(Peer.disconnected(peer, now, state.options.poll_interval, random))
-        |> Members.delete_unless_needed(peer.name)
-      end)
-      |> report_if(true, {:nodes_down, Enum.map(peers, & &1.name)})
-      |> poll_soon(nodes, now)
-    end
+      |> put_peer(Peer.disconnected(peer, now, state.options.poll_interval, random))
+      |> Members.delete_unless_needed(peer.name)
+    end)
+    |> report_nodes(:nodes_down, peers, state)
+    |> poll_soon(Enum.reject(peers, & &1.released), witnesses(state), now)
   end
 
-  # The node may have moved to another address, which is then in its record.
-  defp poll_soon(state, nodes, now) do
+  defp poll_soon(state, [], _nodes, _now), do: state
+
+  # A lost node may have moved to another address, which is then in its record.
+  defp poll_soon(state, _lost, nodes, now) do
     Enum.reduce(state.sources, state, fn {source, poll}, state ->
       {random, state} = random(state)
       wait = PollSchedule.after_nodedown(nodes, state.options, random)
@@ -288,8 +444,8 @@ defmodule Caravan.Cluster.Membership do
   defp connect_failed(state, peer, result, started_at, now) do
     {random, state} = random(state)
     kind = kind(result)
-    peer = Peer.connect_failed(peer, kind, state.counts, started_at, now, random)
-    {report?, peer} = Peer.report_once(peer, kind)
+    peer = Peer.connect_failed(peer, kind, backoff_counts(state), started_at, now, random)
+    {report?, peer} = Peer.report_once(peer, kind, now)
     {rotated, peer} = Peer.next_address(peer)
 
     state = state |> put_peer(peer) |> report_if(report?, {:connect_failed, peer.name, kind})
@@ -297,13 +453,42 @@ defmodule Caravan.Cluster.Membership do
   end
 
   # A custom connect function may return true although the node is not connected.
-  defp kind(:ok), do: :not_listed
+  defp kind(result) when result in [:ok, :already], do: :not_listed
   defp kind({:error, kind}), do: kind
+
+  # A node that has announced that it leaves, but stays, is a link again.
+  defp stay(%{leaving: leaving} = state, _now) when leaving == %{}, do: state
+
+  defp stay(state, now) do
+    over = for {name, until} <- state.leaving, until <= now, do: name
+
+    %{state | leaving: Map.drop(state.leaving, over)}
+    |> update_peers(Enum.filter(over, &connected?(state, &1)), &%{&1 | draining: false})
+  end
 
   ## Lookups and connects that are due
 
   defp plan(%{drained: true} = state, _env), do: state
-  defp plan(state, env), do: state |> look_up(env.now) |> Dial.dial(env)
+  defp plan(%{links: nil} = state, env), do: state |> look_up(env.now) |> Dial.dial(env)
+
+  defp plan(state, env) do
+    %{state | links: Links.observe(state.links, env.now)}
+    |> look_up(env.now)
+    |> Dial.dial(env)
+    |> release_link(env.now)
+  end
+
+  defp release_link(state, now) do
+    case Links.release(state.links, now) do
+      {nil, _links} ->
+        state
+
+      {name, links} ->
+        %{state | links: links}
+        |> update_peers([name], &Peer.release/1)
+        |> add_action({:release, name})
+    end
+  end
 
   defp look_up(state, now) do
     Enum.reduce(state.sources, state, fn {source, poll}, state ->

@@ -66,6 +66,32 @@ defmodule Caravan.Cluster.NodeName do
   @spec basename?(String.t()) :: boolean
   def basename?(name), do: name =~ ~r/\A[0-9A-Za-z_\-]+\z/ and byte_size(name) < @max_length
 
+  @doc "Returns the host of a node's name."
+  @spec host(name :: String.t()) :: String.t()
+  def host(name) do
+    [_left, host] = :binary.split(name, "@")
+    host
+  end
+
+  @doc """
+  Returns whether the host of this name has a dot or a colon.
+
+  OTP starts such a node with a long name only (kernel/src/net_kernel.erl). Any other node, such as `app@localhost`, has
+  a short name, unless it was started with `-name` and its host in full.
+  """
+  @spec long?(name :: String.t()) :: boolean
+  def long?(name), do: host(name) =~ ~r/[.:]/
+
+  @doc """
+  Returns what `{name}` has to be, so that the template can make the name of this node: all before the `@`, or with
+  `{port}` in the template, what is before the digits of the port.
+  """
+  @spec own_basename(self :: String.t(), template) :: String.t()
+  def own_basename(self, template) do
+    basename = self |> String.split("@") |> hd()
+    if :port in template, do: String.replace(basename, ~r/-?[0-9]+\z/, ""), else: basename
+  end
+
   @doc """
   Returns the names that DNS may give the node of this name: the name, and the name with its host in lower case.
 
@@ -86,7 +112,7 @@ defmodule Caravan.Cluster.NodeName do
 
     cond do
       byte_size(name) > @max_length ->
-        {:error, "the node name would be longer than #{@max_length} characters"}
+        {:error, "the node name would be longer than #{@max_length} bytes"}
 
       not valid?(name) ->
         {:error, "#{inspect(name)} is not a valid node name"}

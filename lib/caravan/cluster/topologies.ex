@@ -12,15 +12,23 @@ defmodule Caravan.Cluster.Topologies do
 
   @doc "Returns the processes of a topology, in the order of their names."
   @spec whereis(topology :: atom) :: [pid]
-  def whereis(topology) do
-    prefix = text(topology)
+  def whereis(topology), do: for(name <- names(topology), pid = Process.whereis(name), do: pid)
 
-    Process.registered()
-    |> Enum.map(&{number(Atom.to_string(&1), prefix), &1})
-    |> Enum.filter(fn {number, _name} -> number end)
-    |> Enum.sort()
-    |> Enum.map(fn {_number, name} -> Process.whereis(name) end)
-    |> Enum.filter(&is_pid/1)
+  @doc """
+  Returns the names that the strategies of a topology have or had, in order.
+
+  Creates no atom, and does not look at all registered names, so it takes a few microseconds.
+  """
+  @spec names(topology :: atom) :: [atom]
+  def names(topology), do: names(topology, 1)
+
+  @doc "Returns the registered name of a process of this VM, or `nil`."
+  @spec name(pid) :: atom
+  def name(pid) do
+    case node(pid) == node() && Process.info(pid, :registered_name) do
+      {:registered_name, name} when is_atom(name) -> name
+      _ -> nil
+    end
   end
 
   @doc "Returns the names of all strategies of this VM."
@@ -33,30 +41,29 @@ defmodule Caravan.Cluster.Topologies do
 
   # Creates one atom for each strategy that runs.
   defp register(topology, number) do
-    name = name(topology, number)
+    name = String.to_atom(text(topology, number))
     Process.register(self(), name)
     name
   rescue
     ArgumentError -> register(topology, number + 1)
   end
 
-  defp name(topology, 1), do: String.to_atom(text(topology))
-  defp name(topology, number), do: String.to_atom("#{text(topology)}##{number}")
-
-  defp text(topology), do: "#{@prefix}:#{topology}"
-
-  # Returns nil for the names of other topologies. The topology :"app#2" has the name of the second strategy of
-  # :app. No check prevents that.
-  defp number(name, name), do: 1
-
-  defp number(name, prefix) do
-    prefix = prefix <> "#"
-
-    with true <- String.starts_with?(name, prefix),
-         {number, ""} <- name |> String.replace_prefix(prefix, "") |> Integer.parse() do
-      number
-    else
-      _ -> nil
+  # A strategy takes the first number that is free. So if a name never became an atom, neither did those after it.
+  defp names(topology, number) do
+    case existing_atom(text(topology, number)) do
+      nil -> []
+      name -> [name | names(topology, number + 1)]
     end
+  end
+
+  # The topology :"app#2" has the name of the second strategy of :app. No check prevents that.
+  defp text(topology, 1), do: "#{@prefix}:#{topology}"
+  defp text(topology, number), do: "#{@prefix}:#{topology}##{number}"
+
+  # A topology that is not a strategy's may be too long.
+  defp existing_atom(text) do
+    String.to_existing_atom(text)
+  rescue
+    _ in [ArgumentError, SystemLimitError] -> nil
   end
 end

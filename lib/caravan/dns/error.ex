@@ -29,11 +29,11 @@ defmodule Caravan.Dns.Error do
       "look at the logs of the nameserver"
     },
     bad_response: {
-      "the response violates the protocol, or has another error code",
+      "the response violates the protocol, has an unexpected error code, or has too many CNAME records",
       "look at the logs of the nameserver, and at proxies and firewalls between it and this node"
     },
     truncated: {
-      "the answer was truncated, over TCP too",
+      "the answer was truncated, and no complete answer came over TCP",
       "allow DNS over TCP between this node and the nameserver"
     },
     too_many_records: {
@@ -68,6 +68,8 @@ defmodule Caravan.Dns.Error do
   The reason why a lookup has no answer. It is returned, and raised by `Caravan.Dns.lookup!/3`.
 
     * `:name` and `:type`: as they were looked up.
+    * `:nameserver`: the nameserver that the reason is about, as in `Caravan.Dns.Answer`. After a timeout of several nameservers,
+      it is the one that was asked last. It is `nil` if none was asked.
     * `:reason`: one of the following.
 
   | reason | meaning | what to do |
@@ -79,7 +81,7 @@ defmodule Caravan.Dns.Error do
   | `{:bad_name, text}` | the name cannot be looked up; `text` has the reason | correct the name |
   """
 
-  defexception [:name, :type, :reason]
+  defexception [:name, :type, :reason, :nameserver]
 
   @type reason ::
           :nxdomain
@@ -104,11 +106,18 @@ defmodule Caravan.Dns.Error do
           | {:no_threads, String.t()}
           | {:bad_name, String.t()}
 
-  @type t :: %__MODULE__{name: String.t(), type: Caravan.Dns.type(), reason: reason}
+  @type t :: %__MODULE__{
+          name: String.t(),
+          type: Caravan.Dns.type(),
+          reason: reason,
+          nameserver: String.t() | nil
+        }
 
   @impl true
-  def message(%__MODULE__{name: name, type: type, reason: reason}) do
-    "DNS lookup of #{inspect(name)} (#{type |> Atom.to_string() |> String.upcase()}) failed: " <>
+  def message(%__MODULE__{name: name, type: type, reason: reason, nameserver: nameserver}) do
+    at = if nameserver, do: " at #{nameserver}", else: ""
+
+    "DNS lookup of #{inspect(name)} (#{type |> Atom.to_string() |> String.upcase()}) failed#{at}: " <>
       describe(reason)
   end
 

@@ -28,8 +28,7 @@ defmodule Caravan.Epmd.Boot do
     end
   end
 
-  # kernel_safe_sup is the last child of kernel's supervisor, and starts after distribution
-  # (kernel/src/kernel.erl).
+  # kernel's supervisor starts kernel_safe_sup after distribution (init/1 in kernel/src/kernel.erl).
   defp booting?, do: :erlang.whereis(:kernel_safe_sup) == :undefined
 
   # standard_error does not run yet, and writing to the group leader would hang the boot.

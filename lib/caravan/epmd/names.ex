@@ -42,7 +42,9 @@ defmodule Caravan.Epmd.Names do
     end
   end
 
-  defp own do
+  @doc "Returns the name before the `@` and the port of this node, or `[]` if it does not listen."
+  @spec own() :: [{charlist, :inet.port_number()}]
+  def own do
     case :erlang.is_alive() and :persistent_term.get(@own_key, false) do
       {text, port} -> [{:unicode.characters_to_list(text), port}]
       false -> []

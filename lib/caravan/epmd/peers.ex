@@ -21,6 +21,10 @@ defmodule Caravan.Epmd.Peers do
   The table has at most 16,384 names over all topologies. A name has at most 255 bytes, and the first 16
   addresses of a node are kept. Calls create no atoms, and no reader waits for a writer. The table is in
   memory until the VM ends.
+
+  Entries outlive the strategy that put them, so that a strategy that restarts finds them. `Caravan.Cluster.drain/1`
+  deletes them. Call it before you remove a topology from a running VM. Otherwise a message to one of its nodes goes to
+  the address that DNS returned last. The topology stays drained: if you add it again, call `Caravan.Cluster.resume/1`.
   """
 
   alias Caravan.Native
@@ -49,17 +53,27 @@ defmodule Caravan.Epmd.Peers do
   @doc """
   Moves the first address of a node to the end, so that the next connect uses the second one.
 
+      :ok = Caravan.Epmd.Peers.rotate("app@node1.example.com")
+
   Call it when a connect has failed. The next `put/2` of a topology sets the order again. Names that are
   not in the table are ignored.
   """
   @spec rotate(node_name :: String.t()) :: :ok
   def rotate(node_name) when is_binary(node_name), do: Native.peers_rotate(node_name)
 
-  @doc "Deletes all entries of this topology. Entries of other topologies for the same nodes count again."
+  @doc """
+  Deletes all entries of this topology. Entries of other topologies for the same nodes count again.
+
+      :ok = Caravan.Epmd.Peers.delete(:app)
+  """
   @spec delete(topology :: atom) :: :ok
   def delete(topology) when is_atom(topology), do: Native.peers_delete(topology)
 
-  @doc "Returns the entry that counts for each node, of all topologies, sorted by name."
+  @doc """
+  Returns the entry that counts for each node, of all topologies, sorted by name.
+
+      for {name, port, ips} <- Caravan.Epmd.Peers.list(), do: IO.inspect({name, port, ips})
+  """
   @spec list() :: [entry]
   def list, do: Native.peers_list()
 

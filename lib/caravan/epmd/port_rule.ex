@@ -68,7 +68,8 @@ defmodule Caravan.Epmd.PortRule do
 
   defp rule do
     "A node name ends, before the @, in no digits (base port), in 0 to 1023 (base port + number) or in " <>
-      "1024 to 65535 (that port), with five digits at most. Names such as rpc-1f2e-app belong " <>
+      "1024 to 65535 (that port), with five digits at most. With CARAVAN_PORT_RULE=fixed, digits do not " <>
+      "count: for generated names such as those of Kubernetes and Fly. Names such as rpc-1f2e-app belong " <>
       "to temporary nodes, which listen on any free port"
   end
 

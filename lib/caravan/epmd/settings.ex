@@ -30,6 +30,9 @@ defmodule Caravan.Epmd.Settings do
     end
   end
 
+  @tls [~c"inet_tls", ~c"inet6_tls"]
+  @protocol {__MODULE__, :protocol}
+
   @doc "Returns the address family of distribution, from the VM argument `-proto_dist`."
   @spec family() :: :inet | :inet6
   def family do
@@ -41,17 +44,46 @@ defmodule Caravan.Epmd.Settings do
 
   @doc "Returns whether distribution runs over TLS, from the VM argument `-proto_dist`."
   @spec tls?() :: boolean
-  def tls?, do: :lists.member(protocol(), [~c"inet_tls", ~c"inet6_tls"])
+  def tls?, do: :lists.member(protocol(), @tls)
 
   @doc "Returns whether distribution runs over TCP or TLS, with a module of OTP."
   @spec tcp?() :: boolean
-  def tcp?, do: tls?() or :lists.member(protocol(), [~c"inet_tcp", ~c"inet6_tcp"])
+  def tcp?, do: :lists.member(protocol(), @tls ++ [~c"inet_tcp", ~c"inet6_tcp"])
 
-  # The default of net_kernel is inet_tcp.
-  defp protocol do
+  @doc "Returns whether the VM argument `-proto_dist` has several protocols. OTP then listens once for each."
+  @spec several_protocols?() :: boolean
+  def several_protocols? do
     case :init.get_argument(:proto_dist) do
-      {:ok, [[protocol | _] | _]} -> protocol
-      _ -> ~c"inet_tcp"
+      {:ok, [[_protocol, _other | _] | _]} -> true
+      _ -> false
+    end
+  end
+
+  # VM arguments do not change. Each call of init costs a message to its process, and probes need the protocol often.
+  defp protocol do
+    case :persistent_term.get(@protocol, nil) do
+      nil ->
+        protocol = read_protocol()
+        :ok = :persistent_term.put(@protocol, protocol)
+        protocol
+
+      protocol ->
+        protocol
+    end
+  end
+
+  # The default of net_kernel is inet_tcp. If the flag is there twice, as in vm.args and in ERL_AFLAGS, OTP uses the first
+  # one from 27.1 on (ERTS 15.1), and the default before (start_protos/3 in kernel/src/net_kernel.erl).
+  defp read_protocol do
+    case :init.get_argument(:proto_dist) do
+      {:ok, [[protocol | _]]} ->
+        protocol
+
+      {:ok, [[protocol | _] | _]} ->
+        if :erlang.system_info(:version) >= ~c"15.1", do: protocol, else: ~c"inet_tcp"
+
+      _ ->
+        ~c"inet_tcp"
     end
   end
 

@@ -9,39 +9,46 @@ defmodule Caravan.Cluster.Discovery.Endpoint do
   defstruct ports: [], addresses: []
 
   @typedoc """
-  The ports are in ascending order. There is none without `ports: :srv`, and more than one only if records
+  The ports are in ascending order. The list is empty without `ports: :srv`. It has several ports only if records
   contradict each other. The addresses are in the order of the answer.
   """
   @type t :: %__MODULE__{ports: [:inet.port_number()], addresses: [:inet.ip_address()]}
 
   @doc """
-  Returns the endpoints by node name, and why records were left out.
+  Returns the endpoints by node name, and why records were left out. A record gives one node for each basename.
 
-  With the option `:allow`, a record whose target has no address is left out: on a connect, the host's
-  resolver would look the target up, and it does not know the option.
+  With the option `:allow`, a record without an address is left out if the host of the node name comes from it.
+  Otherwise the system's resolver, which does not know `:allow`, would look up this host at each connect.
   """
-  @spec from_records([NodeName.dns_record()], Caravan.Dns.type(), Config.t()) ::
+  @spec from_records(
+          [NodeName.dns_record()],
+          Caravan.Dns.type(),
+          basenames :: [String.t()],
+          Config.t()
+        ) ::
           {%{String.t() => t}, left_out :: [String.t()]}
-  def from_records(records, type, %Config{} = config) do
+  def from_records(records, type, basenames, %Config{} = config) do
     template = config.templates[type]
-    resolves = NodeName.host_from_record?(template)
+    host_from_record? = NodeName.host_from_record?(template)
+    restricted? = host_from_record? and config.allow != []
 
     {endpoints, left_out} =
       Enum.reduce(records, {%{}, []}, fn record, {endpoints, left_out} ->
-        endpoint = from_record(record, config.ports, resolves)
+        endpoint = from_record(record, config.ports, host_from_record?)
 
-        with {:ok, name} <- NodeName.build(template, config.basename, record),
-             :ok <- check_addresses(name, endpoint, resolves and config.allow != []) do
-          {Map.update(endpoints, name, endpoint, &merge(&1, endpoint)), left_out}
-        else
+        results =
+          for basename <- basenames, do: name(template, basename, record, endpoint, restricted?)
+
+        case List.keyfind(results, :error, 0) do
           {:error, reason} -> {endpoints, [reason | left_out]}
+          nil -> {Enum.reduce(results, endpoints, &add(&1, endpoint, &2)), left_out}
         end
       end)
 
     {endpoints, Enum.reverse(left_out)}
   end
 
-  @doc "Returns the ports and addresses of both, the addresses of the first one first."
+  @doc "Returns an endpoint with the ports and addresses of both. The addresses of `first` come first."
   @spec merge(t, t) :: t
   def merge(%__MODULE__{} = first, %__MODULE__{} = second) do
     %__MODULE__{
@@ -57,15 +64,23 @@ defmodule Caravan.Cluster.Discovery.Endpoint do
       (one.ports == other.ports and Enum.sort(one.addresses) == Enum.sort(other.addresses))
   end
 
-  defp from_record(record, ports, resolves) do
-    addresses = if resolves, do: record |> addresses() |> Enum.uniq(), else: []
+  defp from_record(record, ports, host_from_record?) do
+    addresses = if host_from_record?, do: record |> addresses() |> Enum.uniq(), else: []
     %__MODULE__{ports: ports(record, ports), addresses: addresses}
   end
 
-  defp check_addresses(name, %{addresses: []}, true),
-    do: {:error, "#{name} has no address that :allow accepts"}
+  defp name(template, basename, record, endpoint, restricted?) do
+    case NodeName.build(template, basename, record) do
+      {:ok, name} when restricted? and endpoint.addresses == [] ->
+        {:error, "#{name} has no address that :allow accepts"}
 
-  defp check_addresses(_name, _endpoint, _restricted), do: :ok
+      result ->
+        result
+    end
+  end
+
+  defp add({:ok, name}, endpoint, endpoints),
+    do: Map.update(endpoints, name, endpoint, &merge(&1, endpoint))
 
   defp ports(%Service{port: port}, :srv) when port > 0, do: [port]
   defp ports(_record, _ports), do: []

@@ -5,19 +5,21 @@ defmodule Caravan.Cluster.Discovery.TargetAddresses do
 
   alias Caravan.Dns.Service
 
-  @enforce_keys [:entries, :unreachable]
+  @enforce_keys [:entries, :unreachable, :version]
   defstruct @enforce_keys
 
   @typedoc """
     * `:entries`: the addresses by target, when they were looked up, and when their TTL is over, in milliseconds;
-    * `:unreachable`: the first labels of targets whose nodes could not be connected since their last lookup.
+    * `:unreachable`: the first labels of targets whose nodes could not be connected since their last lookup;
+    * `:version`: a number that grows when an address changes, comes or goes.
   """
   @opaque t :: %__MODULE__{
             entries: %{
               String.t() =>
                 {[:inet.ip_address(), ...], looked_up_at :: integer, expires_at :: integer}
             },
-            unreachable: MapSet.t(String.t())
+            unreachable: MapSet.t(String.t()),
+            version: non_neg_integer
           }
 
   # Milliseconds. A longer TTL counts as this one. Answers of /etc/hosts have a TTL of a day, and the file may change.
@@ -31,12 +33,16 @@ defmodule Caravan.Cluster.Discovery.TargetAddresses do
   # rule for resolvers). A lookup takes this long at most.
   @stale 60_000
 
+  # Milliseconds after the TTL. An answer that is equal to the last one does not get to add/3 before. This is less than
+  # @stale, so that addresses that each answer confirms never become too old.
+  @add_again 30_000
+
   # The maximum number of records of an answer. If there are more targets, only those of the last answer stay. Each lookup
   # passes them to the library, on a scheduler.
   @max_targets 4_096
 
   @spec new() :: t
-  def new, do: %__MODULE__{entries: %{}, unreachable: MapSet.new()}
+  def new, do: %__MODULE__{entries: %{}, unreachable: MapSet.new(), version: 0}
 
   @doc "Returns the targets that need no lookup."
   @spec known(t, now :: integer) :: [String.t()]
@@ -48,13 +54,28 @@ defmodule Caravan.Cluster.Discovery.TargetAddresses do
   end
 
   @doc """
+  Returns the version of the addresses, or `nil` if the TTL of some of them has been over for 30 seconds: then the records
+  of the next answer must be added, also if they are those of the last one. While the version is the same, `add/3` gives
+  the same addresses to records without addresses.
+  """
+  @spec version(t, now :: integer) :: non_neg_integer | nil
+  def version(%__MODULE__{entries: entries, version: version}, now),
+    do:
+      if(Enum.all?(entries, fn {_target, entry} -> usable?(entry, now, @add_again) end),
+        do: version
+      )
+
+  @doc """
   Takes in the records of an answer. Returns the records with addresses: those of the answer, or else those of an earlier
   one.
   """
   @spec add(t, [Service.t()], now :: integer) :: {[Service.t()], t}
   def add(%__MODULE__{} = targets, services, now) do
     kept =
-      for {target, entry} <- targets.entries, usable?(entry, now), into: %{}, do: {target, entry}
+      for {target, entry} <- targets.entries,
+          usable?(entry, now, @stale),
+          into: %{},
+          do: {target, entry}
 
     fresh =
       for %Service{addresses: [_ | _] = addresses} = service <- services,
@@ -69,7 +90,8 @@ defmodule Caravan.Cluster.Discovery.TargetAddresses do
         do: Map.take(entries, Enum.map(services, & &1.target)),
         else: entries
 
-    targets = %{targets | entries: entries}
+    version = if same?(targets.entries, entries, fresh), do: 0, else: 1
+    targets = %{targets | entries: entries, version: targets.version + version}
     {services, %{targets | unreachable: still_unreachable(targets, fresh)}}
   end
 
@@ -83,9 +105,18 @@ defmodule Caravan.Cluster.Discovery.TargetAddresses do
   def unreachable(targets, host),
     do: %{targets | unreachable: MapSet.put(targets.unreachable, first_label(host))}
 
+  # An entry that is not fresh is an earlier one.
+  defp same?(earlier, entries, fresh) do
+    map_size(earlier) == map_size(entries) and
+      Enum.all?(fresh, fn {target, {addresses, _looked_up_at, _expires_at}} ->
+        match?(%{^target => {^addresses, _, _}}, earlier)
+      end)
+  end
+
   defp ttl(%Service{addresses_ttl: ttl}), do: min(ttl * 1_000, @longest_ttl)
 
-  defp usable?({_addresses, _looked_up_at, expires_at}, now), do: now < expires_at + @stale
+  defp usable?({_addresses, _looked_up_at, expires_at}, now, after_ttl),
+    do: now < expires_at + after_ttl
 
   defp put_addresses(%Service{addresses: [], target: target} = service, entries) do
     case entries do

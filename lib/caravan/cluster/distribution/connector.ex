@@ -1,7 +1,7 @@
 defmodule Caravan.Cluster.Distribution.Connector do
   # Effect. The functions connect, disconnect and list_nodes of a topology, as libcluster defines them, and what
-  # their results mean. The user may have written them. So they run as jobs: they may raise, hang, or return
-  # any term.
+  # their results mean. The user may have written these functions, so they may raise, hang, or return any term.
+  # Therefore they run as jobs.
   @moduledoc false
 
   alias Caravan.Cluster.Config
@@ -21,16 +21,43 @@ defmodule Caravan.Cluster.Distribution.Connector do
           | {:returned, term}
           | {:probe, Probe.finding(), duration :: integer}
 
-  @doc "Returns the call that connects a node. The name becomes an atom here, before the job runs."
-  @spec connect(Config.t(), String.t()) :: (() -> term)
-  def connect(%Config{connect: mfa}, name), do: call(mfa, name)
+  @doc """
+  Returns whether the strategy has nothing to do, as in `iex -S mix`, a test or a Mix task.
+
+  This VM is then not alive and not a release, and `:connect` is a function of OTP, which connects no node while the VM
+  is not alive.
+  """
+  @spec idle?(Config.t()) :: boolean
+  def idle?(%Config{} = config),
+    do: Probe.net_kernel?(config) and not Node.alive?() and not release?()
+
+  @doc "Returns whether this VM runs a release. The script of a release sets the variable."
+  @spec release?() :: boolean
+  def release?, do: System.get_env("RELEASE_NAME") != nil
 
   @doc """
-  Returns the call that probes a node every `every` milliseconds, and calls `connect` if the node accepts.
+  Returns a function that connects a node. The name becomes an atom here, before the job runs.
 
-  The probe ends 50 ms before `:connect_timeout`, or after half of it, so that its finding is the result of the call.
+  With a limited number of links, it matters which of two nodes dials. So the function does not dial, but returns
+  `{Connector, :already}`, if the other node is already connected. It may have dialled during the probe.
   """
-  @spec probe(Config.t(), String.t(), every :: pos_integer, connect :: (() -> term)) ::
+  @spec connect(Config.t(), String.t()) :: (() -> term)
+  def connect(%Config{connect: mfa, links: :all}, name), do: call(mfa, name)
+
+  def connect(%Config{connect: mfa}, name) do
+    connect = call(mfa, name)
+    node = NodeAtom.create(name)
+    fn -> if node in Node.list(:connected), do: {__MODULE__, :already}, else: connect.() end
+  end
+
+  @doc """
+  Returns a function that probes a node, with a new attempt every `every` milliseconds. If the node accepts, the
+  function calls `connect`. With `nil`, it calls `connect` without a probe, if OTP connects nodes with such a name.
+
+  The probe takes at most a second. It ends before `:connect_timeout` (50 ms before, or after half of it if that is
+  later), so that the job returns the finding of the probe and not a timeout.
+  """
+  @spec probe(Config.t(), String.t(), every :: pos_integer | nil, connect :: (() -> term)) ::
           (() -> term)
   def probe(%Config{connect_timeout: timeout}, name, every, connect) do
     timeout = min(@probe_timeout, max(timeout - 50, div(timeout, 2)))
@@ -38,23 +65,24 @@ defmodule Caravan.Cluster.Distribution.Connector do
     fn ->
       started = System.monotonic_time()
 
-      case Probe.find(name, timeout, every) do
+      case if(every, do: Probe.find(name, timeout, every), else: Probe.name_type(name)) do
+        :ok -> connect.()
         {:accepted, _where} -> connect.()
         finding -> {Probe, finding, System.monotonic_time() - started}
       end
     end
   end
 
-  @doc "Returns the call that disconnects a node."
+  @doc "Returns a function that disconnects a node."
   @spec disconnect(Config.t(), String.t()) :: (() -> term)
   def disconnect(%Config{disconnect: mfa}, name), do: call(mfa, name)
 
-  @doc "Returns the call that lists the connected nodes."
+  @doc "Returns a function that lists the connected nodes."
   @spec list(Config.t()) :: (() -> term)
   def list(%Config{list_nodes: {module, function, arguments}}),
     do: fn -> apply(module, function, arguments) end
 
-  @doc "Returns the connected nodes, from the outcome of the call of `list/1`."
+  @doc "Returns the connected nodes, from the outcome of a job that ran the function of `list/1`."
   @spec listed(Job.outcome()) :: {:ok, [node]} | {:error, term}
   def listed({:ok, nodes}) do
     if is_list(nodes) and not List.improper?(nodes) and Enum.all?(nodes, &is_atom/1),
@@ -64,9 +92,10 @@ defmodule Caravan.Cluster.Distribution.Connector do
 
   def listed({:error, reason}), do: {:error, reason}
 
-  @doc "Returns the result of a connect or a disconnect, from the outcome of its call."
+  @doc "Returns the result of a connect or a disconnect, from the outcome of its job."
   @spec result(Job.outcome()) :: result
   def result({:ok, true}), do: :ok
+  def result({:ok, {__MODULE__, :already}}), do: :ok
   def result({:ok, false}), do: {:error, :unreachable}
   def result({:ok, :ignored}), do: {:error, :not_distributed}
   def result({:ok, {Probe, finding, duration}}), do: {:error, {:probe, finding, duration}}

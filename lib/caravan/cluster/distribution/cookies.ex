@@ -1,6 +1,6 @@
 defmodule Caravan.Cluster.Distribution.Cookies do
-  # Effect. Puts peers into quarantine by cookie (erlang:set_cookie/2 is per node), and releases them. One
-  # process at a time changes the state, which Caravan.Epmd.Quarantine explains.
+  # Effect. Puts peers into quarantine by a cookie for each of them (erlang:set_cookie/2), and releases them.
+  # Caravan.Epmd.Quarantine stores the state, and explains it. One process at a time changes it.
   @moduledoc false
 
   import Bitwise, only: [<<<: 2]
@@ -11,16 +11,16 @@ defmodule Caravan.Cluster.Distribution.Cookies do
   @typedoc "The name under which a strategy is registered."
   @type key :: atom
 
-  # Milliseconds that a change of the saved state may take. It runs a few lines; the VM may be busy.
+  # Milliseconds that a change of the saved state may take, with the wait for the lock. The VM may be busy.
   @change_timeout 5_000
 
   @doc "Returns the strategies that are drained."
   @spec drained() :: [key]
   def drained, do: Quarantine.load().keys
 
-  @doc "Returns whether a node is in quarantine."
-  @spec quarantined?(node) :: boolean
-  def quarantined?(node), do: is_map_key(Quarantine.load().cookies, node)
+  @doc "Returns the nodes that are in quarantine."
+  @spec quarantined() :: [node]
+  def quarantined, do: Map.keys(Quarantine.load().cookies)
 
   @doc "Marks a strategy as drained."
   @spec add_key(key) :: :ok
@@ -49,7 +49,8 @@ defmodule Caravan.Cluster.Distribution.Cookies do
   @doc "Puts nodes into quarantine. Does nothing if the strategy is not drained."
   @spec quarantine(key, [node]) :: :ok
   def quarantine(key, nodes) do
-    # Compares the cookies themselves, because a restart of distribution deletes them. Only Caravan.Epmd restores them.
+    # Compares the cookies that OTP has, because a restart of distribution deletes them. If the VM does not use
+    # Caravan.Epmd, nothing else has set them again.
     secret = Quarantine.load().secret
 
     if Enum.any?(nodes, &(:erlang.get_cookie(&1) != secret)),
@@ -57,11 +58,14 @@ defmodule Caravan.Cluster.Distribution.Cookies do
       else: :ok
   end
 
-  @doc "Takes a node out of quarantine. Does nothing if the strategy is drained."
-  @spec release(key, node) :: :ok
-  def release(key, node) do
-    if quarantined?(node), do: change(&release(&1, key, node)), else: :ok
-  end
+  @doc """
+  Takes nodes out of quarantine. Does nothing if the strategy is drained.
+
+  Takes all nodes at once, because after each change of a persistent term the VM scans all processes.
+  """
+  @spec release(key, [node]) :: :ok
+  def release(_key, []), do: :ok
+  def release(key, nodes), do: change(&release(&1, key, nodes))
 
   # A leave job may still run after resume/1. Then its strategy is not drained any more, and nothing changes.
   defp quarantine(saved, key, nodes) do
@@ -79,10 +83,10 @@ defmodule Caravan.Cluster.Distribution.Cookies do
     if cookie != saved.secret, do: cookie
   end
 
-  defp release(saved, key, node) do
-    if key not in saved.keys and is_map_key(saved.cookies, node),
-      do: restore(node, saved),
-      else: saved
+  defp release(saved, key, nodes) do
+    if key in saved.keys,
+      do: saved,
+      else: nodes |> Enum.filter(&is_map_key(saved.cookies, &1)) |> Enum.reduce(saved, &restore/2)
   end
 
   # A cookie that was set by other code since the quarantine began is kept.
@@ -92,7 +96,7 @@ defmodule Caravan.Cluster.Distribution.Cookies do
     %{saved | cookies: cookies}
   end
 
-  # The secret can be guessed only with the true cookie, and a node that has the true cookie may connect anyway.
+  # Only a node that knows the cookie of this node could guess the secret. Such a node is trusted anyway.
   defp secret do
     seed = {:erlang.get_cookie(), make_ref(), System.system_time(), :rand.uniform(1 <<< 60)}
     seed |> :erlang.term_to_binary() |> :erlang.md5() |> Base.encode16() |> String.to_atom()

@@ -8,13 +8,15 @@ defmodule Caravan.Cluster.Distribution.Drain do
   #     and never sees a nodeup, with Caravan or without. So does a connection that OTP sets up because a
   #     process here sends a message. Hidden nodes that are not members are not peers: a remote console
   #     can still connect.
-  #   * It tells the strategies of its peers. They then dial this node once a minute, and not at once.
+  #   * It tells the strategies on the peers. They then dial this node only every 30 to 60 seconds.
   #   * It calls global:disconnect/0 (OTP 25.1), which reports no lost connections to other nodes. Because of
   #     such reports, prevent_overlapping_partitions makes them disconnect healthy nodes.
   #
-  # A node that another strategy of this VM knows is exempt, unless that strategy is drained too. Each leave
-  # asks all strategies for these names, because what a strategy knows ends with it. If a strategy cannot
-  # answer in time, its nodes are put into quarantine, and its next connects release them.
+  # A node that another strategy of this VM names is exempt, unless that strategy is drained too. A new node may look up
+  # this node before this node looks up the new one. So a connected node is also exempt if the strategy there with the
+  # name of that other strategy wants the link. Each job asks all strategies again, so a strategy that has ended exempts
+  # no node. While a strategy of this VM does not reply or has had no answer yet, its nodes are unknown, and no node is
+  # disconnected.
   @moduledoc false
 
   alias Caravan.Cluster.Distribution.ConnectAll
@@ -31,13 +33,13 @@ defmodule Caravan.Cluster.Distribution.Drain do
   # Milliseconds to wait for the replies of other strategies, here and on peers.
   @reply_timeout 1_000
 
-  # Milliseconds that `leave/2` takes at most.
+  # Milliseconds after which the job that runs `leave/2` is ended.
   @deadline 10_000
 
   # Milliseconds to wait until the nodes that :global.disconnect/0 disconnects are no longer listed.
   @retry_after 50
 
-  @doc "Returns how many milliseconds `leave/2` takes at most."
+  @doc "Returns the deadline of the job that runs `leave/2`, in milliseconds. `leave/2` itself has none."
   @spec deadline() :: pos_integer
   def deadline, do: @deadline
 
@@ -57,27 +59,84 @@ defmodule Caravan.Cluster.Distribution.Drain do
   Tells the peers that this node leaves, and disconnects them, until only exempt nodes are connected. Returns the exempt
   nodes.
 
+  A node whose strategy does not reply stays connected, but is not among the returned nodes. So the next check asks it
+  again.
+
   `known` are the names that the strategy knows. Their nodes are put into quarantine even if they are not connected.
-  Run it as a job.
+  Run it as a job with `deadline/0`, because it repeats this until it succeeds.
   """
   @spec leave(key, known :: [String.t()]) :: exempt :: [node]
   def leave(key, known) do
-    if Node.alive?() and drained?(key) do
-      exempt = Topologies.all() |> call_all(:peer_names) |> List.flatten() |> nodes()
-      :ok = Cookies.quarantine(key, Enum.uniq(Node.list() ++ nodes(known)) -- exempt)
+    case exempt(key) do
+      {:ok, exempt, silent} ->
+        if disconnect_all(key, known, exempt) == [], do: exempt -- silent, else: leave(key, known)
 
-      case to_disconnect(exempt) do
-        [] ->
-          exempt
+      :unknown ->
+        Process.sleep(@retry_after)
+        leave(key, known)
 
-        nodes ->
-          peers = for key <- Cookies.drained(), node <- nodes, do: {key, node}
-          _ = call_all(peers, {:draining, node()})
-          disconnect(nodes)
-          leave(key, known)
-      end
+      :not_drained ->
+        []
+    end
+  end
+
+  @doc """
+  Disconnects the nodes that have connected after `leave/2`. Returns the nodes that may stay connected, or `[]` if they
+  are unknown.
+
+  With `connect_all` and an exempt node that is connected, all nodes stay: `:global.disconnect/0` would disconnect the
+  exempt nodes too, and without it `global` would close connections between healthy nodes. Run it as a job.
+  """
+  @spec keep_out(key) :: [node]
+  def keep_out(key) do
+    case exempt(key) do
+      {:ok, exempt, silent} ->
+        if ConnectAll.in_force() and Enum.any?(Node.list(), &(&1 in exempt)) do
+          Node.list(:connected)
+        else
+          _ = disconnect_all(key, [], exempt)
+          exempt -- silent
+        end
+
+      _unknown_or_not_drained ->
+        []
+    end
+  end
+
+  # Returns the nodes that were connected and not exempt.
+  defp disconnect_all(key, known, exempt) do
+    :ok = Cookies.quarantine(key, Enum.uniq(Node.list() ++ nodes(known)) -- exempt)
+    nodes = to_disconnect(exempt)
+
+    if nodes != [] do
+      requests =
+        for key <- Cookies.drained(), node <- nodes, do: {{key, node}, {:draining, node()}}
+
+      _ = ask(requests)
+      disconnect(nodes)
+    end
+
+    nodes
+  end
+
+  # Not drained after a resume/1 during the job. A VM that is not alive has no peers.
+  defp exempt(key) do
+    drained = Cookies.drained()
+
+    if Node.alive?() and key in drained,
+      do: exempt_of(Topologies.all() -- drained),
+      else: :not_drained
+  end
+
+  defp exempt_of(others) do
+    replies = ask(for other <- others, do: {other, :peer_names})
+
+    if Enum.all?(replies, &match?({:reply, {:ok, _names}}, &1)) do
+      named = nodes(for {:reply, {:ok, names}} <- replies, name <- names, do: name)
+      {wanting, silent} = wanting(to_disconnect(named), others)
+      {:ok, named ++ wanting ++ silent, silent}
     else
-      []
+      :unknown
     end
   end
 
@@ -86,28 +145,44 @@ defmodule Caravan.Cluster.Distribution.Drain do
   def unexpected_connections?(exempt), do: to_disconnect(exempt) != []
 
   @doc """
-  Releases a node, if the drain of another strategy has put it into quarantine.
+  Releases the nodes of these names that the drain of another strategy has put into quarantine.
 
-  A strategy that is not drained calls this before it connects the node.
+  A strategy that is not drained calls this when its members change, and before it connects a node.
   """
-  @spec release(key, String.t()) :: :ok
-  def release(key, name) do
-    {:ok, node} = NodeAtom.existing(name)
-    Cookies.release(key, node)
+  @spec release(key, [String.t()]) :: :ok
+  def release(key, names) do
+    case Cookies.quarantined() do
+      [] ->
+        :ok
+
+      quarantined ->
+        names = MapSet.new(names)
+        Cookies.release(key, Enum.filter(quarantined, &(NodeAtom.to_name(&1) in names)))
+    end
   end
 
   # A hidden node that is in quarantine is a member with a hidden connection.
-  defp to_disconnect(exempt),
-    do: (Node.list() ++ Enum.filter(Node.list(:hidden), &Cookies.quarantined?/1)) -- exempt
+  defp to_disconnect(exempt) do
+    quarantined = Cookies.quarantined()
+    (Node.list() ++ Enum.filter(Node.list(:hidden), &(&1 in quarantined))) -- exempt
+  end
 
-  # Returns the replies that come in time.
-  defp call_all(servers, request) do
+  # Returns the nodes of which a strategy wants a link to this node, and those of which one does not reply. It may want
+  # the link.
+  defp wanting(nodes, keys) do
+    wants = {:wants, NodeAtom.to_name(node())}
+    requests = for node <- nodes, key <- keys, do: {{key, node}, wants}
+    replies = for {{{_, node}, _}, reply} <- Enum.zip(requests, ask(requests)), do: {reply, node}
+    wanting = for {{:reply, true}, node} <- replies, uniq: true, do: node
+    silent = for {:timeout, node} <- replies, node not in wanting, uniq: true, do: node
+    {wanting, silent}
+  end
+
+  # Returns the responses of the servers, in order.
+  defp ask(requests) do
     deadline = System.monotonic_time(:millisecond) + @reply_timeout
-    requests = for server <- servers, do: :gen_server.send_request(server, request)
-
-    for id <- requests,
-        {:reply, reply} <- [:gen_server.receive_response(id, {:abs, deadline})],
-        do: reply
+    ids = for {server, request} <- requests, do: :gen_server.send_request(server, request)
+    for id <- ids, do: :gen_server.receive_response(id, {:abs, deadline})
   end
 
   # :global.disconnect/0 disconnects all nodes. The other strategies dial exempt nodes again at once. If only some nodes

@@ -2,17 +2,17 @@ defmodule Caravan.Cluster.Distribution.NodeAtom do
   # Effect. The only place that turns the name of a node into an atom, and back.
   #
   # Atoms are never freed, and DNS can return any number of names. So everything before a connect handles
-  # names as strings, and each function here says who may call it.
+  # names as strings, and only `create/1` makes an atom.
   @moduledoc false
 
-  # The share of the VM's atom table that may be used. Beyond it, names from DNS become no new atoms.
+  # The share of the VM's atom table that may be in use. When more is in use, no name from DNS becomes a new atom.
   @share 0.8
 
   @doc """
   Returns the node of this name, and creates its atom if necessary.
 
-  Only for the connect and disconnect actions, which `Membership` allows: it limits how many names become
-  atoms.
+  Call it only for the actions `:connect`, `:disconnect` and `:release` of `Membership`, which limits how many names
+  become atoms.
   """
   @spec create(String.t()) :: node
   def create(name), do: String.to_atom(name)

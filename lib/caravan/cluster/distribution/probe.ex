@@ -2,13 +2,15 @@ defmodule Caravan.Cluster.Distribution.Probe do
   # Effect. Connects to the address and port of a node and closes the connection at once, to find out whether the node
   # listens.
   #
-  # net_kernel can do that too. But a connect to a host that drops the packets occupies it until its timeout: nothing
-  # else can connect that node, and the kernel sends a new SYN after 1, 3 and 7 seconds only. And a connect that is
-  # refused costs net_kernel more than a probe. A probe that is accepted is one more connection for the other node. It
-  # logs nothing about it (test/caravan/cluster/distribution/probe_test.exs).
+  # net_kernel can do that too. But while it waits for a host that drops the packets, no other attempt to connect that
+  # node begins until net_setuptime is over, and the operating system sends a new SYN only after 1, 3 and 7 seconds. A
+  # connect that is refused costs net_kernel more than a probe. A probe that is accepted is one more connection for the
+  # other node, which logs nothing about it (test/caravan/cluster/distribution/probe_test.exs).
   @moduledoc false
 
   alias Caravan.Cluster.Config
+  alias Caravan.Cluster.Distribution.NodeAtom
+  alias Caravan.Cluster.NodeName
   alias Caravan.Epmd.Settings
 
   @type finding ::
@@ -17,6 +19,8 @@ defmodule Caravan.Cluster.Distribution.Probe do
           | {:no_port, term}
           | {:refused | :no_reply | :accepted, where :: String.t()}
           | {:network, where :: String.t(), :inet.posix()}
+
+  @type address :: {:inet | :inet6, :inet.ip_address(), :inet.port_number()}
 
   # The :connect functions that ask Caravan.Epmd for the address and the port.
   @net_kernel [
@@ -31,10 +35,14 @@ defmodule Caravan.Cluster.Distribution.Probe do
   A module of `-proto_dist` that is not part of OTP may use something else than TCP.
   """
   @spec possible?(Config.t()) :: boolean
-  def possible?(%Config{connect: connect}) do
-    connect in @net_kernel and Node.alive?() and :net_kernel.epmd_module() == Caravan.Epmd and
+  def possible?(%Config{} = config) do
+    net_kernel?(config) and Node.alive?() and :net_kernel.epmd_module() == Caravan.Epmd and
       Settings.tcp?()
   end
+
+  @doc "Returns whether the `:connect` function of this topology is one of OTP."
+  @spec net_kernel?(Config.t()) :: boolean
+  def net_kernel?(%Config{connect: connect}), do: connect in @net_kernel
 
   @doc """
   Returns whether a node listens, or why it cannot be reached. Run it in a job.
@@ -44,15 +52,23 @@ defmodule Caravan.Cluster.Distribution.Probe do
   """
   @spec find(String.t(), timeout :: pos_integer, every :: pos_integer) :: finding
   def find(node, timeout, every) do
+    with {:ok, {family, ip, port} = address} <- address(node) do
+      connect = &connect(family, ip, port, &1)
+      result = if every < timeout, do: repeat(connect, timeout, every), else: connect.(timeout)
+      finding(result, address)
+    end
+  end
+
+  @doc "Returns the address and port to which OTP connects a node, or why there is none."
+  @spec address(String.t()) :: {:ok, address} | finding
+  def address(node) do
     [name, host] = node |> String.split("@", parts: 2) |> Enum.map(&String.to_charlist/1)
     family = Settings.family()
 
-    with :ok <- name_type(host, :net_kernel.longnames()),
+    with :ok <- name_type(node),
          {:port, _port, _version} <- Caravan.Epmd.port_please(name, host),
          {:ok, ip, port, _version} <- Caravan.Epmd.address_please(name, host, family) do
-      connect = &connect(family, ip, port, &1)
-      result = if every < timeout, do: repeat(connect, timeout, every), else: connect.(timeout)
-      finding(result, where(ip, port))
+      {:ok, {family, ip, port}}
     else
       {:name_type, _host} = finding -> finding
       :noport -> {:no_port, node}
@@ -60,21 +76,30 @@ defmodule Caravan.Cluster.Distribution.Probe do
     end
   end
 
-  # The check that net_kernel does before it asks for a port (splitnode in kernel/src/inet_tcp_dist.erl).
-  defp name_type(host, long) do
-    dotted = ?. in host
-    refused = {:name_type, List.to_string(host)}
+  @doc """
+  Returns `:ok`, or that OTP does not connect a node of this name, because one of the two nodes has a short name and the
+  other a long one.
 
-    cond do
-      dotted and long == false -> refused
-      dotted or long != true -> :ok
-      match?({:ok, _ip}, :inet.parse_strict_address(host)) -> :ok
-      true -> refused
-    end
+  net_kernel does the same before it asks for a port, and logs an error (splitnode in kernel/src/inet_tcp_dist.erl).
+  """
+  @spec name_type(String.t()) :: :ok | finding
+  def name_type(node) do
+    host = NodeName.host(node)
+
+    # net_kernel is asked only if the name of this node leaves it open: it may be -sname app@node1 or -name app@node1.
+    refused? =
+      case NodeName.long?(NodeAtom.to_name(node())) or :net_kernel.longnames() do
+        true -> not NodeName.long?(node)
+        false -> host =~ "."
+        :ignored -> false
+      end
+
+    if refused?, do: {:name_type, host}, else: :ok
   end
 
-  # The module that net_kernel calls too, with its options (inet_tcp_dist.erl). :gen_tcp would exit for an address
-  # that connect(2) refuses. The socket is closed without a reset: inet_tls_dist logs that its peer has no address then.
+  # Calls the module that OTP calls, with the same configured options (inet_tcp_dist.erl). :gen_tcp would exit for an
+  # address that connect(2) refuses. Closes the socket without a reset, because after a reset inet_tls_dist of the other
+  # node would log that its peer has no address.
   defp connect(family, ip, port, timeout) do
     driver = if family == :inet6, do: :inet6_tcp, else: :inet_tcp
     options = Application.get_env(:kernel, :inet_dist_connect_options, [])
@@ -123,16 +148,20 @@ defmodule Caravan.Cluster.Distribution.Probe do
     :ok
   end
 
-  defp finding(:ok, where), do: {:accepted, where}
-  defp finding({:error, :econnrefused}, where), do: {:refused, where}
+  @doc "Returns what follows from the result of a TCP connect."
+  @spec finding(:ok | {:error, :timeout | :inet.posix()}, address) :: finding
+  def finding(:ok, address), do: {:accepted, where(address)}
+  def finding({:error, :econnrefused}, address), do: {:refused, where(address)}
 
-  defp finding({:error, timeout}, where) when timeout in [:timeout, :etimedout],
-    do: {:no_reply, where}
+  def finding({:error, timeout}, address) when timeout in [:timeout, :etimedout],
+    do: {:no_reply, where(address)}
 
-  defp finding({:error, reason}, where), do: {:network, where, reason}
+  def finding({:error, reason}, address), do: {:network, where(address), reason}
 
-  defp where(ip, port) when tuple_size(ip) == 8, do: "[#{:inet.ntoa(ip)}]:#{port}"
-  defp where(ip, port), do: "#{:inet.ntoa(ip)}:#{port}"
+  @doc "Returns an address with its port as text."
+  @spec where(address) :: String.t()
+  def where({:inet6, ip, port}), do: "[#{:inet.ntoa(ip)}]:#{port}"
+  def where({:inet, ip, port}), do: "#{:inet.ntoa(ip)}:#{port}"
 
   defp now, do: System.monotonic_time(:millisecond)
 end

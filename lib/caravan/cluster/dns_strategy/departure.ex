@@ -1,17 +1,20 @@
 defmodule Caravan.Cluster.DnsStrategy.Departure do
   # Owner-state. How a drained strategy leaves the cluster: one job at a time that disconnects the peers, and the
-  # callers that wait for it.
+  # callers that wait for it. After a leave that has succeeded, and after a crash, a job only keeps nodes out: it
+  # disconnects no node if that would harm another topology.
   @moduledoc false
 
   alias Caravan.Cluster.Distribution.Drain
   alias Caravan.Cluster.Job
 
   @enforce_keys [:key]
-  defstruct @enforce_keys ++ [names: [], callers: [], job: nil, exempt: [], check: nil]
+  defstruct @enforce_keys ++
+              [names: [], callers: [], leaving: false, job: nil, exempt: [], check: nil]
 
   @typedoc """
     * `:names`: the nodes that the strategy knew when it was drained;
     * `:callers`: who gets a reply when the job ends;
+    * `:leaving`: whether the strategy has been drained, and no leave job has succeeded since;
     * `:exempt`: the nodes that may stay connected, as the last job returned them;
     * `:check`: the reference and the timer of the next check.
   """
@@ -19,13 +22,14 @@ defmodule Caravan.Cluster.DnsStrategy.Departure do
             key: Drain.key(),
             names: [String.t()],
             callers: [GenServer.from()],
+            leaving: boolean,
             job: Job.t() | nil,
             exempt: [node],
             check: {reference, timer :: reference} | nil
           }
 
-  # Milliseconds from the end of a leave job to a check, which starts another job if a node is connected that has to
-  # be disconnected.
+  # Milliseconds from the end of a job to a check, which starts another job if the leave has not succeeded, or if a node
+  # is connected that has to be disconnected.
   @check_after 500
 
   @spec new(Drain.key()) :: t
@@ -42,11 +46,13 @@ defmodule Caravan.Cluster.DnsStrategy.Departure do
   @spec drain(t, GenServer.from(), names :: [String.t()]) :: t
   def drain(%__MODULE__{} = departure, from, names) do
     unless drained?(departure), do: :ok = Drain.start(departure.key)
-    leave(%{departure | callers: [from | departure.callers], names: names})
+    departure = if departure.leaving, do: departure, else: stop(departure)
+    start(%{departure | callers: [from | departure.callers], names: names, leaving: true})
   end
 
   @doc """
-  Starts a leave job if the strategy is drained and a node is connected. Call it after a nodeup.
+  Starts a job if the strategy is drained and a node is connected. Call it after a nodeup, and after a restart of the
+  strategy.
 
   It treats no node as exempt, because the exempt nodes may have changed since the last job. The new job asks the other
   strategies for them.
@@ -76,7 +82,7 @@ defmodule Caravan.Cluster.DnsStrategy.Departure do
   @doc "Ends the drain. Callers that still wait for it get `{:error, :failed}`."
   @spec resume(t) :: t
   def resume(%__MODULE__{} = departure) do
-    departure = departure |> stop() |> reply({:error, :failed})
+    departure = %{stop(departure) | leaving: false} |> reply({:error, :failed})
     :ok = Drain.resume(departure.key)
     departure
   end
@@ -88,14 +94,12 @@ defmodule Caravan.Cluster.DnsStrategy.Departure do
     cancel(%{departure | job: nil})
   end
 
-  @doc "Starts a leave job, unless one runs already."
-  @spec leave(t) :: t
-  def leave(%__MODULE__{job: nil, key: key, names: names} = departure) do
-    job = Job.start(fn -> Drain.leave(key, names) end, Drain.deadline())
-    %{departure | job: job}
+  defp start(%{job: nil, key: key, names: names} = departure) do
+    leave = if departure.leaving, do: &Drain.leave(&1, names), else: &Drain.keep_out/1
+    %{departure | job: Job.start(fn -> leave.(key) end, Drain.deadline())}
   end
 
-  def leave(%__MODULE__{} = departure), do: departure
+  defp start(departure), do: departure
 
   defp left(departure, outcome) do
     {result, exempt} =
@@ -105,7 +109,8 @@ defmodule Caravan.Cluster.DnsStrategy.Departure do
         {:error, reason} -> {{:error, {:failed, reason}}, []}
       end
 
-    departure = %{departure | exempt: exempt} |> cancel() |> reply(reply_of(result))
+    departure = %{departure | exempt: exempt, leaving: departure.leaving and result != :ok}
+    departure = departure |> cancel() |> reply(reply_of(result))
     ref = make_ref()
     timer = Process.send_after(self(), {__MODULE__, ref}, @check_after)
     {result, %{departure | check: {ref, timer}}}
@@ -115,8 +120,8 @@ defmodule Caravan.Cluster.DnsStrategy.Departure do
   defp reply_of(result), do: result
 
   defp check(departure, exempt) do
-    if drained?(departure) and Drain.unexpected_connections?(exempt),
-      do: leave(departure),
+    if drained?(departure) and (departure.leaving or Drain.unexpected_connections?(exempt)),
+      do: start(departure),
       else: departure
   end
 

@@ -66,6 +66,11 @@ defmodule Caravan.Cluster.DnsStrategy.NodeList do
        else: refresh(list, events)
   end
 
+  @doc "Returns whether such an event waits for a custom function."
+  @spec holds?(t, (event -> boolean)) :: boolean
+  def holds?(%__MODULE__{events: events, held: held}, which),
+    do: Enum.any?(events, which) or Enum.any?(held || [], which)
+
   @doc "Returns the events of a nodeup."
   @spec nodeup(t, node) :: {[event], t}
   def nodeup(%__MODULE__{} = list, node), do: change(list, {:nodeup, NodeAtom.to_name(node)})

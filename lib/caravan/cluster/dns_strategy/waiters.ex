@@ -1,17 +1,17 @@
 defmodule Caravan.Cluster.DnsStrategy.Waiters do
-  # Owner-state. The callers of await/2. Each waits until its deadline, or until it dies.
+  # Owner-state. The callers of await/2 that wait: until their condition holds, their deadline, or their death.
   @moduledoc false
 
   @typedoc """
-  By monitor: how many nodes the caller waits for, and the timer of its deadline. With 0 nodes, the caller
-  waits until every query was answered.
+  The key is the monitor of the caller. The value is the caller, the number of nodes that it waits for, and the timer of
+  its deadline. With 0 nodes, it waits until each source has had a response.
   """
   @opaque t :: %{reference => {GenServer.from(), nodes :: non_neg_integer, timer :: reference}}
 
   @spec new() :: t
   def new, do: %{}
 
-  @doc "Returns the number of callers. For tests."
+  @doc "Returns the number of callers. Only tests use it."
   @spec count(t) :: non_neg_integer
   def count(waiters), do: map_size(waiters)
 
@@ -23,7 +23,11 @@ defmodule Caravan.Cluster.DnsStrategy.Waiters do
     Map.put(waiters, ref, {from, nodes, timer})
   end
 
-  @doc "Replies to the callers that have what they wait for."
+  @doc """
+  Replies `:ok` to the callers whose condition holds, and deletes them.
+
+  `responded?` is whether each source has had a response.
+  """
   @spec reply(t, connected :: non_neg_integer, responded? :: boolean) :: t
   def reply(waiters, connected, responded?) do
     for {ref, {from, nodes, _timer}} <- waiters,
@@ -36,8 +40,8 @@ defmodule Caravan.Cluster.DnsStrategy.Waiters do
   end
 
   @doc """
-  Deletes the caller that `message` belongs to: at its deadline, after the reply `{:error, :timeout}`, or
-  because it has died. Returns `:unknown` for other messages.
+  Deletes the caller that `message` belongs to. At its deadline, it first gets `{:error, :timeout}`. Returns `:unknown` for
+  other messages.
   """
   @spec handle(t, message :: term) :: t | :unknown
   def handle(waiters, {__MODULE__, ref}) when is_map_key(waiters, ref) do

@@ -1,18 +1,121 @@
 defmodule Caravan.Cluster.DnsStrategy.Warnings do
-  # Owner-state. Conditions that the strategy warns about when they begin, and not while they last.
+  # Owner-state. What the strategy warns about: conditions when they begin, troubles that last, nodes with another
+  # connect_all, and nodes that no query names.
   @moduledoc false
 
   alias Caravan.Cluster.Alarms
   alias Caravan.Cluster.Config
+  alias Caravan.Cluster.Distribution.ConnectAll
+  alias Caravan.Cluster.DnsStrategy.PeerSettings
+  alias Caravan.Cluster.DnsStrategy.UnnamedNodes
+  alias Caravan.Cluster.Reminders
   alias Caravan.Cluster.Report
 
-  @enforce_keys [:config, :alarms]
-  defstruct @enforce_keys
+  @enforce_keys [:config, :alarms, :reminders, :peer_settings, :unnamed_nodes]
+  defstruct @enforce_keys ++ [checked_at: nil, peer_table_full?: false]
 
-  @opaque t :: %__MODULE__{config: Config.t(), alarms: Alarms.t()}
+  @opaque t :: %__MODULE__{
+            config: Config.t(),
+            alarms: Alarms.t(),
+            reminders: Reminders.t(),
+            peer_settings: PeerSettings.t(),
+            unnamed_nodes: UnnamedNodes.t(),
+            checked_at: integer | nil,
+            peer_table_full?: boolean
+          }
 
-  @spec new(Config.t()) :: t
-  def new(%Config{} = config), do: %__MODULE__{config: config, alarms: Alarms.new()}
+  # Milliseconds between two checks for troubles that last. A check walks over all peers.
+  @check_every 10_000
+
+  @doc "`key` is the registered name of the strategy."
+  @spec new(Config.t(), key :: atom) :: t
+  def new(%Config{} = config, key) do
+    %__MODULE__{
+      config: config,
+      alarms: Alarms.new(),
+      reminders: Reminders.new(),
+      peer_settings: PeerSettings.new(config),
+      unnamed_nodes: UnnamedNodes.new(config, key)
+    }
+  end
+
+  @doc """
+  Starts the checks of the nodes that are connected already: what their connect_all is, and whether a query names them.
+  """
+  @spec start(t) :: t
+  def start(%__MODULE__{} = warnings) do
+    %{
+      warnings
+      | peer_settings: PeerSettings.start(warnings.peer_settings),
+        unnamed_nodes: UnnamedNodes.start(warnings.unnamed_nodes, now())
+    }
+  end
+
+  @doc "Starts these checks of the node of a nodeup. `info` is that of `:net_kernel.monitor_nodes/2`."
+  @spec nodeup(t, node, info :: term) :: t
+  def nodeup(%__MODULE__{} = warnings, node, info) do
+    %{
+      warnings
+      | peer_settings: PeerSettings.nodeup(warnings.peer_settings, node, info),
+        unnamed_nodes: UnnamedNodes.nodeup(warnings.unnamed_nodes, node, info, now())
+    }
+  end
+
+  @doc "Forgets a node that is not connected any more."
+  @spec nodedown(t, node) :: t
+  def nodedown(%__MODULE__{} = warnings, node) do
+    unnamed_nodes = UnnamedNodes.nodedown(warnings.unnamed_nodes, node)
+
+    connect_all(
+      %{warnings | unnamed_nodes: unnamed_nodes},
+      PeerSettings.nodedown(warnings.peer_settings, node)
+    )
+  end
+
+  @doc "Handles the messages of questions to connected nodes. Returns `:unknown` for other messages."
+  @spec handle(t, message :: term) :: t | :unknown
+  def handle(%__MODULE__{} = warnings, message) do
+    with {_differing, _settings} = result <- PeerSettings.handle(warnings.peer_settings, message),
+         do: connect_all(warnings, result)
+  end
+
+  @doc "Ends the questions to connected nodes."
+  @spec stop(t) :: t
+  def stop(%__MODULE__{} = warnings),
+    do: %{warnings | peer_settings: PeerSettings.stop(warnings.peer_settings)}
+
+  @doc """
+  Reports a trouble again when it has lasted for five minutes, and then each hour. There are two kinds: lookups that
+  fail, and missing members. If this function has reported missing members, it also reports when none is missing any
+  more. For lookups, `Membership` reports the end.
+
+  Calls `troubles` at most once in ten seconds. If it returns `nil`, the strategy is drained, and nothing is reported.
+  """
+  @spec remind(t, troubles :: (() -> Report.troubles() | nil)) :: t
+  def remind(%__MODULE__{checked_at: at} = warnings, troubles) do
+    now = now()
+
+    if at != nil and now - at < @check_every,
+      do: warnings,
+      else: remind(%{warnings | checked_at: now}, troubles.(), now)
+  end
+
+  defp remind(warnings, nil, _now), do: %{warnings | reminders: Reminders.new()}
+
+  defp remind(%{config: config} = warnings, troubles, now) do
+    failing =
+      Map.new(troubles.failing, fn {source, since, _text} -> {{:failing, source}, since} end)
+
+    since = for {_name, since, _text} <- troubles.missing, do: since
+    missing = if since == [], do: %{}, else: %{missing: Enum.min(since)}
+
+    {due, over, reminders} =
+      Reminders.update(warnings.reminders, Map.merge(failing, missing), now)
+
+    for key <- due, do: :ok = Report.lasting(config, key, troubles, now)
+    if :missing in over, do: Report.log(config, :info, "no member is missing any more")
+    %{warnings | reminders: reminders}
+  end
 
   @doc "Warns if a custom `:list_nodes` function failed. With `:ok`, the condition is over."
   @spec list_nodes(t, :ok | {:error, String.t()}) :: t
@@ -29,31 +132,69 @@ defmodule Caravan.Cluster.DnsStrategy.Warnings do
   def left_out(%__MODULE__{} = warnings, source, []), do: clear(warnings, {:left_out, source})
 
   def left_out(%__MODULE__{} = warnings, {query, _type} = source, [reason | _] = reasons) do
-    text = "#{length(reasons)} records of #{inspect(query)} are left out: #{reason}"
-    warn(warnings, {:left_out, source}, text)
+    count = length(reasons)
+
+    text =
+      "#{count} records of #{inspect(query)} are left out. The reason for the first: #{reason}"
+
+    warn(warnings, {:left_out, source}, text, check: "dns.names")
   end
 
   @doc """
-  Warns if the addresses of the topology did not fit into `Caravan.Epmd.Peers`. With `:ok`, the condition is over.
+  Warns if the addresses of the topology did not fit into `Caravan.Epmd.Peers`. The table then keeps the previous ones.
+  With `:ok`, the condition is over.
   """
   @spec peer_table(t, :ok | {:error, :full}) :: t
-  def peer_table(%__MODULE__{} = warnings, :ok), do: clear(warnings, :peer_table)
+  def peer_table(%__MODULE__{} = warnings, :ok),
+    do: clear(%{warnings | peer_table_full?: false}, :peer_table)
 
   def peer_table(%__MODULE__{} = warnings, {:error, :full}) do
     text =
-      "the table of addresses is full, so it has no addresses of this topology (see Caravan.Epmd.Peers)"
+      "the peer table is full, so it lacks new addresses of this topology (see Caravan.Epmd.Peers)"
 
-    warn(warnings, :peer_table, text)
+    warn(%{warnings | peer_table_full?: true}, :peer_table, text)
   end
 
-  defp warn(%{config: config} = warnings, condition, text) do
+  @doc """
+  Reports connected nodes that no query names, if the queries name all members (`complete?`), and the peer table has
+  all of them.
+  """
+  @spec unnamed_nodes(t, complete? :: boolean) :: t
+  def unnamed_nodes(
+        %__MODULE__{unnamed_nodes: unnamed, peer_table_full?: full?} = warnings,
+        complete?
+      ) do
+    if complete? and not full?,
+      do: %{warnings | unnamed_nodes: UnnamedNodes.report(unnamed, now())},
+      else: warnings
+  end
+
+  # Without nodes that differ, the condition is over. Names one node only, so that the text takes no time while
+  # thousands of nodes differ.
+  defp connect_all(warnings, {differing, settings}) do
+    warnings = %{warnings | peer_settings: settings}
+
+    case differing do
+      [] ->
+        clear(warnings, :connect_all)
+
+      [node | _others] ->
+        text =
+          ConnectAll.advice([node]) <>
+            "Caravan.check/0 names up to ten nodes that differ, and counts the others."
+
+        warn(warnings, :connect_all, text, check: "cluster.connect_all")
+    end
+  end
+
+  defp warn(%{config: config} = warnings, condition, text, metadata \\ []) do
     {new?, alarms} = Alarms.set(warnings.alarms, condition, now())
-    if new?, do: Report.log(config, :warning, text)
+    if new?, do: Report.log(config, :warning, text, metadata)
     %{warnings | alarms: alarms}
   end
 
-  # A condition is not new again within :keep, because one of several nameservers may answer differently than the
-  # others.
+  # A condition that ends and begins again within :keep is not reported again. Otherwise it would be reported many times
+  # if one of several nameservers answers differently from the others.
   defp clear(%{config: config, alarms: alarms} = warnings, condition),
     do: %{warnings | alarms: Alarms.clear(alarms, condition, now(), config.keep)}
 

@@ -1,8 +1,9 @@
 defmodule Caravan.Cluster.Membership.Backoff do
   # Pure. The waits before a node is dialled again, in milliseconds. `random` is in [0, 1).
   #
-  # A wait grows with the time for which the node has been gone. So a node that returns is connected after a fixed
-  # part of its absence, and a node that is dead for a day costs little more than one that is dead for an hour.
+  # A wait grows with the time for which the node has been gone, up to a maximum. So a node that returns early is dialled
+  # early. A node that stays dead is dialled about every 30 seconds if it was connected before, and every 45 if it was not.
+  # In large clusters, these waits are longer.
   @moduledoc false
 
   @typedoc """
@@ -10,32 +11,44 @@ defmodule Caravan.Cluster.Membership.Backoff do
 
     * `:new`: a probe or connect of a node that was never connected;
     * `:probe`: a probe of a node that was connected: it refuses, or does not reply;
-    * `:connect`: a connect of a node that was connected, because it hangs or refuses the handshake, or because
-      there are no probes.
+    * `:connect`: a connect of a node that was connected. It hangs, or the handshake fails, or the connect failed where
+      probes are not possible.
   """
   @type failure :: :new | :probe | :connect
 
-  @typedoc "The members of the topology, and how many nodes of it are connected."
+  @typedoc """
+  The number of members, and of connected nodes of the topology.
+
+  With a limited number of links, all members without a failed connect count as connected (`State.backoff_counts/1`).
+  """
   @type counts :: %{members: non_neg_integer, connected: non_neg_integer}
 
-  # Milliseconds. The range of the wait after a nodedown.
+  # Milliseconds. The range of the wait after a nodedown. The first wait of a probe is at least @latest, and that after a
+  # sign at least @soonest.
   @soonest 50
   @latest 200
 
-  # By failure: the wait at first, the share of the time for which the node has been gone, the longest wait. A quarter is
-  # taken off on average, so a node that stays lost gets an attempt each 30 seconds.
+  # By failure: the first wait in milliseconds, the share of the time since the node has been gone, the longest wait in
+  # milliseconds. A quarter is taken off on average, so a node that stays lost gets an attempt each 30 seconds. The first
+  # wait of a probe is spread/1.
   @waits %{
     new: {500, 1, 60_000},
-    probe: {@latest, 1 / 300, 40_000},
+    probe: {nil, 1 / 300, 40_000},
     connect: {500, 1 / 10, 40_000}
   }
 
-  # Milliseconds. All members probe the same lost node, and one member may have lost all others. So a wait has at least
-  # this length for each member. A node then gets, or sends, about 330 probes a second.
+  # Milliseconds. All members probe the same lost node, and one member may have lost all others. So the wait of a probe is
+  # at least this times the number of members, before the random part is taken off. A lost node then gets, and a member
+  # that lost all others sends, about 330 probes a second.
   @per_member 4
 
-  # Milliseconds. DNS may name many nodes that never existed. A wait for a new node has at least this length for each
-  # node that is not connected, at first and at last.
+  # Milliseconds. The same for a connect that has failed. A handshake costs both nodes milliseconds of CPU, with TLS above
+  # all. A lost node whose handshakes fail then gets about 130 of them a second.
+  @per_member_connect 10
+
+  # Milliseconds for each member that is not connected. DNS may name many nodes that never existed. So the first and the
+  # longest wait of a new node are at least @per_missing and @per_missing_longest times the number of these members,
+  # before the random part is taken off.
   @per_missing 10
   @per_missing_longest 120
 
@@ -50,8 +63,8 @@ defmodule Caravan.Cluster.Membership.Backoff do
   @doc """
   Returns the time of the next attempt after a failure of a new node.
 
-  The time is rounded down to a multiple of up to an eighth of the wait, so that many nodes are dialled together. The VM
-  then wakes up less often, and 100 attempts at a time take a third of the CPU time of 100 single ones. The clocks of two
+  The time is rounded down to a multiple of a power of two, the largest within an eighth of the wait before its random part
+  is taken off. So many nodes are dialled together, and the VM wakes up less often. The clocks of two
   VMs begin when they start, so the VMs are not in step.
   """
   @spec next_at_of_new(now :: integer, gone :: non_neg_integer, counts, random :: float) ::
@@ -81,7 +94,10 @@ defmodule Caravan.Cluster.Membership.Backoff do
     {spread(counts), share, longest}
   end
 
-  defp waits(:connect, _counts), do: @waits.connect
+  defp waits(:connect, %{members: members}) do
+    {first, share, longest} = @waits.connect
+    {max(first, members * @per_member_connect), share, longest}
+  end
 
   @doc """
   Returns the wait after the first failed probe.
@@ -102,9 +118,10 @@ defmodule Caravan.Cluster.Membership.Backoff do
   end
 
   @doc """
-  Returns the wait after the last one of `flaps` connections that ended soon after they were made.
+  Returns the wait after `flaps` consecutive connections that ended soon.
 
-  It doubles with each of them, up to `longest` or one minute.
+  It is 500 ms at first and doubles with each of them, up to `longest` or one minute, whichever is less, but never less than
+  500 ms. The second half of the wait is random.
   """
   @spec after_flap(flaps :: pos_integer, longest :: pos_integer, random :: float) :: pos_integer
   def after_flap(flaps, longest, random) do
@@ -124,7 +141,11 @@ defmodule Caravan.Cluster.Membership.Backoff do
   @spec after_nodedown(random :: float) :: pos_integer
   def after_nodedown(random), do: between(@soonest, @latest, random)
 
-  @doc "Returns the wait after a sign that the node can be reached, which `after_sign_at_most/1` limits."
+  @doc """
+  Returns the wait of a lost node after another lost node was connected again, because the network may be back.
+
+  It is at most `after_sign_at_most/1`.
+  """
   @spec after_sign(counts, random :: float) :: pos_integer
   def after_sign(counts, random), do: between(@soonest, spread(counts), random)
 

@@ -7,12 +7,16 @@ defmodule Caravan.Cluster.Membership.DialQueue do
 
   alias Caravan.Cluster.Membership.Peer
 
-  @enforce_keys [:waiting, :ready]
+  @enforce_keys [:waiting, :ready, :hashes]
   defstruct @enforce_keys ++ [:now, :self]
+
+  # The number of hashes of :erlang.phash2/1.
+  @hashes 134_217_728
 
   @typedoc """
     * `:waiting`: the nodes whose time is after `:now`, by time. After an answer, many nodes have the same time;
     * `:ready`: the other nodes, by rank;
+    * `:hashes`: the number of different hashes in ranks;
     * `:now`: the time of the last `mature/3`, or `nil` before the first one;
     * `:self`: the name of this node, on which ranks depend.
   """
@@ -22,6 +26,7 @@ defmodule Caravan.Cluster.Membership.DialQueue do
               String.t() => connect_failures :: non_neg_integer
             }),
           ready: :gb_sets.set(rank),
+          hashes: pos_integer,
           now: integer | nil,
           self: String.t() | nil
         }
@@ -31,8 +36,9 @@ defmodule Caravan.Cluster.Membership.DialQueue do
 
   @type rank :: {connect_failures :: non_neg_integer, hash :: non_neg_integer, String.t()}
 
-  @spec new() :: t
-  def new, do: %__MODULE__{waiting: :gb_trees.empty(), ready: :gb_sets.new()}
+  @spec new(hashes :: pos_integer) :: t
+  def new(hashes \\ @hashes),
+    do: %__MODULE__{waiting: :gb_trees.empty(), ready: :gb_sets.new(), hashes: hashes}
 
   @doc "Returns the place that a peer has while it waits to be dialled."
   @spec key(Peer.t()) :: key
@@ -132,7 +138,8 @@ defmodule Caravan.Cluster.Membership.DialQueue do
 
   # Nodes with fewer failures come first. Among them, the order is by hash and differs from node to node, so that the
   # nodes of a cluster do not all dial the same new node first.
-  defp rank(queue, failures, name), do: {failures, :erlang.phash2({queue.self, name}), name}
+  defp rank(queue, failures, name),
+    do: {failures, :erlang.phash2({queue.self, name}, queue.hashes), name}
 
   defp next_waiting(queue) do
     unless :gb_trees.is_empty(queue.waiting), do: queue.waiting |> :gb_trees.smallest() |> elem(0)

@@ -1,5 +1,5 @@
 defmodule Caravan.Cluster.Membership.Members do
-  # Pure. Applies an answer: which nodes are members, what the table of addresses gets, and what :prune disconnects.
+  # Pure. Applies an answer: updates the members, publishes them to the peer table, and prunes nodes.
   @moduledoc false
 
   import Caravan.Cluster.Membership.State
@@ -16,7 +16,7 @@ defmodule Caravan.Cluster.Membership.Members do
 
   Most answers are equal to the last one of their source, and change only the time at which their nodes were seen last.
   So an equal answer only records the time. The recorded time is applied to the peers before the next different answer,
-  and after a tenth of `:keep` at the latest.
+  and with the first answer after a tenth of `:keep`.
   """
   @spec apply_answer(State.t(), Config.source(), Membership.answer(), Membership.env()) ::
           State.t()
@@ -39,7 +39,7 @@ defmodule Caravan.Cluster.Membership.Members do
 
   defp put_seen(state, source, now), do: put_in(state.repeats[source].seen_at, now)
 
-  # The answers of another source may have become too old since.
+  # Since the last publish, the answers of another source may have become too old to come first in Peer.entry/3.
   defp publish_if_several_sources(%{sources: [_]} = state, _now), do: state
   defp publish_if_several_sources(state, now), do: publish(state, now)
 
@@ -63,8 +63,9 @@ defmodule Caravan.Cluster.Membership.Members do
     |> put_repeat(source, answer, now)
   end
 
-  # Equal answers are applied in full in three cases. With :prune, each one is counted. At :max_nodes, each one names nodes
-  # that are not peers. If an answer lacks a peer of its source, the peer must be deleted when :keep is over.
+  # Equal answers are applied in full in three cases. With :prune, each one counts as missed by the nodes that it lacks.
+  # At :max_nodes, it may name nodes that were left out. If it lacks a peer of its source, that peer must be deleted when
+  # :keep is over.
   defp put_repeat(%{options: %{prune: nil, max_nodes: most}} = state, source, answer, now)
        when map_size(state.peers) < most do
     lacking? =
@@ -84,7 +85,7 @@ defmodule Caravan.Cluster.Membership.Members do
       else: %{state | repeats: Map.put(state.repeats, source, repeat)}
   end
 
-  # Peers may have been deleted that the answers of all sources name.
+  # At :max_nodes, peers may have been left out that stored answers name. So the stored answers of all sources are deleted.
   defp put_repeat(state, _source, _answer, _now), do: %{state | repeats: %{}}
 
   @doc """
@@ -145,7 +146,8 @@ defmodule Caravan.Cluster.Membership.Members do
   end
 
   # Keeps connected nodes first, then nodes that were connected once, then the names that are known longest. So
-  # made-up names do not replace real nodes. A new peer may be connected already, which its nodeup marks later.
+  # made-up names do not replace real nodes. Reads `connected_nodes`, because a new peer that is connected already is
+  # marked only after this (Membership, event :answer).
   defp rank(peer, connected_nodes) do
     {not MapSet.member?(connected_nodes, peer.name), not peer.was_connected, peer.first_seen_at,
      peer.name}
@@ -170,7 +172,7 @@ defmodule Caravan.Cluster.Membership.Members do
     end
   end
 
-  @doc "Publishes the members to the table of addresses, if their entries have changed. Reports port conflicts."
+  @doc "Publishes the members to the peer table, if their entries have changed. Reports port conflicts."
   @spec publish(State.t(), integer) :: State.t()
   def publish(%State{options: options} = state, now) do
     sources = source_names(state)
@@ -186,7 +188,7 @@ defmodule Caravan.Cluster.Membership.Members do
       else: add_action(%{state | published: entries}, {:publish, entries})
   end
 
-  # The peer stores whether its conflict was reported. So this is deleted together with the peer.
+  # The peer stores whether its conflict was reported. So the mark is deleted together with the peer.
   defp report_conflicts(state, with_conflicts) do
     changed =
       for {{name, _port, _addresses}, conflict} <- with_conflicts,
@@ -210,7 +212,7 @@ defmodule Caravan.Cluster.Membership.Members do
       else: state
   end
 
-  # A new round may disconnect nodes only after each source has answered since the last one.
+  # After a round that disconnects nodes, the next round waits until each source has had a complete answer with nodes.
   defp start_round(state) do
     if MapSet.size(state.prune_round) == 0 do
       peers = Map.values(state.peers)

@@ -6,7 +6,7 @@ defmodule Caravan.Cluster.Membership.Peer do
   alias Caravan.Cluster.Discovery.Endpoint
   alias Caravan.Cluster.Membership.Backoff
 
-  @enforce_keys [:name, :first_seen_at, :gone_since, :retry_at]
+  @enforce_keys [:name, :first_seen_at, :missing_since, :gone_since, :retry_at]
   defstruct @enforce_keys ++
               [
                 endpoints: %{},
@@ -21,7 +21,9 @@ defmodule Caravan.Cluster.Membership.Peer do
                 reported: [],
                 atom_allowed: false,
                 port_conflict: false,
-                draining: false
+                draining: false,
+                opened: false,
+                released: false
               ]
 
   @typedoc """
@@ -29,22 +31,25 @@ defmodule Caravan.Cluster.Membership.Peer do
     * `:endpoints`: by source, the ports and addresses in its last answer that contained the node, and the time of
       that answer. Without endpoints the node is not a member. It is kept only while it is connected;
     * `:recently_seen`: the ports and addresses that answers contained within `keep`, with the last time of each;
-    * `:address_turn`: the index of the address that the next connect uses first. It grows without limit, and wraps
-      around at the number of addresses;
-    * `:missed_answers`: by source, the number of consecutive complete answers that lacked the node. An answer that
-      contains the node and a nodeup clear it;
+    * `:address_turn`: the index, modulo the number of addresses, of the address that the next connect uses first;
+    * `:missed_answers`: by source, the number of consecutive complete answers that lacked the node. A nodeup
+      clears it, and so does an answer that contains the node;
     * `:prune_attempts`: how often `:prune` has disconnected the node since `:missed_answers` was cleared;
     * `:connected_since`: the time of the nodeup, or `nil` while the node is not connected;
-    * `:was_connected`: whether the node was connected at least once, and did not drain since;
+    * `:was_connected`: whether the node was connected, and since then neither left the cluster (drained) nor had its
+      connection given up by this topology;
     * `:connect_failures`: the number of consecutive failed connects;
     * `:reported`: the kinds of failures that were reported since the last nodeup;
-    * `:gone_since`: the time from which waits grow while the node is not connected: of its nodedown, or of
-      the answer that last moved it;
+    * `:missing_since`: the time of the last nodedown, or `:first_seen_at` before the first one;
+    * `:gone_since`: the time from which waits grow while the node is not connected: of its first answer, of its last
+      nodedown, of the last answer with a new port or address, or of the last `resume`, whichever is latest;
     * `:retry_at`: the earliest time of the next connect;
     * `:flaps`: the number of consecutive connections that lasted less than five seconds;
     * `:atom_allowed`: whether the name is an atom, or may become one;
     * `:port_conflict`: whether a port conflict of the node was reported and still lasts;
-    * `:draining`: whether the node has announced that it leaves.
+    * `:draining`: whether the node has announced that it leaves;
+    * `:opened`: whether a connect of this topology has made the present connection;
+    * `:released`: whether this topology has given the present connection up.
   """
   @type t :: %__MODULE__{
           name: String.t(),
@@ -62,12 +67,19 @@ defmodule Caravan.Cluster.Membership.Peer do
           atom_allowed: boolean,
           port_conflict: boolean,
           draining: boolean,
+          missing_since: integer,
+          opened: boolean,
+          released: boolean,
           gone_since: integer,
           retry_at: integer
         }
 
   # Milliseconds. A connection that ends sooner counts as a flap.
   @steady 5_000
+
+  # Milliseconds that a node may take to start with its peers, and to restart.
+  @starts_within 2_000
+  @restarts_within 10_000
 
   # Addresses of a node. The table in the library keeps this number too.
   @max_addresses 16
@@ -77,13 +89,24 @@ defmodule Caravan.Cluster.Membership.Peer do
 
   @spec new(String.t(), now :: integer) :: t
   def new(name, now),
-    do: %__MODULE__{name: name, first_seen_at: now, gone_since: now, retry_at: now}
+    do: %__MODULE__{
+      name: name,
+      first_seen_at: now,
+      missing_since: now,
+      gone_since: now,
+      retry_at: now
+    }
 
   @spec member?(t) :: boolean
   def member?(%__MODULE__{endpoints: endpoints}), do: endpoints != %{}
 
   @spec connected?(t) :: boolean
   def connected?(%__MODULE__{connected_since: since}), do: since != nil
+
+  @doc "Returns whether the node was never connected, and no connect has failed. It joins sooner without a probe."
+  @spec new?(t) :: boolean
+  def new?(%__MODULE__{was_connected: was_connected, connect_failures: failures}),
+    do: not was_connected and failures == 0
 
   @doc """
   Stores what an answer of a source says about the node.
@@ -165,7 +188,7 @@ defmodule Caravan.Cluster.Membership.Peer do
   end
 
   @doc """
-  Returns the entry for the table of addresses, and whether the sources have different ports for the node.
+  Returns the entry for the peer table, and whether the sources have different ports for the node.
 
   The first source with a port decides, and its addresses come first. Sources whose last answer with the node is
   older than `fresh` come after all others, and do not count as a conflict.
@@ -206,12 +229,13 @@ defmodule Caravan.Cluster.Membership.Peer do
     rest ++ first
   end
 
-  @doc "Marks the node as connected."
-  @spec connected(t, now :: integer) :: t
-  def connected(peer, now) do
+  @doc "Marks the node as connected. `opened?` says whether a connect of this topology is in progress."
+  @spec connected(t, now :: integer, opened? :: boolean) :: t
+  def connected(peer, now, opened? \\ false) do
     %{
       peer
       | connected_since: now,
+        opened: opened?,
         was_connected: true,
         atom_allowed: true,
         draining: false,
@@ -222,11 +246,16 @@ defmodule Caravan.Cluster.Membership.Peer do
     }
   end
 
+  @doc "Marks the connection as given up. The node is then disconnected."
+  @spec release(t) :: t
+  def release(peer), do: %{peer | opened: false, released: true}
+
   @doc """
   Marks the node as disconnected, and sets the time of the next connect.
 
-  A steady node is dialled almost at once. A node that flaps waits longer each time, up to `longest` milliseconds. A
-  draining node is dialled after half a minute to a minute, and counts as never connected.
+  A node that was connected for five seconds or more is dialled almost at once. After a shorter connection (a flap), the
+  wait is longer each time, up to `longest` milliseconds. A draining node is dialled after half a minute to a minute. A
+  node whose connection was given up can be dialled at once. The last two count as never connected.
   """
   @spec disconnected(t, now :: integer, longest :: pos_integer, random :: float) :: t
   def disconnected(%{draining: true} = peer, now, _longest, random) do
@@ -234,8 +263,23 @@ defmodule Caravan.Cluster.Membership.Peer do
       peer
       | connected_since: nil,
         was_connected: false,
+        missing_since: now,
+        opened: false,
+        released: false,
         gone_since: now,
         retry_at: now + Backoff.after_drain(random)
+    }
+  end
+
+  def disconnected(%{released: true} = peer, now, _longest, _random) do
+    %{
+      peer
+      | connected_since: nil,
+        was_connected: false,
+        missing_since: now,
+        released: false,
+        gone_since: now,
+        retry_at: now
     }
   end
 
@@ -245,6 +289,8 @@ defmodule Caravan.Cluster.Membership.Peer do
       peer
       | connected_since: nil,
         flaps: 0,
+        missing_since: now,
+        opened: false,
         gone_since: now,
         retry_at: now + Backoff.after_nodedown(random)
     }
@@ -257,20 +303,15 @@ defmodule Caravan.Cluster.Membership.Peer do
       peer
       | connected_since: nil,
         flaps: flaps,
+        missing_since: now,
+        opened: false,
         gone_since: now,
         retry_at: now + Backoff.after_flap(flaps, longest, random)
     }
   end
 
-  @doc """
-  Returns the time between two probes in milliseconds, or `nil` if the node is connected without a probe.
-
-  A new node is, so that it joins sooner. After a nodedown or a failure, a probe finds out whether the node listens.
-  """
-  @spec probe_every(t, Backoff.counts(), now :: integer, random :: float) ::
-          pos_integer | nil
-  def probe_every(%{was_connected: false, connect_failures: 0}, _counts, _now, _random), do: nil
-
+  @doc "Returns the time between two attempts of a probe in milliseconds."
+  @spec probe_every(t, Backoff.counts(), now :: integer, random :: float) :: pos_integer
   def probe_every(%{was_connected: was_connected} = peer, counts, now, random) do
     failure = if was_connected, do: :probe, else: :new
     Backoff.wait(failure, max(0, now - peer.gone_since), counts, random)
@@ -279,7 +320,8 @@ defmodule Caravan.Cluster.Membership.Peer do
   @doc """
   Counts a failed connect or probe that began at `started_at`, and sets the time of the next one.
 
-  A probe that had no reply has waited already, so its wait begins with the probe.
+  For a node that was connected before, the wait after a failed probe begins at `started_at`: a probe without a reply
+  has waited already. In all other cases the wait begins now.
   """
   @spec connect_failed(
           t,
@@ -313,16 +355,22 @@ defmodule Caravan.Cluster.Membership.Peer do
   @doc """
   Returns whether a failure of this kind is to be reported, and marks the kind as reported.
 
-  A single failure is not reported: if two nodes dial each other at the same time, one of the connects is refused.
+  A single failure is not reported: if two nodes dial each other at the same time, one of the connects is refused. Neither
+  is a failed probe of a node that may only be starting: within two seconds for a node that was never connected, and within
+  ten seconds after a nodedown.
+
   The details of `{kind, details}` do not count, because processes and references in them differ each time. Neither
   does the address of a probe.
   """
-  @spec report_once(t, kind :: term) :: {boolean, t}
-  def report_once(peer, {:probe, finding, _duration}),
-    do: report_kind(peer, {:probe, elem(finding, 0)})
+  @spec report_once(t, kind :: term, now :: integer) :: {boolean, t}
+  def report_once(peer, {:probe, finding, _duration}, now) do
+    if now - peer.missing_since >= patience(peer),
+      do: report_kind(peer, {:probe, elem(finding, 0)}),
+      else: {false, peer}
+  end
 
-  def report_once(peer, {kind, _details}), do: report_kind(peer, kind)
-  def report_once(peer, kind), do: report_kind(peer, kind)
+  def report_once(peer, {kind, _details}, _now), do: report_kind(peer, kind)
+  def report_once(peer, kind, _now), do: report_kind(peer, kind)
 
   defp report_kind(peer, kind) do
     if peer.connect_failures > 1 and kind not in peer.reported and not peer.draining,
@@ -330,7 +378,10 @@ defmodule Caravan.Cluster.Membership.Peer do
       else: {false, peer}
   end
 
-  @doc "Makes the node be dialled at this time or earlier. The wait after that is as long as without it."
+  defp patience(%{was_connected: true}), do: @restarts_within
+  defp patience(%{was_connected: false}), do: @starts_within
+
+  @doc "Makes the node be dialled at this time or earlier. The later waits stay the same."
   @spec retry_by(t, at :: integer) :: t
   def retry_by(peer, at), do: %{peer | retry_at: min(peer.retry_at, at)}
 

@@ -20,19 +20,19 @@ defmodule Caravan.Cluster.Membership.PollSchedule do
   @many 100
   @polls 1.5
 
-  # Milliseconds from a nodedown to the lookup. One lookup is enough if several nodes go down together.
+  # The shortest wait after a nodedown, in milliseconds. Nodes that go down within it share one lookup.
   @debounce 200
 
-  # The longest wait while lookups fail is :poll_interval for each @nodes_per_poll nodes, once at least and @max_polls
-  # times at most. So nodes of a small cluster, which are no load for DNS, look up soon after it is back.
+  # While lookups fail, the longest wait is one :poll_interval per @nodes_per_poll nodes, but at least one and at most
+  # @max_polls of them. A small cluster is little load for DNS, so its nodes look up soon after DNS is back.
   @max_polls 6
   @nodes_per_poll 20
 
   @doc """
-  Returns the wait after an answer with a TTL of `ttl` milliseconds, or without a TTL.
+  Returns the wait after an answer. `ttl` is in milliseconds, or `nil` if the answer has none.
 
-  It is at most `:poll_interval`, and at least `:min_interval` less the jitter. Only the wait after the first answer
-  is fully random. Otherwise nodes that one deployment started would stay in step for minutes.
+  It is at most `:poll_interval`, and at least `:min_interval` less the jitter. Only the wait after the first answer is
+  fully random, from 1 ms on. Otherwise nodes that one deployment started would stay in step for minutes.
   """
   @spec after_answer(
           ttl :: non_neg_integer | nil,
@@ -46,7 +46,8 @@ defmodule Caravan.Cluster.Membership.PollSchedule do
     high = min(poll, round(base * (1 + @jitter)))
     low = min(base, round(high * (1 - @jitter)))
 
-    # The upper end is the mean of the later waits. So the second lookups of a fleet begin when the first ones end.
+    # The upper end is the mean of the later waits. So in a fleet that starts together, the third lookups begin about when
+    # the second ones end.
     if first,
       do: between(0, div(low + high, 2), random),
       else: between(low, high, random)

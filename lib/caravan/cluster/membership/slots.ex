@@ -1,10 +1,14 @@
 defmodule Caravan.Cluster.Membership.Slots do
-  # Pure. The connects in progress, and the slots that they take. A connect takes a slot while it is young.
+  # Pure. The connects in progress, and the slots that they take. A connect takes a slot while it is young. The number of
+  # all connects in progress has a limit of its own.
   @moduledoc false
 
   # Milliseconds. A connect that takes longer probably goes to a dead address. It continues until its timeout, but it
   # no longer holds a slot. So a dead address keeps other nodes waiting for this time at most.
   @slot_time 100
+
+  # Connects in progress. Each one has a TCP connection, and many hosts allow 1,024 file descriptors to a process.
+  @most_in_progress 512
 
   @enforce_keys [:oldest]
   defstruct @enforce_keys ++ [started: %{}, young: %{}]
@@ -80,21 +84,41 @@ defmodule Caravan.Cluster.Membership.Slots do
     end
   end
 
-  @doc "Returns how many of `max` slots are free. Call `expire/2` first."
+  @doc """
+  Returns how many of `max` slots are free. Call `expire/2` first.
+
+  None is free while #{@most_in_progress} connects are in progress, or `max` if that is more.
+  """
   @spec free(t, max :: pos_integer) :: non_neg_integer
-  def free(%__MODULE__{young: young}, max) when is_integer(max),
-    do: max(0, max - map_size(young))
+  def free(%__MODULE__{young: young} = slots, max) when is_integer(max),
+    do: max(0, min(max - map_size(young), left(slots, max)))
 
   @doc """
-  Returns when `expire/2` can free the next slot, or `nil` if all slots are free.
+  Returns whether so many connects are in progress that a new node is probed first.
 
-  The slot is free earlier if the connect ends before.
+  If the address of a node is dead, a connect without a probe takes seconds, and a probe takes one second.
   """
-  @spec next_free_at(t) :: integer | nil
-  def next_free_at(slots) do
+  @spec crowded?(t) :: boolean
+  def crowded?(%__MODULE__{started: started}),
+    do: map_size(started) >= div(@most_in_progress, 2)
+
+  @doc """
+  Returns when `expire/2` can free the next slot, or `nil` if it can free none.
+
+  The slot is free earlier if a connect ends before.
+  """
+  @spec next_free_at(t, max :: pos_integer) :: integer | nil
+  def next_free_at(slots, max) do
     case :queue.peek(slots.oldest) do
-      {:value, {since, _name}} when is_integer(since) -> since + @slot_time
-      :empty -> nil
+      {:value, {since, _name}} when is_integer(since) ->
+        if left(slots, max) > 0, do: since + @slot_time
+
+      :empty ->
+        nil
     end
   end
+
+  # How many more connects may be in progress.
+  defp left(%__MODULE__{started: started}, max) when is_integer(max),
+    do: max(@most_in_progress, max) - map_size(started)
 end

@@ -5,24 +5,38 @@ defmodule Caravan.Cluster.Membership.Source do
 
   alias Caravan.Cluster.Membership.PollSchedule
 
-  @enforce_keys [:next_lookup_at]
+  @enforce_keys [:next_lookup_at, :responded_at]
   defstruct @enforce_keys ++
-              [started_at: nil, pending: false, failures: 0, reported: [], responded: false]
+              [
+                started_at: nil,
+                pending: false,
+                failures: 0,
+                failing_since: nil,
+                reported: [],
+                warned: false,
+                responded: false
+              ]
 
   @typedoc """
     * `:next_lookup_at`: the time of the next lookup, which is always set;
+    * `:responded_at`: when a nameserver has responded last, or when the source was made, before the first response;
     * `:pending`: whether a lookup is in flight;
     * `:started_at`: when the last lookup started, or `nil` before the first one;
     * `:failures`: the number of consecutive failed lookups;
+    * `:failing_since`: the time of the first of these lookups, or `nil` if the last one was answered;
     * `:reported`: the kinds of failures that were reported since the last answer;
+    * `:warned`: whether one of them is a problem, and not only a type without records;
     * `:responded`: whether a nameserver has responded at least once. "No such name" is a response.
   """
   @type t :: %__MODULE__{
           next_lookup_at: integer,
+          responded_at: integer,
           started_at: integer | nil,
           pending: boolean,
           failures: non_neg_integer,
+          failing_since: integer | nil,
           reported: [term],
+          warned: boolean,
           responded: boolean
         }
 
@@ -53,8 +67,11 @@ defmodule Caravan.Cluster.Membership.Source do
       source
       | pending: false,
         failures: 0,
+        failing_since: nil,
         reported: [],
+        warned: false,
         responded: true,
+        responded_at: now,
         next_lookup_at: now + wait
     }
   end
@@ -86,8 +103,10 @@ defmodule Caravan.Cluster.Membership.Source do
        source
        | pending: false,
          failures: failures,
+         failing_since: source.failing_since || now,
          reported: Enum.uniq([kind | source.reported]),
          responded: source.responded or responded,
+         responded_at: if(responded, do: now, else: source.responded_at),
          next_lookup_at: now + wait
      }}
   end

@@ -7,15 +7,18 @@ defmodule Caravan.Cluster.Membership.State do
   alias Caravan.Cluster.Discovery.Endpoint
   alias Caravan.Cluster.Membership.AtomBudget
   alias Caravan.Cluster.Membership.DialQueue
+  alias Caravan.Cluster.Membership.Links
   alias Caravan.Cluster.Membership.Peer
   alias Caravan.Cluster.Membership.Slots
   alias Caravan.Cluster.Membership.Source
 
-  @enforce_keys ~w(options sources budget rand queue slots connected_nodes alarms prune_round)a
+  @enforce_keys ~w(options sources budget rand queue links slots connected_nodes alarms prune_round)a
   defstruct @enforce_keys ++
               [
                 peers: %{},
                 counts: %{members: 0, connected: 0},
+                unconnected: 0,
+                leaving: %{},
                 retried_others_at: nil,
                 published: [],
                 repeats: %{},
@@ -24,17 +27,21 @@ defmodule Caravan.Cluster.Membership.State do
               ]
 
   @typedoc """
-    * `:options`: the options that the core needs;
-    * `:sources`: in the order of the options;
-    * `:peers`: changed only by `put_peer/2` and `delete_peer/2`, which also update `:counts` and `:queue`;
+    * `:options`: the options that `Membership` needs;
+    * `:sources`: each source and its lookups, in the order of the options;
+    * `:peers`: changed only by `put_peer/2` and `delete_peer/2`, which also update `:counts`, `:unconnected`, `:queue` and
+      `:links`;
+    * `:unconnected`: the number of members that are not connected;
     * `:connected_nodes`: all connected nodes, of this topology or not;
+    * `:leaving`: the nodes that have announced that they leave, and until when they are expected to disconnect;
     * `:retried_others_at`: when `retry_others/3` of `Membership` last walked over all peers;
-    * `:queue`: the members that are neither connected nor being dialled;
+    * `:queue`: the members that are neither connected nor being dialled. It stays empty if there are `:links`;
+    * `:links`: which members are dialled if the option `:links` is a number, or `nil` if all are;
     * `:slots`: the nodes that are being dialled;
     * `:published`: the entries of the last `:publish` action, or `nil` if the table had no room for them;
     * `:alarms`: the conditions that were reported and still last;
     * `:prune_round`: the sources that must answer before the next nodes are disconnected;
-    * `:repeats`: by source, its last answer, if another one that is equal changes nothing;
+    * `:repeats`: by source, its last answer, if an equal one changes only when its nodes were last seen;
     * `:drained`: whether the strategy has left the cluster. Then it neither looks up nor dials;
     * `:actions`: the actions of the current event, latest first.
   """
@@ -45,9 +52,12 @@ defmodule Caravan.Cluster.Membership.State do
           rand: :rand.state(),
           peers: %{String.t() => Peer.t()},
           counts: counts,
+          unconnected: non_neg_integer,
           connected_nodes: MapSet.t(String.t()),
+          leaving: %{String.t() => until :: integer},
           retried_others_at: integer | nil,
           queue: DialQueue.t(),
+          links: Links.t() | nil,
           slots: Slots.t(),
           published: [entry] | nil,
           alarms: Alarms.t(),
@@ -59,7 +69,8 @@ defmodule Caravan.Cluster.Membership.State do
 
   @typedoc """
     * `:endpoints`, `:complete`: the content of the answer;
-    * `:applied_at`: when it was applied to the peers, and `:seen_at`: when it came last.
+    * `:applied_at`: when it was last applied to the peers in full;
+    * `:seen_at`: when an equal answer last came.
   """
   @type repeat :: %{
           endpoints: %{String.t() => Endpoint.t()},
@@ -74,28 +85,63 @@ defmodule Caravan.Cluster.Membership.State do
           keep: non_neg_integer,
           prune: pos_integer | nil,
           max_nodes: pos_integer,
-          max_connects: pos_integer
+          max_connects: pos_integer,
+          links: :all | non_neg_integer
         }
 
   @typedoc "The number of members, and the number of connected peers."
   @type counts :: %{members: non_neg_integer, connected: non_neg_integer}
 
-  @typedoc "An entry of the table of addresses. Without a port, the port follows from the name."
+  @typedoc """
+  What a node is to the topology, and whether it is a member:
+
+    * `:preferred`, `:stand_in`: it is connected. Without a limit of links, all connected members are preferred;
+    * `:connected`: it is connected, and the topology does not need that;
+    * `{:missing, since, draining}`: it is to be connected, and is not. `draining` says whether it has announced that it
+      leaves;
+    * `:unlinked`: it is not connected, and the topology does not need that.
+  """
+  @type node_status ::
+          {member :: boolean,
+           :preferred
+           | :stand_in
+           | :connected
+           | {:missing, since :: integer, draining :: boolean}
+           | :unlinked}
+
+  @typedoc """
+  What a connection is to a topology with a limited number of links:
+
+    * `:preferred`: it connects a preferred member;
+    * `:stand_in`: this topology has connected another member, because a preferred one could not be reached;
+    * `:released`: it was a stand-in, and this topology has given it up;
+    * `:other`: this topology did not make it. Another node or another part of this VM did.
+  """
+  @type link :: :preferred | :stand_in | :released | :other
+
+  @typedoc "An entry of the peer table. Without a port, the port follows from the name."
   @type entry :: {String.t(), :inet.port_number() | nil, [:inet.ip_address()]}
 
   @type action ::
           {:lookup, Config.source()}
-          # Without a time, the node is connected without a probe.
+          # `probe_every` is in milliseconds. With `nil`, the node is connected without a probe.
           | {:connect, String.t(), probe_every :: pos_integer | nil}
           | {:disconnect, String.t()}
+          # A stand-in is no longer needed. It is disconnected, unless another topology of this VM or the other node
+          # wants the link.
+          | {:release, String.t()}
           | {:publish, [entry]}
           | {:rotate_addresses, String.t()}
           | {:report, report}
 
+  # The link is nil with `links: :all`.
   @type report ::
-          {:nodes_up | :nodes_down, [String.t()]}
+          {:nodes_up | :nodes_down, [String.t()], link | nil}
+          | {:link_released, String.t()}
           | {:members_changed, added :: [String.t()], removed :: [String.t()]}
-          | {:lookup_failed, Config.source(), text :: String.t()}
+          | {:lookup_failed, Config.source(), {kind :: term, text :: String.t()}}
+          # The name may have records of another type that is looked up too.
+          | {:no_records, Config.source(), {kind :: term, text :: String.t()}}
           | {:lookup_recovered, Config.source()}
           | {:connect_failed, String.t(), kind :: term}
           | {:limit, :max_nodes | :max_new_names | :atom_table, left_out :: pos_integer}
@@ -106,10 +152,15 @@ defmodule Caravan.Cluster.Membership.State do
   def new(config, seed, now) do
     %__MODULE__{
       options: options(config),
-      sources: for(source <- config.sources, do: {source, %Source{next_lookup_at: now}}),
+      sources:
+        for(
+          source <- config.sources,
+          do: {source, %Source{next_lookup_at: now, responded_at: now}}
+        ),
       budget: AtomBudget.new(config.max_new_names),
       rand: :rand.seed_s(:exsss, seed),
       queue: DialQueue.new(),
+      links: Links.new(config.links, config.release_links),
       slots: Slots.new(),
       connected_nodes: MapSet.new(),
       alarms: Alarms.new(),
@@ -118,8 +169,7 @@ defmodule Caravan.Cluster.Membership.State do
   end
 
   defp options(config),
-    do:
-      Map.take(config, [:min_interval, :poll_interval, :keep, :prune, :max_nodes, :max_connects])
+    do: Map.take(config, ~w(min_interval poll_interval keep prune max_nodes max_connects links)a)
 
   @spec source(t, Config.source()) :: Source.t()
   def source(state, source) do
@@ -134,7 +184,7 @@ defmodule Caravan.Cluster.Membership.State do
   def put_source(state, source, poll),
     do: %{state | sources: List.keyreplace(state.sources, source, 0, {source, poll})}
 
-  @doc "Stores a new or changed peer, and updates the counts and the queue."
+  @doc "Stores a new or changed peer, and updates the counts and the queue, or the links."
   @spec put_peer(t, Peer.t()) :: t
   def put_peer(state, %Peer{name: name} = peer),
     do: replace(state, peer(state, name), peer, Map.put(state.peers, name, peer))
@@ -158,25 +208,48 @@ defmodule Caravan.Cluster.Membership.State do
     end
   end
 
-  # Updates the counts and the queue when one peer changes.
+  # Updates the counts, and the queue or the links, when one peer changes.
   defp replace(%{slots: slots, counts: counts} = state, old, new, peers) do
     counts = %{
       members: counts.members + count(member?(new)) - count(member?(old)),
       connected: counts.connected + count(connected?(new)) - count(connected?(old))
     }
 
-    queue = DialQueue.move(state.queue, key(slots, old), key(slots, new))
-    %{state | peers: peers, counts: counts, queue: queue}
+    unconnected = state.unconnected + count(unconnected?(new)) - count(unconnected?(old))
+
+    %{state | peers: peers, counts: counts, unconnected: unconnected}
+    |> move({slots, old}, {slots, new})
   end
 
   defp put_slots(state, name, slots) do
     peer = peer(state, name)
-    queue = DialQueue.move(state.queue, key(state.slots, peer), key(slots, peer))
-    %{state | slots: slots, queue: queue}
+    %{state | slots: slots} |> move({state.slots, peer}, {slots, peer})
+  end
+
+  # Updates the queue, or the links, when one peer or its connect in progress changes.
+  defp move(%{links: nil} = state, {old_slots, old}, {new_slots, new}),
+    do: %{state | queue: DialQueue.move(state.queue, key(old_slots, old), key(new_slots, new))}
+
+  defp move(state, {_old_slots, nil}, {_slots, nil}), do: state
+
+  defp move(state, {_old_slots, old}, {slots, new}) do
+    place = if member?(new), do: place(slots, new)
+    %{state | links: Links.put(state.links, (new || old).name, place)}
+  end
+
+  defp place(_slots, %Peer{connected_since: since} = peer) when since != nil,
+    do: if(peer.draining, do: :leaving, else: {:connected, peer.opened})
+
+  defp place(slots, peer) do
+    case Slots.started_at(slots, peer.name) do
+      nil -> {:waiting, DialQueue.key(peer)}
+      since -> {:dialling, since, Peer.new?(peer)}
+    end
   end
 
   defp member?(peer), do: peer != nil and Peer.member?(peer)
   defp connected?(peer), do: peer != nil and Peer.connected?(peer)
+  defp unconnected?(peer), do: member?(peer) and not Peer.connected?(peer)
   defp count(true), do: 1
   defp count(false), do: 0
 
@@ -190,11 +263,65 @@ defmodule Caravan.Cluster.Membership.State do
   def update_peers(state, names, fun),
     do: Enum.reduce(names, state, &put_peer(&2, fun.(Map.fetch!(&2.peers, &1))))
 
-  @spec members(t) :: [String.t()]
-  def members(state), do: for({name, peer} <- state.peers, Peer.member?(peer), do: name)
-
   @spec connected(t) :: [String.t()]
   def connected(state), do: for({name, peer} <- state.peers, Peer.connected?(peer), do: name)
+
+  @spec nodes(t) :: [{String.t(), node_status}]
+  def nodes(state), do: for({name, peer} <- state.peers, do: {name, node_status(state, peer)})
+
+  @doc "Returns the number of members that are not connected, but should be."
+  @spec missing(t) :: non_neg_integer
+  def missing(%__MODULE__{links: nil, unconnected: unconnected}), do: unconnected
+
+  def missing(%__MODULE__{links: links} = state),
+    do: Enum.count(Links.preferred(links), &unconnected?(peer(state, &1)))
+
+  defp node_status(state, peer) do
+    case {Peer.member?(peer), Peer.connected?(peer)} do
+      {true, true} -> {true, connection(link(state, peer))}
+      {true, false} -> {true, if(needed?(state, peer), do: missing_status(peer), else: :unlinked)}
+      {false, _connected} -> {false, :connected}
+    end
+  end
+
+  defp connection(nil), do: :preferred
+  defp connection(link) when link in [:preferred, :stand_in], do: link
+  defp connection(_released_or_other), do: :connected
+
+  defp needed?(%{links: nil}, _peer), do: true
+  defp needed?(%{links: links}, peer), do: Links.preferred?(links, peer.name)
+
+  defp missing_status(peer), do: {:missing, peer.missing_since, peer.draining}
+
+  @doc "Returns what the connection of a peer is, or `nil` if the number of links has no limit."
+  @spec link(t, Peer.t()) :: link | nil
+  def link(%__MODULE__{links: nil}, _peer), do: nil
+
+  def link(%__MODULE__{links: links, slots: slots}, peer) do
+    cond do
+      peer.released -> :released
+      Links.preferred?(links, peer.name) -> :preferred
+      member?(peer) and (peer.opened or Slots.started?(slots, peer.name)) -> :stand_in
+      true -> :other
+    end
+  end
+
+  @doc """
+  Returns the counts on which the waits before connects depend.
+
+  With a limited number of links, most members are not connected. So only those whose connect failed count as not
+  connected.
+  """
+  @spec backoff_counts(t) :: counts
+  def backoff_counts(%__MODULE__{links: nil, counts: counts}), do: counts
+
+  def backoff_counts(%__MODULE__{links: links, counts: counts}),
+    do: %{counts | connected: counts.members - Links.failing(links)}
+
+  @doc "Returns how many nodes may see the same failure or nodedown."
+  @spec witnesses(t) :: non_neg_integer
+  def witnesses(%__MODULE__{links: nil, counts: counts}), do: counts.connected
+  def witnesses(%__MODULE__{counts: counts}), do: max(counts.members, counts.connected)
 
   @spec random(t) :: {float, t}
   def random(state) do

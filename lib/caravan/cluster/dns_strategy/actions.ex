@@ -1,0 +1,71 @@
+defmodule Caravan.Cluster.DnsStrategy.Actions do
+  # Effect. Carries out what Membership has decided: lookups, connects, disconnects, entries of Peers and reports.
+  @moduledoc false
+
+  alias Caravan.Cluster.Config
+  alias Caravan.Cluster.Discovery
+  alias Caravan.Cluster.Distribution.Drain
+  alias Caravan.Cluster.DnsStrategy.Connections
+  alias Caravan.Cluster.DnsStrategy.Jobs
+  alias Caravan.Cluster.DnsStrategy.Status
+  alias Caravan.Cluster.DnsStrategy.Warnings
+  alias Caravan.Cluster.Membership
+  alias Caravan.Cluster.Membership.State
+  alias Caravan.Cluster.Report
+  alias Caravan.Epmd.Peers
+
+  @typedoc "The parts of the strategy's state that the actions read and change."
+  @type state :: %{
+          :config => Config.t(),
+          :key => atom,
+          :discovery => Discovery.t(),
+          :jobs => Jobs.t(),
+          :status => Status.t(),
+          :warnings => Warnings.t(),
+          :membership => Membership.t(),
+          optional(atom) => term
+        }
+
+  @doc """
+  Carries out one action with the state of the strategy. Returns the events that follow at once, and the new state.
+
+  The results of lookups and jobs come later, as messages to the calling process.
+  """
+  @spec perform(State.action(), state) :: {[Membership.event()], state}
+  def perform({:lookup, source}, state),
+    do: {[], update(state, :discovery, &Discovery.start(&1, source))}
+
+  def perform({:connect, name, probe_every}, %{config: config, key: key} = state),
+    do: {[], update(state, :jobs, &Connections.connect(&1, config, key, name, probe_every))}
+
+  def perform({:disconnect, name}, %{config: config, key: key} = state),
+    do: {[], update(state, :jobs, &Connections.disconnect(&1, config, key, name))}
+
+  def perform({:release, name}, %{config: config, key: key} = state),
+    do: {[], update(state, :jobs, &Connections.release(&1, config, key, name))}
+
+  def perform({:publish, entries}, state) do
+    # Members that this strategy does not dial may dial this node.
+    :ok = Drain.release(state.key, Membership.linked(state.membership))
+    result = Peers.put(state.key, entries)
+    events = if result == :ok, do: [], else: [:peer_table_full]
+    {events, update(state, :warnings, &Warnings.peer_table(&1, result))}
+  end
+
+  def perform({:rotate_addresses, name}, state) do
+    :ok = Peers.rotate(name)
+    {[], state}
+  end
+
+  def perform({:report, {:connect_failed, name, reason}}, %{config: config} = state) do
+    state = update(state, :status, &Status.connect_failed(&1, name, reason))
+    {[], update(state, :jobs, &Connections.report_failure(&1, config, name, reason))}
+  end
+
+  def perform({:report, report}, state) do
+    :ok = Report.report(state.config, report, Membership.counts(state.membership))
+    {[], update(state, :status, &Status.changed/1)}
+  end
+
+  defp update(state, field, fun), do: Map.update!(state, field, fun)
+end
