@@ -119,6 +119,8 @@ defmodule Caravan.DnsTest do
     test "has a message with the reason" do
       error = %Error{name: "app.test", type: :srv, reason: :nxdomain}
       assert Exception.message(error) =~ ~s|"app.test" (SRV) failed: the name does not exist|
+      error = %{error | nameserver: "10.0.0.1:53"}
+      assert Exception.message(error) =~ ~s|(SRV) failed at 10.0.0.1:53: the name does not exist|
       assert_raise Error, fn -> Dns.lookup!("a@b", :srv) end
     end
   end
@@ -151,6 +153,18 @@ defmodule Caravan.DnsTest do
           ] do
         assert_raise ArgumentError, message, fn -> Dns.lookup("a.test", :a, options) end
       end
+    end
+
+    test "that need a cargo feature are refused by a library without it" do
+      assert {:error, expected} = Dns.check_nameservers(["tls://127.0.0.1"], fn -> [:dnssec] end)
+
+      assert expected =~
+               "without tls:// and https://, because Caravan's library was built without :tls"
+
+      assert {:ok, _servers} = Dns.check_nameservers(["tcp://127.0.0.1"], fn -> [] end)
+      assert {:error, expected} = Dns.check_dnssec(true, fn -> [:tls] end)
+      assert expected =~ "false, because Caravan's library was built without :dnssec"
+      assert {:ok, false} = Dns.check_dnssec(false, fn -> [] end)
     end
 
     test "are checked, and so are the other arguments" do
@@ -206,17 +220,54 @@ defmodule Caravan.DnsTest do
     end
   end
 
+  describe "lookup_changes" do
+    defp changes(name, type, last, context) do
+      assert {:ok, ref} = Dns.lookup_changes(name, type, context.options, last)
+      assert_receive {^ref, result}, 5_000
+      result
+    end
+
+    # Answers with more than 128 records are encoded on the thread of the library, others on the scheduler.
+    for records <- [3, 200] do
+      test "returns #{records} records only if they have changed", context do
+        records = for n <- 1..unquote(records), do: {0, 0, n, "node#{n}.test"}
+        DnsServer.put(context.server, "app.test", :srv, {records, ttl: 30})
+        assert {:changed, answer, fingerprint} = changes("app.test", :srv, nil, context)
+        assert %Answer{ttl: 30, type: :srv, records: [_ | _] = services} = answer
+        assert length(services) == length(records)
+
+        # Nameservers rotate records, and caches count TTLs down.
+        DnsServer.put(context.server, "app.test", :srv, {Enum.reverse(records), ttl: 20})
+        assert {:unchanged, answer} = changes("app.test", :srv, fingerprint, context)
+        assert %Answer{ttl: 20, type: :srv, name: "app.test", records: []} = answer
+
+        DnsServer.put(context.server, "app.test", :srv, tl(records))
+        assert {:changed, answer, other} = changes("app.test", :srv, fingerprint, context)
+        assert length(answer.records) == length(records) - 1
+        assert other != fingerprint
+      end
+    end
+
+    test "returns errors as lookup_async/3 does", context do
+      DnsServer.put(context.server, "app.test", :a, :servfail)
+      assert {:error, %Error{reason: :servfail}} = changes("app.test", :a, 0, context)
+      assert {:error, %Error{reason: {:bad_name, _}}} = Dns.lookup_changes("a b", :a, [], nil)
+    end
+  end
+
   test "a thousand lookups at the same time are all answered", context do
     DnsServer.put(context.server, "app.test", :a, [{127, 0, 0, 1}])
 
     answers =
       1..1_000
-      |> Enum.map(fn _ -> Dns.lookup_async("app.test", :a, context.options) end)
+      |> Enum.map(fn _ ->
+        Dns.lookup_async("app.test", :a, [timeout: 30_000] ++ context.options)
+      end)
       |> Enum.map(fn {:ok, ref} ->
         receive do
           {^ref, result} -> result
         after
-          5_000 -> :lost
+          40_000 -> :lost
         end
       end)
 

@@ -204,8 +204,8 @@ defmodule Caravan.EpmdTest do
     end
 
     test "raises in a running VM for a port in use, with the port and the name" do
-      {:ok, socket} = :gen_tcp.listen(0, [])
-      {:ok, port} = :inet.port(socket)
+      port = Host.free_port()
+      {:ok, socket} = :gen_tcp.listen(port, [])
 
       error = assert_raise ErlangError, fn -> Epmd.listen_port_please(:"app-#{port}", ~c"h") end
       assert {:caravan, line} = error.original

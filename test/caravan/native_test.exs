@@ -80,6 +80,27 @@ defmodule Caravan.NativeTest do
       assert Native.port("app-4001", :name, 4370) == 4001
     end
 
+    test "returns an error for the library of another version" do
+      source =
+        "lib/caravan/native.ex"
+        |> File.read!()
+        |> String.replace("def dns_flush,", "def new, do: first_call(:new, [])\ndef dns_flush,")
+
+      node = PeerNode.start!()
+      {:ok, _started} = PeerNode.call(node, :application, :ensure_all_started, [:elixir])
+      PeerNode.call(node, Code, :put_compiler_option, [:ignore_module_conflict, true])
+      PeerNode.call(node, Code, :compile_string, [source])
+
+      for _ <- 1..2 do
+        assert {:error, message} = PeerNode.call(node, Native, :load, [])
+
+        assert IO.chardata_to_string(message) =~
+                 "it is that of another version, and lacks [{new,0}]. Build it"
+
+        assert {:caravan_nif, _message} = catch_error(PeerNode.call(node, Native, :new, []))
+      end
+    end
+
     @race """
     {:module, _} = Code.ensure_loaded(Caravan.Native)
     gate = spawn(fn -> receive do :open -> :ok end end)
@@ -94,7 +115,7 @@ defmodule Caravan.NativeTest do
       end
 
     send(gate, :open)
-    racers |> Task.await_many() |> Enum.uniq()
+    racers |> Task.await_many(:infinity) |> Enum.uniq()
     """
 
     # A short stub and a long one: loading overwrites their machine code while all processes are in it.
@@ -127,7 +148,7 @@ defmodule Caravan.NativeTest do
 
     :ok = Caravan.Test.Reload.run(Caravan.Native, 50)
     for caller <- callers, do: send(caller.pid, :stop)
-    callers |> Task.await_many() |> Enum.flat_map(&Map.keys/1) |> Enum.uniq()
+    callers |> Task.await_many(:infinity) |> Enum.flat_map(&Map.keys/1) |> Enum.uniq()
     """
 
     test "fails no call" do
@@ -162,7 +183,7 @@ defmodule Caravan.NativeTest do
 
     :ok = Caravan.Test.Reload.run(Caravan.Native, 300)
     for caller <- callers, do: send(caller.pid, :stop)
-    callers |> Task.await_many(30_000) |> Enum.concat()
+    callers |> Task.await_many(:infinity) |> Enum.concat()
     """
 
     test "raises in no lookup" do
@@ -183,7 +204,7 @@ defmodule Caravan.NativeTest do
       Code.compiler_options(ignore_module_conflict: true)
 
       defmodule Caravan.Native do
-        def dns_lookup(_name, _type, _options), do: make_ref()
+        def dns_lookup(_name, _type, _options, _wanted), do: make_ref()
         def dns_poll(_ref), do: raise(ArgumentError)
       end
       """)
@@ -202,12 +223,17 @@ defmodule Caravan.NativeTest do
       node = PeerNode.start!()
       {:ok, _} = PeerNode.call(node, :application, :ensure_all_started, [:logger])
 
+      # With functions of its own, a strategy also looks up in a VM that is not alive.
       options = [
         query: for(n <- 1..8, do: "_app#{n}._tcp.test"),
         node_sname: "app",
         nameservers: [DnsServer.address(server)],
+        connect: {:erlang, :is_atom, []},
+        disconnect: {:erlang, :is_atom, []},
+        list_nodes: {:erlang, :nodes, []},
         min_interval: 50,
-        poll_interval: 100
+        poll_interval: 100,
+        log_level: :error
       ]
 
       start = ~S"""
@@ -224,7 +250,7 @@ defmodule Caravan.NativeTest do
         Process.sleep(:infinity)
       end)
 
-      receive do {:supervisor, pid} -> pid after 5_000 -> :none end
+      receive do {:supervisor, pid} -> pid after 30_000 -> :none end
       """
 
       supervisor = PeerNode.eval(node, start, options: options)
@@ -232,6 +258,7 @@ defmodule Caravan.NativeTest do
 
       :ok = PeerNode.call(node, Reload, :run, [Native, 100, 20])
       assert %{active: 128} = PeerNode.call(node, Supervisor, :count_children, [supervisor])
+      assert length(DnsServer.queries(server)) > 128
     end
 
     test "works with c:l/1, which purges the old code" do

@@ -104,9 +104,11 @@ defmodule Caravan.ReleaseTest do
       Release.await(a, "match?([_], #{consoles})")
       assert Release.rpc(a, consoles) =~ ~r/^\[:"rem-\w+-#{a.name}"\]$/
 
+      # What is typed before the shell runs is lost.
+      assert Release.await_output(console, "iex(#{a.name})1>")
       # The sum proves that the line was evaluated and not only echoed.
       Port.command(console, "IO.puts([\"sum \", to_string(40 + 2), \" \", to_string(node())])\n")
-      assert await_output(console, "sum 42 #{a.name}")
+      assert Release.await_output(console, "sum 42 #{a.name}")
       assert Host.listening_ports(a.os_pid) == [port]
     end
 
@@ -169,6 +171,22 @@ defmodule Caravan.ReleaseTest do
     assert Release.rpc(node, "Caravan.Epmd.dist_port(:app)") == "#{port}"
   end
 
+  test "rpc, pid and stop find a node that listens on listen_port, whatever its name", context do
+    %{release: release, env: env} = context
+    [port, name_port] = [Host.free_port(), Host.free_port()]
+    # The host of the name is an address outside, as in a bridge network.
+    env = [{"CARAVAN_LISTEN_PORT", "#{port}"} | env]
+    node = release |> Release.node("app-#{name_port}@192.0.2.1", env) |> Release.start!()
+
+    Release.await(node)
+    assert Host.listening_ports(node.os_pid) == [port]
+    assert Release.rpc(node, "node()") == ~s(:"#{node.name}")
+    assert %{status: 0, stdout: stdout} = Release.run(node, ["pid"])
+    assert String.trim(stdout) == node.os_pid
+    assert %{status: 0} = Release.run(node, ["stop"])
+    assert Host.await_exit(node.os_pid) == :ok
+  end
+
   test "the main node reads config :caravan from the release's sys.config", context do
     %{release: release, env: env} = context
     [port, name_port] = [Host.free_port(), Host.free_port()]
@@ -197,16 +215,6 @@ defmodule Caravan.ReleaseTest do
       line = node |> Release.run(["start"]) |> assert_refused()
       assert line =~ "CARAVAN_BASE_PORT"
       assert line =~ "abc"
-    end
-  end
-
-  defp await_output(port, text, printed \\ "") do
-    receive do
-      {^port, {:data, bytes}} ->
-        printed = printed <> bytes
-        printed =~ text or await_output(port, text, printed)
-    after
-      20_000 -> flunk("expected #{inspect(text)} on the terminal, got: #{printed}")
     end
   end
 end

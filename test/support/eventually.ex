@@ -3,7 +3,7 @@ defmodule Caravan.Test.Eventually do
 
   @doc "Polls `condition` for at most `timeout` milliseconds. Returns whether it held."
   @spec true?((() -> as_boolean(term)), timeout :: pos_integer) :: boolean
-  def true?(condition, timeout \\ 5_000) do
+  def true?(condition, timeout \\ 20_000) do
     poll(condition, System.monotonic_time(:millisecond) + timeout)
   end
 

@@ -31,6 +31,14 @@ defmodule Caravan.Cluster.AlarmsTest do
     refute Alarms.set?(alarms, :a)
   end
 
+  test "with a hold, an alarm that is cleared once is new again after the hold" do
+    {true, alarms} = Alarms.set(Alarms.new(), :a, 1_000)
+    alarms = Alarms.clear(alarms, :a, 1_050, 100)
+    assert {false, _alarms} = Alarms.set(alarms, :a, 1_099)
+    assert {true, _alarms} = Alarms.set(alarms, :a, 1_100)
+    assert {true, _alarms} = alarms |> Alarms.clear(:a, 1_060, 100) |> Alarms.set(:a, 1_100)
+  end
+
   test "clearing an alarm that is not set changes nothing" do
     assert Alarms.clear(Alarms.new(), :a) == Alarms.new()
     assert Alarms.clear(Alarms.new(), :a, 0, 0) == Alarms.new()

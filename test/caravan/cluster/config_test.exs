@@ -17,11 +17,14 @@ defmodule Caravan.Cluster.ConfigTest do
              sources: [{"app.test", :srv}],
              templates: %{srv: [:name, "-", :port, "@", :host]},
              basename: "app",
+             basenames: %{"app.test" => [nil]},
              ports: :name,
              poll_interval: 5_000,
              min_interval: 1_000,
              keep: 300_000,
              prune: nil,
+             links: :all,
+             release_links: true,
              max_nodes: 1_024,
              max_new_names: 10_000,
              log_level: :info,
@@ -55,6 +58,39 @@ defmodule Caravan.Cluster.ConfigTest do
 
     assert config.basename == "app"
     assert config.templates == %{a: [:name, "@", :ip], aaaa: [:name, "@", :ip]}
+  end
+
+  test "with :ignore or nil there is no source" do
+    assert %{sources: []} = Config.new!(query: :ignore)
+    assert %{sources: []} = Config.new!(query: nil)
+  end
+
+  test "a query can have its own basename" do
+    config = Config.new!(query: ["a.test", {"b", "b.test"}], type: :a, node_sname: "app")
+    assert config.sources == [{"a.test", :a}, {"b.test", :a}]
+    assert config.basename == "app"
+    assert Config.basenames(config, {"a.test", :a}, "own@h") == ["app"]
+    assert Config.basenames(config, {"b.test", :a}, "own@h") == ["b"]
+  end
+
+  test "a DNS name with several basenames is looked up once" do
+    config = Config.new!(query: [{"a", "x.test"}, "x.test", {"b", "x.test"}], type: [:a, :aaaa])
+    assert config.sources == [{"x.test", :a}, {"x.test", :aaaa}]
+    assert Config.basenames(config, {"x.test", :a}, "own-7@h") == ["a", "own-7", "b"]
+    assert Config.own_basename?(config, {"x.test", :a})
+    refute Config.own_basename?(%{config | basename: "app"}, {"x.test", :a})
+  end
+
+  test "queries that are given twice count once" do
+    for query <- [
+          ["x.test", "x.test"],
+          [{"app", "x.test"}, {"app", "x.test"}],
+          ["x.test", {"app", "x.test"}]
+        ] do
+      config = Config.new!(query: query, node_sname: "app")
+      assert config.sources == [{"x.test", :srv}]
+      assert Config.basenames(config, {"x.test", :srv}, "own@h") == ["app"]
+    end
   end
 
   test "a template without {name} does not need :node_sname" do
@@ -137,7 +173,20 @@ defmodule Caravan.Cluster.ConfigTest do
            ~r/expected :query .* got: \[\]/},
           {"a query that is not a string", [query: :app, node_sname: "app"],
            ~r/expected :query .* got: :app/},
-          {"a missing :node_sname", [query: "app.test"], ~r/expected :node_sname .* got: nil/},
+          {"a query with a basename that is not valid", [query: {"a@b", "app.test"}],
+           ~r/expected :query .* got: {"a@b", "app.test"}/},
+          {"a query with two basenames in one another", [query: {"a", {"b", "app.test"}}],
+           ~r/expected :query .* got: {"a", {"b", "app.test"}}/},
+          {"a second basename that is not valid",
+           [query: [{"a", "app.test"}, {"a b", "app.test"}]],
+           ~r/expected :query to be a DNS name .* got: \[{"a", "app.test"}, {"a b", "app.test"}\]/},
+          {"an option of libcluster", @required ++ [polling_interval: 1],
+           ~r/unknown option :polling_interval \(given 1\). Caravan calls this option :poll_interval/},
+          {"an option of libcluster's strategies for Kubernetes",
+           @required ++ [kubernetes_selector: "app=a"],
+           ~r/unknown option :kubernetes_selector .* headless Service/},
+          {"an option of dns_cluster", @required ++ [resource_types: [:a]],
+           ~r/unknown option :resource_types .* Caravan calls this option :type/},
           {"a :node_basename that differs from :node_sname",
            @required ++ [node_basename: "other"], ~r/expected :node_basename .* got: "other"/},
           {"a :node_sname with an @", [query: "app.test", node_sname: "a@b"],
@@ -167,6 +216,17 @@ defmodule Caravan.Cluster.ConfigTest do
           {"a :min_interval over :poll_interval", @required ++ [min_interval: 5_001],
            ~r/expected :min_interval to be at most :poll_interval, which is 5000, got: 5001/},
           {"a :min_interval of zero", @required ++ [min_interval: 0], ~r/expected :min_interval/},
+          {"a negative number of links", @required ++ [links: -1],
+           ~r/expected :links to be :all, or the number of members to connect to, from 0 to 1_024, such as 3, got: -1/},
+          {"too many links", @required ++ [links: 1_025, max_nodes: 2_000], ~r/got: 1025/},
+          {"a fractional number of links", @required ++ [links: 2.5], ~r/:links .* got: 2.5/},
+          {"an unknown word for links", @required ++ [links: :some], ~r/:links .* got: :some/},
+          {"more links than :max_nodes", @required ++ [links: 11, max_nodes: 10],
+           ~r/expected :links to be at most :max_nodes, which is 10 \(give fewer links, .*\), got: 11/},
+          {"a release of links without a number", @required ++ [release_links: false],
+           ~r/expected :links to be a number such as 3, because :release_links is given \(or leave .*\), got: :all/},
+          {"a release of links that is no boolean", @required ++ [links: 3, release_links: 60],
+           ~r/expected :release_links to be true or false.* got: 60/},
           {"trust anchors without DNSSEC", @required ++ [trust_anchors: "/etc/anchors"],
            ~r/expected :dnssec to be true if :trust_anchors is given, got: false/},
           {"an unknown source of ports", @required ++ [ports: :dns],
@@ -194,6 +254,11 @@ defmodule Caravan.Cluster.ConfigTest do
            ~r/expected :query/},
           {"a template with a space", @required ++ [node_name: "a b@{host}"],
            ~r/expected :node_name/},
+          {"DNSSEC for the records of a client", @required ++ [dns_client: Client, dnssec: true],
+           ~r/expected :dnssec to be false if :dns_client is given, .* got: true/},
+          {"networks for the addresses of a client",
+           @required ++ [dns_client: Client, allow: ["10.0.0.0/8"]],
+           ~r/expected :allow to be \[\] if :dns_client is given, .* got: \["10.0.0.0\/8"\]/},
           {"a client without get_nodes/1", @required ++ [dns_client: Enum],
            ~r/expected :dns_client .* got: Enum/},
           {"a client that does not exist", @required ++ [dns_client: No.Such],

@@ -1,10 +1,10 @@
 defmodule Caravan.Cluster.FleetTest do
   @moduledoc """
-  The load of a thousand strategies with the default options on the DNS server that they share, and on a node that
-  they have lost.
+  Tests the load that a thousand strategies with the default options put on their DNS server, and on a node that they
+  have lost.
 
-  The first second does not count. All strategies query in it, so that they join at once. It has two to six times the
-  mean load, depending on the TTL.
+  The first second does not count. All strategies query in it, so that they join at once. It has two to seven
+  times the mean load, depending on the TTL and the outage.
   """
   use ExUnit.Case, async: true
 
@@ -25,7 +25,7 @@ defmodule Caravan.Cluster.FleetTest do
         "whose DNS fails and that lose a node": [outage: 60..119, nodedown: 200]
       ],
       ttl <- [0, 2_000, 60_000] do
-    test "#{title}, with a TTL of #{ttl} ms: no second after the first has twice the mean load" do
+    test "strategies #{title}, with a TTL of #{ttl} ms: each later second has at most twice the mean load" do
       for seed <- 1..2 do
         load = load([ttl: unquote(ttl), seed: seed] ++ unquote(Macro.escape(options)))
 
@@ -51,7 +51,7 @@ defmodule Caravan.Cluster.FleetTest do
         [first, rest] =
           @size |> Fleet.dials(unquote(gone) * 1_000, seed) |> Enum.split(10) |> Tuple.to_list()
 
-        # When the node is back, each strategy dials it once more.
+        # The mean is that of the time before the node is back. Then each strategy dials it once more.
         dead = Enum.take(rest, unquote(gone) * 10 - 10)
         mean = Fleet.mean(dead)
 

@@ -7,12 +7,12 @@ defmodule Caravan.Cluster.JobTest do
     receive do
       message -> if Job.ref(message) == job.ref, do: Job.outcome(job, message), else: outcome(job)
     after
-      5_000 -> flunk("the job has no outcome")
+      20_000 -> flunk("the job has no outcome")
     end
   end
 
   test "the outcome is what the function returns" do
-    assert outcome(Job.start(fn -> :done end, 5_000)) == {:ok, :done}
+    assert outcome(Job.start(fn -> :done end, 60_000)) == {:ok, :done}
   end
 
   test "an exception, a throw and an exit are errors" do

@@ -6,9 +6,6 @@ defmodule Caravan.Cluster.MembershipPropertyTest do
   """
   use ExUnit.Case, async: true
 
-  # Each step compares the indexes with a walk over all peers. That takes longer than a minute on a busy machine.
-  @moduletag timeout: 300_000
-
   alias Caravan.Cluster.Membership
   alias Caravan.Test.ModelWorld
   alias Caravan.Test.Property
@@ -80,6 +77,36 @@ defmodule Caravan.Cluster.MembershipPropertyTest do
   test "the invariants hold without :prune, while answers are often equal" do
     options = Keyword.merge(@options, prune: false, keep: 60_000, poll_interval: 1_000)
     Property.check(100, 1..120, &command/0, &run(&1, options))
+  end
+
+  # ModelWorld checks who is dialled, and that only stand-ins of this node are given up.
+  test "the invariants hold with a limited number of links" do
+    Property.check(150, 1..120, &command/0, fn commands ->
+      run(commands, links_options() ++ Keyword.merge(@options, Enum.random([[], [prune: false]])))
+    end)
+  end
+
+  test "in the end, the preferred nodes are connected and the stand-ins are given up" do
+    Property.check(60, 1..80, &command/0, fn commands ->
+      links = Enum.random(0..6)
+      world = run(commands, [links: links] ++ @options)
+
+      heal =
+        [:resume] ++
+          for(source <- 0..(@sources - 1), do: {:dns, source, {:answer, @names, true}}) ++
+          for(name <- @names, do: {:node_starts, name}) ++ [{:advance, 300_000}]
+
+      world = Enum.reduce(heal, world, &ModelWorld.run(&2, &1))
+      by_rank = Enum.sort_by(@names, &:erlang.phash2({"app@me", &1}, 4_294_967_296))
+      {preferred, others} = Enum.split(by_rank, links)
+      assert MapSet.subset?(MapSet.new(preferred), world.connected)
+      # A connection of which the topology does not know that it has opened it stays.
+      assert for(name <- others, world.membership.peers[name].opened, do: name) == []
+    end)
+  end
+
+  defp links_options do
+    [links: Enum.random(0..5), release_links: Enum.random([true, true, false])]
   end
 
   test "the invariants hold after each of 3,000 random commands" do

@@ -43,6 +43,10 @@ defmodule Caravan.Cluster.MembershipTest do
      Map.merge(%{endpoints: endpoints, ttl: nil, complete: true}, Map.new(options))}
   end
 
+  # The members of a topology without a limit of links.
+  defp members(membership),
+    do: for({name, {true, _status}} <- Membership.nodes(membership), do: name)
+
   defp dialled({actions, _membership}),
     do: Enum.sort(for {:connect, name, _probe} <- actions, do: name)
 
@@ -122,14 +126,14 @@ defmodule Caravan.Cluster.MembershipTest do
 
       state = handle(state, :tick, 60_000)
       assert dialled(state) == ["a@h"]
-      assert Membership.members(elem(state, 1)) == ["a@h"]
+      assert members(elem(state, 1)) == ["a@h"]
     end
 
     test "does not dial this node if its name has capital letters and DNS returns it in lower case" do
       own = [self: "app-4881@Node1.Test"]
       state = membership() |> handle(answer(["app-4881@node1.test", "a@h"]), 0, own)
       assert dialled(state) == ["a@h"]
-      assert Membership.members(elem(state, 1)) == ["a@h"]
+      assert members(elem(state, 1)) == ["a@h"]
     end
 
     test "does not dial a node that was connected before an answer contained it" do
@@ -139,7 +143,7 @@ defmodule Caravan.Cluster.MembershipTest do
         |> handle(answer(["a@h", "b@h"]), 1)
 
       assert dialled(state) == ["b@h"]
-      assert {:nodes_up, ["a@h"]} in reports(state)
+      assert {:nodes_up, ["a@h"], nil} in reports(state)
     end
 
     test "dials a node that does not answer again, with waits that double to a minute" do
@@ -250,7 +254,7 @@ defmodule Caravan.Cluster.MembershipTest do
 
     test "counts findings of a probe as one kind of failure, whatever the address" do
       failed = fn state, finding ->
-        handle(state, {:connect_result, "a@h", {:error, {:probe, finding, make_ref()}}}, 0)
+        handle(state, {:connect_result, "a@h", {:error, {:probe, finding, make_ref()}}}, 2_000)
       end
 
       state = membership() |> handle(answer(["a@h"]), 0) |> failed.({:refused, "h:1"})
@@ -261,6 +265,20 @@ defmodule Caravan.Cluster.MembershipTest do
       state = failed.(state, {:no_reply, "h:1"})
       assert [{:connect_failed, "a@h", {:probe, {:no_reply, "h:1"}, _}}] = reports(state)
       assert state |> failed.({:no_reply, "h:2"}) |> reports() == []
+    end
+
+    test "reports a failed probe two seconds after the first answer, or ten after a nodedown" do
+      refused = {:error, {:probe, {:refused, "h:1"}, 5}}
+      failed = fn state, now -> handle(state, {:connect_result, "a@h", refused}, now) end
+
+      state = membership() |> handle(answer(["a@h"]), 1_000) |> failed.(1_001) |> failed.(2_999)
+      assert reports(state) == []
+      assert [{:connect_failed, "a@h", _}] = state |> failed.(3_000) |> reports()
+
+      state = state |> handle({:nodeup, "a@h"}, 10_000) |> handle({:nodedown, "a@h"}, 20_000)
+      state = state |> failed.(20_001) |> failed.(29_999)
+      assert reports(state) == []
+      assert [{:connect_failed, "a@h", _}] = state |> failed.(30_000) |> reports()
     end
 
     test "dials nodes with fewer failures first" do
@@ -279,6 +297,25 @@ defmodule Caravan.Cluster.MembershipTest do
       state = handle(state, :tick, 100)
       assert length(dialled(state)) == 2
       assert state |> handle(:tick, 200) |> dialled() |> length() == 1
+    end
+
+    test "has at most 512 connects in progress, and from 256 on probes new nodes first" do
+      names = for n <- 1..1_000, do: "n#{n}@h"
+      start = handle(membership(), answer(names), 0)
+      states = [start | Enum.scan(1..20, start, &handle(&2, :tick, &1 * 100))]
+      connects = for state <- states, {:connect, name, probe} <- actions(state), do: {name, probe}
+      assert length(connects) == 512
+      {first, rest} = Enum.split(connects, 256)
+      assert Enum.all?(first, fn {_name, probe} -> probe == nil end)
+      assert Enum.all?(rest, fn {_name, probe} -> is_integer(probe) end)
+
+      # The end of a connect is what is waited for.
+      {_, membership} = full = List.last(states)
+      assert Membership.wake(membership, 2_000) > 5_000
+      {name, nil} = hd(first)
+      full = handle(full, {:connect_result, name, {:error, :timeout}}, 2_001)
+      assert [next] = dialled(full)
+      refute List.keymember?(connects, next, 0)
     end
 
     test "needs no tick for nodes whose time comes before a slot is free" do
@@ -458,7 +495,7 @@ defmodule Caravan.Cluster.MembershipTest do
   describe "nodeup and nodedown" do
     test "each report a change once, even if they come twice" do
       state = membership() |> handle(answer(["a@h", "b@h"]), 0) |> handle({:nodeup, "a@h"}, 1)
-      assert reports(state) == [{:nodes_up, ["a@h"]}]
+      assert reports(state) == [{:nodes_up, ["a@h"], nil}]
       membership = elem(state, 1)
       assert Membership.connected(membership) == ["a@h"]
       assert Membership.connected?(membership, "a@h")
@@ -468,7 +505,7 @@ defmodule Caravan.Cluster.MembershipTest do
       assert state |> handle({:nodeup, "a@h"}, 2) |> reports() == []
 
       state = handle(state, {:nodedown, "a@h"}, 3)
-      assert reports(state) == [{:nodes_down, ["a@h"]}]
+      assert reports(state) == [{:nodes_down, ["a@h"], nil}]
       assert Membership.counts(elem(state, 1)) == %{members: 2, connected: 0}
       assert state |> handle({:nodedown, "a@h"}, 4) |> reports() == []
     end
@@ -478,7 +515,7 @@ defmodule Caravan.Cluster.MembershipTest do
       assert Membership.counts(elem(state, 1)) == %{members: 0, connected: 0}
       state = handle(state, answer(["a@h", "b@h"]), 1)
       assert dialled(state) == ["b@h"]
-      assert {:nodes_up, ["a@h"]} in reports(state)
+      assert {:nodes_up, ["a@h"], nil} in reports(state)
       state = state |> handle({:nodedown, "a@h"}, 2) |> handle({:nodeup, "a@h"}, 3)
       assert Membership.connected(elem(state, 1)) == ["a@h"]
     end
@@ -493,13 +530,13 @@ defmodule Caravan.Cluster.MembershipTest do
 
     test "report a change once if a snapshot is ahead of them" do
       state = membership() |> handle(answer(["a@h"]), 0) |> handle({:connected_nodes, ["a@h"]}, 1)
-      assert reports(state) == [{:nodes_up, ["a@h"]}]
+      assert reports(state) == [{:nodes_up, ["a@h"], nil}]
       state = handle(state, {:nodeup, "a@h"}, 1)
       assert reports(state) == []
       # The node went down and came up again before the snapshot was taken.
       state = state |> handle({:connected_nodes, ["a@h"]}, 2) |> handle({:nodedown, "a@h"}, 2)
-      assert reports(state) == [{:nodes_down, ["a@h"]}]
-      assert state |> handle({:nodeup, "a@h"}, 2) |> reports() == [{:nodes_up, ["a@h"]}]
+      assert reports(state) == [{:nodes_down, ["a@h"], nil}]
+      assert state |> handle({:nodeup, "a@h"}, 2) |> reports() == [{:nodes_up, ["a@h"], nil}]
     end
 
     test "of two lost nodes within 200 ms make the other lost nodes be dialled soon once" do
@@ -594,7 +631,7 @@ defmodule Caravan.Cluster.MembershipTest do
           |> handle(answer([]), n * 100_000)
         end)
 
-      assert state |> elem(1) |> Membership.members() == ["a@h"]
+      assert members(elem(state, 1)) == ["a@h"]
     end
 
     test "stay for :keep after the last answer that contained them" do
@@ -612,12 +649,12 @@ defmodule Caravan.Cluster.MembershipTest do
       state =
         Enum.reduce(0..50_000//1_000, state, fn now, state ->
           {_, membership} = state = handle(state, answer(["a@h", "b@h"]), now)
-          assert Enum.sort(Membership.members(membership)) == ["a@h", "b@h"]
+          assert Enum.sort(members(membership)) == ["a@h", "b@h"]
           state
         end)
 
       state = Enum.reduce(51_000..109_999//1_000, state, &handle(&2, answer(["b@h"]), &1))
-      assert "a@h" in Membership.members(elem(state, 1))
+      assert "a@h" in members(elem(state, 1))
       state = handle(state, answer(["b@h"]), 110_000)
       assert {:members_changed, [], ["a@h"]} in reports(state)
     end
@@ -645,14 +682,14 @@ defmodule Caravan.Cluster.MembershipTest do
         |> handle({:lookup_failed, other, {:servfail, "no"}}, 200_000)
         |> handle(answer(["b@h"]), 300_000)
 
-      assert Enum.sort(Membership.members(elem(state, 1))) == ["a@h", "b@h"]
+      assert Enum.sort(members(elem(state, 1))) == ["a@h", "b@h"]
     end
 
     test "beyond :max_nodes are left out, and those known longest stay" do
       state = membership(max_nodes: 2) |> handle(answer(["y@h", "z@h"]), 0)
       state = handle(state, answer(["a@h", "b@h", "c@h"]), 1)
       assert {:limit, :max_nodes, 3} in reports(state)
-      assert Enum.sort(Membership.members(elem(state, 1))) == ["y@h", "z@h"]
+      assert Enum.sort(members(elem(state, 1))) == ["y@h", "z@h"]
       assert state |> handle(answer(["a@h", "b@h", "c@h"]), 2) |> reports() == []
     end
 
@@ -661,7 +698,46 @@ defmodule Caravan.Cluster.MembershipTest do
       state = membership(max_nodes: 2) |> handle({:connected_nodes, ["z@h"]}, 0)
       state = handle(state, answer(["x@h", "y@h", "z@h"]), 1)
       assert {:limit, :max_nodes, 1} in reports(state)
-      assert Enum.sort(Membership.members(elem(state, 1))) == ["x@h", "z@h"]
+      assert Enum.sort(members(elem(state, 1))) == ["x@h", "z@h"]
+    end
+  end
+
+  describe "a node that DNS no longer names while it is being connected" do
+    # Both ways, the connect to a@h is in progress when :keep is over. OTP continues it during a drain.
+    setup do
+      start = membership(prune: [after: 2], keep: 0) |> handle(answer(["a@h", "b@h", "c@h"]), 0)
+      gone = &handle(&1, answer(["b@h", "c@h"]), &2)
+      resumed = start |> handle(:drain, 1) |> handle(:resume, 2)
+      %{states: [gone.(start, 3), gone.(resumed, 3)]}
+    end
+
+    test "is connected, and pruned like a node that was connected before", %{states: states} do
+      for state <- states do
+        assert {:members_changed, [], ["a@h"]} in reports(state)
+        state = state |> handle({:nodeup, "b@h"}, 4) |> handle({:nodeup, "a@h"}, 5)
+        assert {:nodes_up, ["a@h"], nil} in reports(state)
+        state = handle(state, {:connect_result, "a@h", :ok}, 6)
+        assert state |> elem(1) |> Membership.connected() |> Enum.sort() == ["a@h", "b@h"]
+
+        state = state |> handle(answer(["b@h", "c@h"]), 10) |> handle(answer(["b@h", "c@h"]), 20)
+        assert {:disconnect, "a@h"} in actions(state)
+      end
+    end
+
+    test "is forgotten when the connect fails, or ends with a drain", %{states: states} do
+      failed = {:connect_result, "a@h", {:error, :unreachable}}
+
+      for state <- states, event <- [failed, :drain] do
+        state = state |> handle(event, 10) |> handle({:nodeup, "a@h"}, 11)
+        assert reports(state) == []
+        assert state |> elem(1) |> Membership.connected() == []
+      end
+    end
+
+    test "is left out when it is connected, if there are :max_nodes others" do
+      state = membership(keep: 0, max_nodes: 2) |> handle(answer(["a@h", "b@h"]), 0)
+      state = state |> handle(answer(["b@h", "c@h"]), 1) |> handle({:nodeup, "a@h"}, 2)
+      assert state |> elem(1) |> Membership.connected() == []
     end
   end
 
@@ -674,8 +750,7 @@ defmodule Caravan.Cluster.MembershipTest do
       Enum.flat_map_reduce(1..10, state, fn n, state ->
         big = handle(state, answer(names), n * 1_000)
 
-        small =
-          handle(big, answer(Enum.take(Membership.members(elem(big, 1)), 5), small), n * 1_000)
+        small = handle(big, answer(Enum.take(members(elem(big, 1)), 5), small), n * 1_000)
 
         {for({:limit, _, _} = limit <- reports(big) ++ reports(small), do: limit), small}
       end)
@@ -683,7 +758,7 @@ defmodule Caravan.Cluster.MembershipTest do
     assert limits == [{:limit, :max_nodes, 5}]
   end
 
-  describe "the table of addresses" do
+  describe "the peer table" do
     test "gets its entries only when they change" do
       ip = {10, 0, 0, 1}
       state = membership(ports: :srv) |> handle(answer([{"a@h", [7], [ip]}]), 0)
@@ -826,16 +901,56 @@ defmodule Caravan.Cluster.MembershipTest do
       source.next_lookup_at
     end
 
+    test "reports a type without records as a failure only if no other type of the query has records" do
+      [a, aaaa] = sources = for type <- [:a, :aaaa], do: {"app.test", type}
+      state = membership(query: "app.test", type: [:a, :aaaa])
+      failed = &handle(&1, {:lookup_failed, &2, {:no_records, "none"}}, 0)
+
+      state = failed.(state, aaaa)
+      assert reports(state) == [{:no_records, aaaa, {:no_records, "none"}}]
+      assert reports(failed.(state, a)) == [{:lookup_failed, a, {:no_records, "none"}}]
+      assert state |> failed.(a) |> failed.(aaaa) |> reports() == []
+
+      # Another query, or another kind of failure, does not count.
+      state = membership(query: ["app.test", "b.test"], type: :a)
+      assert reports(failed.(state, a)) == [{:lookup_failed, a, {:no_records, "none"}}]
+      state = membership(query: "app.test", type: [:a, :aaaa])
+
+      for source <- sources do
+        state = handle(state, {:lookup_failed, source, {:nxdomain, "no name"}}, 0)
+        assert reports(state) == [{:lookup_failed, source, {:nxdomain, "no name"}}]
+      end
+    end
+
     test "report each kind of failure once, and the recovery once" do
       failed = &handle(&1, {:lookup_failed, @srv, {&2, "text of #{&2}"}}, 0)
       state = membership() |> handle(:tick, 0) |> failed.(:timeout)
-      assert reports(state) == [{:lookup_failed, @srv, "text of timeout"}]
+      assert reports(state) == [{:lookup_failed, @srv, {:timeout, "text of timeout"}}]
       assert state |> failed.(:timeout) |> reports() == []
       state = failed.(state, :servfail)
-      assert reports(state) == [{:lookup_failed, @srv, "text of servfail"}]
+      assert reports(state) == [{:lookup_failed, @srv, {:servfail, "text of servfail"}}]
       state = handle(state, answer(["a@h"]), 1)
       assert {:lookup_recovered, @srv} in reports(state)
       refute {:lookup_recovered, @srv} in (state |> handle(answer(["a@h"]), 2) |> reports())
+    end
+
+    test "report no recovery of a type without records that was no failure" do
+      [a, aaaa] = for type <- [:a, :aaaa], do: {"app.test", type}
+      state = membership(query: "app.test", type: [:a, :aaaa])
+      failed = &handle(&1, {:lookup_failed, &2, {&3, "text"}}, 0)
+
+      recovered? =
+        &({:lookup_recovered, aaaa} in (&1 |> handle(answer(["a@h"], aaaa), 1) |> reports()))
+
+      state = failed.(state, aaaa, :no_records)
+      refute recovered?.(state)
+      assert state |> failed.(aaaa, :timeout) |> recovered?.()
+
+      assert state
+             |> failed.(a, :no_records)
+             |> handle(answer(["a@h"], a), 1)
+             |> reports()
+             |> Enum.member?({:lookup_recovered, a})
     end
   end
 
@@ -960,8 +1075,184 @@ defmodule Caravan.Cluster.MembershipTest do
     state = handle(state, :resume, 100_001)
     assert {:lookup, @srv} in actions(state)
     assert dialled(state) == ["a@h"]
-    # A connect reads the table of addresses, which the drain has emptied.
+    # A connect reads the peer table, which the drain has emptied.
     published = Enum.find_index(actions(state), &(&1 == {:publish, [{"a@h", nil, []}]}))
     assert published < Enum.find_index(actions(state), &(&1 == {:connect, "a@h", nil}))
+  end
+
+  describe "with a limited number of links" do
+    @names for n <- 1..6, do: "n#{n}@h"
+
+    # The members in the order of their rank for me@h.
+    @ranked Enum.sort_by(@names, &:erlang.phash2({"me@h", &1}, 4_294_967_296))
+
+    # The first two members are connected, by connects of this node.
+    setup do
+      state = membership(links: 2) |> handle(answer(@names), 0)
+      [first, second | _] = @ranked
+      assert dialled(state) == Enum.sort([first, second])
+      %{state: state |> connect(first, 1) |> connect(second, 1)}
+    end
+
+    defp connect(state, name, now) do
+      state = handle(state, {:nodeup, name}, now)
+      handle(state, {:connect_result, name, :ok}, now)
+    end
+
+    # Lets seconds pass until a stand-in is released.
+    defp await_release(state, now) do
+      case List.keyfind(actions(state), :release, 0) do
+        nil -> state |> handle(:tick, now + 1_000) |> await_release(now + 1_000)
+        {:release, name} -> {name, now, state}
+      end
+    end
+
+    test "all members are published, and only the links are dialled", %{state: state} do
+      {_, membership} = state = handle(state, :tick, 120_000)
+      assert dialled(state) == []
+      assert length(membership.published) == 6
+      assert Enum.sort(Membership.linked(membership)) == Enum.sort(@ranked)
+    end
+
+    test "a lost node is stood in for at once, and dialled again by its own waits", context do
+      [first, _second, third, fourth | _] = @ranked
+      state = handle(context.state, {:nodedown, first}, 10_000)
+      assert reports(state) == [{:nodes_down, [first], :preferred}]
+      assert dialled(state) == [third]
+
+      # The stand-in cannot be reached, so the next one is dialled, before the first node.
+      state = handle(state, {:connect_result, third, {:error, :unreachable}}, 10_001)
+      assert dialled(state) == [fourth]
+      state = handle(state, {:nodeup, fourth}, 10_010)
+      assert reports(state) == [{:nodes_up, [fourth], :stand_in}]
+      state = handle(state, {:connect_result, fourth, :ok}, 10_010)
+      assert state |> handle(:tick, 10_300) |> dialled() == [first]
+    end
+
+    test "a stand-in is given up a minute after the preferred node is back", context do
+      [first, _second, third | _] = @ranked
+      state = context.state |> handle({:nodedown, first}, 10_000) |> connect(third, 10_001)
+      state = state |> handle(:tick, 10_300) |> connect(first, 20_000)
+      assert Membership.wants?(elem(state, 1), third) == false
+      {^third, 80_000, state} = await_release(state, 20_000)
+
+      # That is no failure: the node is not looked up, and it can be a stand-in at once.
+      before = elem(state, 1).sources
+      state = handle(state, {:nodedown, third}, 80_001)
+      assert reports(state) == [{:nodes_down, [third], :released}]
+      assert elem(state, 1).sources == before
+      state = handle(state, {:release_result, third, :released}, 80_002)
+      assert reports(state) == [{:link_released, third}]
+
+      assert state
+             |> handle({:nodedown, first}, 90_000)
+             |> actions()
+             |> Enum.member?({:connect, third, nil})
+    end
+
+    test "a preferred node that announces its leave, but stays, is a link again, and its stand-in is given up",
+         context do
+      [first, _second, third | _] = @ranked
+      state = handle(context.state, {:peer_draining, first}, 10_000)
+      assert dialled(state) == [third]
+      {_, membership} = state = connect(state, third, 10_001)
+      assert Membership.wants?(membership, third)
+      assert Membership.wake(membership, 10_001) <= 20_000
+      {_, membership} = state = handle(state, :tick, 20_000)
+      refute Membership.wants?(membership, third)
+      assert {^third, 80_000, _state} = await_release(state, 20_000)
+    end
+
+    test "a stand-in that another topology wants stays, and is no link of this one any more",
+         context do
+      [first, _second, third, fourth | _] = @ranked
+      state = context.state |> handle({:nodedown, first}, 10_000) |> connect(third, 10_001)
+      assert Membership.wants?(elem(state, 1), third)
+      state = state |> handle(:tick, 10_300) |> connect(first, 20_000)
+      {^third, 80_000, state} = await_release(state, 20_000)
+      state = handle(state, {:release_result, third, :kept}, 80_001)
+      assert reports(state) == []
+
+      assert for(
+               now <- 80_002..90_000//1_000,
+               action <- actions(handle(state, :tick, now)),
+               match?({:release, _}, action),
+               do: action
+             ) == []
+
+      assert state |> handle({:nodedown, first}, 90_000) |> dialled() == [fourth]
+
+      assert state |> handle({:nodedown, third}, 90_000) |> reports() == [
+               {:nodes_down, [third], :other}
+             ]
+    end
+
+    test "a connection that the other node made during the probe is not released" do
+      [first, second, third | _] = @ranked
+
+      for {result, opened?} <- [ok: true, already: false] do
+        state = membership(links: 2) |> handle(answer(@names), 0) |> connect(first, 1)
+        state = handle(state, {:connect_result, second, {:error, :unreachable}}, 2)
+        assert dialled(state) == [third]
+        state = handle(state, {:nodeup, third}, 3)
+        {_, membership} = handle(state, {:connect_result, third, result}, 4)
+        assert membership.peers[third].opened == opened?
+      end
+    end
+
+    test "before its first answer, a topology may want any link" do
+      assert Membership.wants?(membership(links: 2), "a@h")
+      refute Membership.wants?(membership(links: 2) |> handle(answer([]), 0) |> elem(1), "a@h")
+    end
+
+    test "a topology wants links to its preferred members", %{state: {_, membership}} do
+      [first, second, third | _] = @ranked
+
+      assert Enum.map([first, second, third, "unknown@h"], &Membership.wants?(membership, &1)) ==
+               [true, true, false, false]
+
+      {_, all} = membership() |> handle(answer(@names), 0)
+      assert Membership.wants?(all, third)
+      {_, drained} = handle(all, :drain, 1)
+      refute Membership.wants?(drained, third)
+    end
+
+    test "a stand-in that the other node has connected stays", context do
+      [first, _second, third, fourth | _] = @ranked
+      state = handle(context.state, {:nodeup, fourth}, 9_000)
+      assert reports(state) == [{:nodes_up, [fourth], :other}]
+      state = handle(state, {:nodedown, first}, 10_000)
+      assert dialled(state) == [third]
+
+      # Both nodes dialled, and the connection of the other one was faster.
+      state = handle(state, {:nodeup, third}, 10_001)
+      state = handle(state, {:connect_result, third, {:error, :unreachable}}, 10_002)
+      state = state |> handle(:tick, 10_300) |> connect(first, 20_000)
+
+      for now <- 21_000..200_000//1_000, reduce: state do
+        state ->
+          state = handle(state, :tick, now)
+          assert for({:release, name} <- actions(state), do: name) == []
+          state
+      end
+    end
+
+    test "waits after failures depend on the nodes that failed, and not on the others" do
+      names = for n <- 1..1_000, do: "n#{n}@h"
+      state = membership(links: 1) |> handle(answer(names), 0)
+      [name] = dialled(state)
+      state = handle(state, {:connect_result, name, {:error, :unreachable}}, 1)
+      # A stand-in is connected, so only the preferred node is dialled.
+      [stand_in] = dialled(state)
+      state = connect(state, stand_in, 2)
+      assert Enum.any?(3..600, &(state |> handle(:tick, &1) |> dialled() == [name]))
+    end
+
+    test "no links are kept with `links: 0`" do
+      {_, membership} = state = membership(links: 0) |> handle(answer(@names), 0)
+      assert {dialled(state), length(membership.published)} == {[], 6}
+      {_, membership} = state |> handle({:nodeup, "n1@h"}, 1) |> handle(:tick, 60_000)
+      assert Membership.linked(membership) == []
+    end
   end
 end

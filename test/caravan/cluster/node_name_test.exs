@@ -22,6 +22,20 @@ defmodule Caravan.Cluster.NodeNameTest do
     assert build("{name}@{host_label}", :srv, service(1, "node1")) == {:ok, "app@node1"}
   end
 
+  test "the own basename lacks the port only if the template has one" do
+    own = fn self, text ->
+      {:ok, template} = NodeName.parse_template(text, :srv)
+      NodeName.own_basename(self, template)
+    end
+
+    for self <- ["app-4001@a", "app4001@a", "app@a", "app-1@a"] do
+      assert own.(self, "{name}-{port}@{host}") == "app"
+    end
+
+    assert own.("app-4001@a", "{name}@{host}") == "app-4001"
+    assert own.("my-app2-4001@a", "{name}-{port}@{host}") == "my-app2"
+  end
+
   test "the host of a name begins with the target, or does not" do
     begins? = fn text ->
       {:ok, template} = NodeName.parse_template(text, :srv)

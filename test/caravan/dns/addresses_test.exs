@@ -1,7 +1,7 @@
 defmodule Caravan.Dns.AddressesTest do
   use ExUnit.Case, async: true
 
-  # The options :addresses and :allow.
+  # The options :addresses, :known_targets and :allow.
 
   alias Caravan.Dns
   alias Caravan.Dns.Error
@@ -54,16 +54,17 @@ defmodule Caravan.Dns.AddressesTest do
     end
 
     test "looks up all targets at the same time", %{server: server, options: options} do
-      # The server answers after it has received all queries.
+      # The server must receive all queries before it sends the first address, five seconds after the first query.
       test = self()
       DnsServer.subscribe(server)
       targets = for n <- 1..20, do: {0, 0, n, "node#{n}.test"}
       DnsServer.put(server, @name, :srv, targets)
-      DnsServer.put_default(server, {:delay, 1_000, [@ip]})
-      options = [addresses: true, timeout: 30_000] ++ options
+      answer = fn _query -> send(test, :answered) && [@ip] end
+      DnsServer.put_default(server, {:delay, 5_000, {:fun, answer}})
+      options = [addresses: true, timeout: 60_000] ++ options
       spawn_link(fn -> send(test, {:found, addresses(options)}) end)
       for _ <- 1..41, do: assert_receive({:dns_query, _}, 10_000)
-      refute_received {:found, _}
+      refute_received :answered
       assert_receive {:found, found}, 20_000
       assert length(found) == 20
       assert Enum.all?(found, &(@ip in &1))
@@ -141,12 +142,12 @@ defmodule Caravan.Dns.AddressesTest do
 
     test "returns no addresses for a target whose lookup does not end in time", context do
       DnsServer.put_default(context.server, :silent)
-      options = [addresses: true, timeout: 300] ++ context.options
+      # The answer with the SRV records has to come within this time.
+      options = [addresses: true, timeout: 3_000] ++ context.options
+      refs = for _ <- 1..5, do: Dns.lookup_async(@name, :srv, options)
 
-      for _ <- 1..5 do
-        {:ok, ref} = Dns.lookup_async(@name, :srv, options)
-        assert_receive {^ref, {:ok, %{records: [%{addresses: []}, %{addresses: []}]}}}, 5_000
-      end
+      for {:ok, ref} <- refs,
+          do: assert_receive({^ref, {:ok, %{records: [%{addresses: []}, %{addresses: []}]}}})
     end
   end
 
@@ -246,6 +247,13 @@ defmodule Caravan.Dns.AddressesTest do
       assert {one.addresses, two.addresses} == {[{10, 0, 0, 1}], []}
     end
 
+    test "counts the dropped addresses of a target once for all its services", context do
+      DnsServer.put(context.server, @name, :srv, for(n <- 1..3, do: {0, 0, n, "node1.test"}))
+      DnsServer.put(context.server, "node1.test", :a, [{10, 0, 0, 1}, {11, 0, 0, 1}])
+      options = [addresses: true, allow: ["10.0.0.0/8"]] ++ context.options
+      assert %{records: [_, _, _], dropped: 1} = Dns.lookup!(@name, :srv, options)
+    end
+
     test "that drops the addresses of all targets is the error :not_allowed", context do
       DnsServer.put(context.server, "node1.test", :a, [{11, 0, 0, 1}])
       options = [addresses: true, allow: ["10.0.0.0/8"]] ++ context.options
@@ -273,7 +281,7 @@ defmodule Caravan.Dns.AddressesTest do
       assert addresses(options) == [[{10, 0, 0, 1}], [{10, 0, 0, 2}]]
     end
 
-    test "counts an address that is dropped twice once", context do
+    test "counts an address once if it drops it in the section and in the lookup", context do
       additional = [Wire.a(["node1", "test"], {11, 0, 0, 1}), Wire.a(["node2", "test"], @ip)]
       DnsServer.put(context.server, @name, :srv, with_additional(additional))
       DnsServer.put(context.server, "node1.test", :a, [{11, 0, 0, 1}])
@@ -284,9 +292,11 @@ defmodule Caravan.Dns.AddressesTest do
     end
 
     test "is refused for SRV records without :addresses", %{options: options} do
-      assert_raise ArgumentError, ~r/expected :addresses to be true if :allow/, fn ->
-        Dns.lookup(@name, :srv, [allow: ["10.0.0.0/8"]] ++ options)
-      end
+      assert_raise ArgumentError,
+                   ~r/expected :addresses to be true, :inet or :inet6 if :allow/,
+                   fn ->
+                     Dns.lookup(@name, :srv, [allow: ["10.0.0.0/8"]] ++ options)
+                   end
     end
 
     test "drops an IPv4-mapped IPv6 address outside its networks", %{

@@ -94,7 +94,7 @@ defmodule Caravan.Dns.DnssecTest do
              Dns.lookup!("_app._tcp.sec.test", :srv, options)
   end
 
-  test "a missing name or record is proved", %{options: options} do
+  test "it is proved that a name or record does not exist", %{options: options} do
     assert {:error, %Error{reason: :nxdomain}} = Dns.lookup("none.sec.test", :a, options)
     assert {:error, %Error{reason: :no_records}} = Dns.lookup("node1.sec.test", :srv, options)
   end
@@ -119,19 +119,19 @@ defmodule Caravan.Dns.DnssecTest do
   describe "a signature that expires" do
     test "does not prove an answer afterwards, even if the TTL of the answer is longer",
          context do
-      policy = ~w(rrsig-lifetime:10 rrsig-refresh:6 rrsig-pre-refresh:0 propagation-delay:0)
+      policy = ~w(rrsig-lifetime:20 rrsig-refresh:6 rrsig-pre-refresh:0 propagation-delay:0)
       policy = Enum.map(["dnskey-ttl:5" | policy], &String.replace(&1, ":", ": "))
       signing = [records: ["node 5 A 127.0.0.1"], signed: true, policy: policy]
       zone = start_supervised!({Knot, [zone: "sec.test"] ++ signing}, id: :short)
       anchors = file(context.dir, "short", Knot.dump(zone, "DNSKEY"))
-      # Signed with a TTL of 5 seconds.
+      # The records were signed with a TTL of 5 seconds. The copy raises it to 600.
       copy =
         for line <- transferred(zone), do: String.replace(line, ~r/^(\S+\s+)5\s/, "\\g{1}600\t")
 
       options = serving(%{context | options: []}, copy)
       options = [dnssec: true, trust_anchors: anchors] ++ options
       assert %{secure: true} = Dns.lookup!("node.sec.test", :a, options)
-      Process.sleep(12_000)
+      Process.sleep(22_000)
       assert reason("node.sec.test", :a, options) == :bogus
     end
   end
@@ -209,7 +209,7 @@ defmodule Caravan.Dns.DnssecTest do
         authority = authority(unquote(authority))
 
         forged = fn query ->
-          # The answer to a name of the same length, which only the wildcard has.
+          # The answer for a name of the same length, which only the wildcard matches.
           response = forward(context, String.replace(query, <<3, "one">>, <<3, "two">>))
           <<_::48, count::16, _::32, sections::binary>> = response
           question = byte_size(Wire.question(query))
@@ -237,17 +237,18 @@ defmodule Caravan.Dns.DnssecTest do
     end
   end
 
-  test "the error of a bogus answer names the clock, which signatures are checked by" do
+  test "the error of a bogus answer names the clock, because signatures are valid for a time" do
     error = %Error{name: "app.test", type: :a, reason: :bogus}
     assert Exception.message(error) =~ "clock"
   end
 
   describe "trust_anchors" do
-    test "nil means the keys of the real root, which do not prove this zone", %{options: options} do
+    test "are by default the keys of the real root, which do not prove this zone",
+         %{options: options} do
       assert reason("node1.sec.test", :a, Keyword.delete(options, :trust_anchors)) == :bogus
     end
 
-    test "can be the keys of a zone that is not signed from the root down", context do
+    test "can be the keys of an island of security (RFC 4033, section 2)", context do
       options = Keyword.delete(context.options, :nameservers)
 
       knot =

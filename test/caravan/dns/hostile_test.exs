@@ -43,6 +43,11 @@ defmodule Caravan.Dns.HostileTest do
         ] do
       test title, context do
         check(context, :udp, reply(unquote(reply)), :timeout, @short)
+
+        # The lookup still waits for the right response.
+        DnsServer.put_default(context.server, {:each, [reply(unquote(reply)), [@ip]]})
+        options = [nameservers: [DnsServer.address(context.server)]]
+        assert {:ok, %{records: [@ip]}} = Dns.lookup("app.test", :a, options)
       end
     end
 
@@ -158,7 +163,7 @@ defmodule Caravan.Dns.HostileTest do
       check(context, :tcp, reply, :too_many_records, @long)
     end
 
-    test "10,000 records, of which one message holds a part, are the error :truncated", context do
+    test "10,000 records, which do not fit into one message, are the error :truncated", context do
       check(context, :tcp, for(_ <- 1..10_000, do: @ip), :truncated, @long)
     end
 
@@ -335,7 +340,6 @@ defmodule Caravan.Dns.HostileTest do
     check(context, :udp, chain, :bad_response, @long)
   end
 
-  # The first lookups load all code. Then the same lookups must not increase any count of resources.
   defp check(context, transport, reply, reason, timeout) do
     DnsServer.put_default(context.server, reply)
     address = DnsServer.address(context.server)
@@ -343,6 +347,7 @@ defmodule Caravan.Dns.HostileTest do
     check_address(context, address, reason, timeout)
   end
 
+  # The first lookups load all code, which creates atoms. After the second ones, no count of resources may be higher.
   defp check_address(%{good: good}, address, reason, timeout) do
     before = OsResources.now()
     options = [nameservers: [address], timeout: timeout]
@@ -399,7 +404,7 @@ defmodule Caravan.Dns.HostileTest do
   defp bytes(:long_loop, query) do
     first = first_record(query)
 
-    # Between both are a pointer (2 octets) and the other fields of the record (14 octets).
+    # The first record is a pointer (2 octets) and the other fields (14 octets). Then the second name begins.
     second = first + 2 + 14
     answers(query, [Wire.a(pointer(second), @ip), Wire.a(pointer(first), @ip)])
   end

@@ -36,7 +36,8 @@ defmodule Caravan.Dns.HttpsTest do
 
   defp lookup_soon(options) do
     {:ok, ref} = Dns.lookup_async("app.test", :a, options)
-    assert_receive {^ref, result}, 10_000
+    # On a machine with a load of 40, a TLS handshake has taken over 10 s.
+    assert_receive {^ref, result}, 40_000
     result
   end
 

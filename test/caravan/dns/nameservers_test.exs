@@ -13,6 +13,8 @@ defmodule Caravan.Dns.NameserversTest do
   @ip {127, 0, 0, 1}
   # Milliseconds. No test waits that long, because a failed attempt does not use up its time.
   @patience 60_000
+  # Milliseconds. A silent nameserver uses up a part of this time.
+  @short 4_000
 
   setup context do
     server = start_supervised!({DnsServer, Map.to_list(Map.take(context, [:ip]))})
@@ -67,7 +69,7 @@ defmodule Caravan.Dns.NameserversTest do
       silent = start(:silent, :silent)
 
       for first <- [DnsServer.address(silent), closed(), "tcp://" <> closed()] do
-        options = [nameservers: [first, address], timeout: 2_000]
+        options = [nameservers: [first, address], timeout: @short]
         assert %{records: [@ip], nameserver: ^address} = Dns.lookup!("app.test", :a, options)
       end
     end
@@ -101,7 +103,7 @@ defmodule Caravan.Dns.NameserversTest do
     first = start(:first, :servfail)
     second = start(:second, :silent)
     addresses = [DnsServer.address(first), DnsServer.address(second), address]
-    answer = Dns.lookup!("app.test", :a, nameservers: addresses, timeout: 3_000)
+    answer = Dns.lookup!("app.test", :a, nameservers: addresses, timeout: 6_000)
     assert %{records: [@ip], nameserver: ^address} = answer
   end
 
@@ -109,14 +111,17 @@ defmodule Caravan.Dns.NameserversTest do
     second = start(:second, :nxdomain)
     DnsServer.put(context.server, "app.test", :a, {:delay, 50, [@ip]})
     addresses = [context.address, DnsServer.address(second)]
-    assert %{records: [_]} = Dns.lookup!("app.test", :a, nameservers: addresses)
+
+    assert %{records: [_]} =
+             Dns.lookup!("app.test", :a, nameservers: addresses, timeout: @patience)
+
     assert DnsServer.queries(second) == []
   end
 
   test "no second nameserver is queried if the name does not exist, or has no records", context do
     second = start(:second, [@ip])
     addresses = [context.address, DnsServer.address(second)]
-    options = [nameservers: addresses]
+    options = [nameservers: addresses, timeout: @patience]
     assert {:error, %Error{reason: :nxdomain}} = Dns.lookup("none.test", :a, options)
     DnsServer.put(context.server, "none.test", :a, :empty)
     assert {:error, %Error{reason: :no_records}} = Dns.lookup("none.test", :a, options)
@@ -138,7 +143,7 @@ defmodule Caravan.Dns.NameserversTest do
   test "the second attempt can have the answer", %{server: server, address: address} do
     for first <- [:servfail, :cut, :silent] do
       DnsServer.put(server, "app.test", :a, {:sequence, [first, [@ip]]})
-      options = [nameservers: [address], timeout: 2_000]
+      options = [nameservers: [address], timeout: @short]
       assert %{records: [@ip]} = Dns.lookup!("app.test", :a, options)
     end
   end
@@ -152,13 +157,57 @@ defmodule Caravan.Dns.NameserversTest do
     assert {:ok, %{records: [@ip], transport: :tcp}} = lookup_soon("app.test", options)
   end
 
+  test "an error has the nameserver that it is about, and its message names it", context do
+    %{server: server, address: address} = context
+
+    error = fn nameservers, options ->
+      {:error, error} = Dns.lookup("app.test", :a, [nameservers: nameservers] ++ options)
+      error
+    end
+
+    for {reply, reason} <- [nxdomain: :nxdomain, servfail: :servfail, garbage: :timeout] do
+      DnsServer.put(server, "app.test", :a, reply)
+
+      # On a busy machine, the deadline of a lookup may pass before its nameserver is asked.
+      errors = Stream.repeatedly(fn -> error.([address], timeout: @short) end)
+      error = errors |> Stream.take(10) |> Enum.find(&(&1.nameserver != nil))
+      assert %Error{nameserver: ^address, reason: ^reason} = error
+
+      assert Exception.message(error) =~
+               ~r/"app.test" \(A\) failed at #{address}: the name|no valid/
+    end
+
+    DnsServer.put(server, "app.test", :a, :refused)
+    silent = "silent" |> start(:silent) |> DnsServer.address()
+
+    for nameservers <- [[address, silent], [silent, address]],
+        do:
+          assert(
+            %Error{nameserver: ^address, reason: :refused} = error.(nameservers, timeout: @short)
+          )
+
+    # The last one that was asked.
+    other = "other" |> start(:silent) |> DnsServer.address()
+    options = [timeout: 1_000, attempts: 1]
+    assert %Error{nameserver: ^other, reason: :timeout} = error.([silent, other], options)
+
+    # An address that :allow drops.
+    DnsServer.put(server, "app.test", :a, [@ip])
+    options = [allow: ["10.0.0.0/8"]]
+    assert %Error{nameserver: ^address, reason: :not_allowed} = error.([address], options)
+
+    # No nameserver is asked.
+    assert {:error, %Error{nameserver: nil}} = Dns.lookup("a..b", :a)
+    assert %Error{nameserver: nil, reason: :bad_file} = error.([address], ca_file: "/none")
+  end
+
   test "the error of one nameserver is reported, not the timeout of another", %{server: server} do
     DnsServer.put_default(server, :refused)
     silent = start(:silent, :silent)
     addresses = [DnsServer.address(server), DnsServer.address(silent)]
 
     for addresses <- [addresses, Enum.reverse(addresses)] do
-      options = [nameservers: addresses, timeout: 400]
+      options = [nameservers: addresses, timeout: @short]
       assert {:error, %Error{reason: :refused}} = Dns.lookup("any.test", :a, options)
     end
   end
@@ -199,7 +248,7 @@ defmodule Caravan.Dns.NameserversTest do
   describe "a TCP connection over which nothing comes any more" do
     setup %{server: server} do
       relay = start_supervised!({Relay, DnsServer.port(server)})
-      options = [nameservers: ["tcp://127.0.0.1:#{Relay.port(relay)}"], timeout: 2_000]
+      options = [nameservers: ["tcp://127.0.0.1:#{Relay.port(relay)}"], timeout: @short]
       Dns.lookup!("app.test", :a, options)
       assert Relay.freeze(relay) == 1
       %{options: options}
@@ -225,7 +274,7 @@ defmodule Caravan.Dns.NameserversTest do
        %{server: server, address: address} do
     # The server reads only the first query of a connection.
     DnsServer.put_default(server, {:stream, &one_answer/1})
-    options = [nameservers: [address], timeout: 2_000]
+    options = [nameservers: [address], timeout: @short]
 
     for n <- 1..2,
         do: assert(%{transport: :tcp} = Dns.lookup!("many#{n}.test", :a, options))

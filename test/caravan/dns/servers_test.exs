@@ -66,7 +66,8 @@ defmodule Caravan.Dns.ServersTest do
                  }
                ]
 
-        assert answer.ttl in 1..60
+        # In the last second of the TTL, unbound returns 0.
+        assert answer.ttl in 0..60
       end
 
       test "SRV records with addresses are returned", %{options: options} do
@@ -92,7 +93,7 @@ defmodule Caravan.Dns.ServersTest do
           assert Dns.lookup!(name, :aaaa, options).records == [{0, 0, 0, 0, 0, 0, 0, 1}]
         end
 
-        assert Dns.lookup!("alias.knot.test", :a, options).ttl in 1..9
+        assert Dns.lookup!("alias.knot.test", :a, options).ttl in 0..9
       end
 
       test "1,000 records are all returned", %{options: options, scheme: scheme} do

@@ -166,6 +166,19 @@ defmodule Caravan.Epmd.BootTest do
       :gen_tcp.close(socket)
     end
 
+    test "when -proto_dist has two protocols, because this node has taken the port itself",
+         %{ebin: ebin} do
+      port = Host.free_port()
+      args = ~w(-proto_dist inet_tcp inet6_tcp)
+      line = ebin |> boot("app-#{port}@#{@host}", args) |> assert_refused()
+
+      assert line =~
+               "cannot listen on port #{port}: the port is in use. The VM argument -proto_dist has several protocols"
+
+      assert line =~ "Leave one protocol in it"
+      refute line =~ "another node"
+    end
+
     test "when the port is in use, over IPv6 and in embedded mode", %{dir: dir, ebin: ebin} do
       {:ok, socket} = :gen_tcp.listen(0, [:inet6, ip: {0, 0, 0, 0, 0, 0, 0, 1}])
       {:ok, port} = :inet.port(socket)

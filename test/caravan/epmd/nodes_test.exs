@@ -295,8 +295,8 @@ defmodule Caravan.Epmd.NodesTest do
     end
 
     test "a port in use is an error, and the VM keeps running", %{node: node, name: name} do
-      {:ok, socket} = :gen_tcp.listen(0, [])
-      {:ok, port} = :inet.port(socket)
+      port = Host.free_port()
+      {:ok, socket} = :gen_tcp.listen(port, [])
       taken = :"taken-#{port}@127.0.0.1"
       assert {:error, _reason} = PeerNode.call(node, Node, :start, [taken])
       refute PeerNode.call(node, Node, :alive?, [])
@@ -382,11 +382,11 @@ defmodule Caravan.Epmd.NodesTest do
         assert {:module, Native} = reload(a, round)
 
         assert Enum.all?(
-                 Task.await_many(lookups),
+                 Task.await_many(lookups, 60_000),
                  &match?({:ok, %{records: [{127, 0, 0, 1}]}}, &1)
                )
 
-        assert {true, _disconnected} = Task.await(connects, 30_000)
+        assert {true, _disconnected} = Task.await(connects, 60_000)
         assert PeerNode.call(a, Epmd, :dist_port, ["app-4001"]) == 4001
       end
 

@@ -2,6 +2,7 @@ defmodule Caravan.Epmd.SettingsTest do
   use ExUnit.Case, async: true
 
   alias Caravan.Epmd
+  alias Caravan.Epmd.Settings
   alias Caravan.Test.Host
   alias Caravan.Test.PeerNode
 
@@ -22,6 +23,24 @@ defmodule Caravan.Epmd.SettingsTest do
     error = catch_error(PeerNode.call(node, Epmd, :start_link, []))
     assert {:caravan, line} = error
     line
+  end
+
+  test "if -proto_dist is there twice, the protocol is the one that OTP uses" do
+    name = fn -> PeerNode.name("app", "::1") end
+    once = PeerNode.start!(name: name.(), args: ~w(-proto_dist inet6_tcp))
+    assert PeerNode.call(once, Settings, :family, []) == :inet6
+
+    twice = PeerNode.start!(name: name.(), args: ~w(-proto_dist inet6_tcp -proto_dist inet6_tls))
+    refute PeerNode.call(twice, Settings, :tls?, [])
+
+    # An IPv4 socket refuses connections over IPv6.
+    used =
+      case :gen_tcp.connect({0, 0, 0, 0, 0, 0, 0, 1}, PeerNode.port(twice), [:inet6]) do
+        {:ok, socket} -> :gen_tcp.close(socket) && :inet6
+        {:error, :econnrefused} -> :inet
+      end
+
+    assert PeerNode.call(twice, Settings, :family, []) == used
   end
 
   describe "the first place with a setting counts:" do
@@ -97,6 +116,38 @@ defmodule Caravan.Epmd.SettingsTest do
     env = [{"CARAVAN_LISTEN_PORT", "5001"}, {"CARAVAN_PORT_RULE", "fixed"}]
     node = PeerNode.start!(env: env)
     assert listen_port(node, :"rpc-1f2e-app-4001") == 0
+  end
+
+  test "listen_port is the port of the node RELEASE_NODE, and of no other node" do
+    where = fn node, name, host ->
+      PeerNode.call(node, Epmd, :address_please, [to_charlist(name), to_charlist(host), :inet])
+    end
+
+    env = [{"CARAVAN_LISTEN_PORT", "5001"}, {"RELEASE_NODE", "app-4001@192.0.2.1"}]
+    node = PeerNode.start!(env: env)
+    assert where.(node, "app-4001", "192.0.2.1") == {:ok, {127, 0, 0, 1}, 5001, 6}
+    assert where.(node, "app-4001", "192.0.2.2") == {:ok, {192, 0, 2, 2}, 4001, 6}
+    assert where.(node, "app-4002", "192.0.2.1") == {:ok, {192, 0, 2, 1}, 4002, 6}
+
+    assert PeerNode.call(node, Epmd, :port_please, [~c"app-4001", ~c"192.0.2.1"]) ==
+             {:port, 5001, 6}
+
+    # A node that binds one address is reached there.
+    interface = [:kernel, :inet_dist_use_interface, {127, 0, 0, 2}]
+    :ok = PeerNode.call(node, :application, :set_env, interface)
+    assert where.(node, "app-4001", "192.0.2.1") == {:ok, {127, 0, 0, 2}, 5001, 6}
+
+    # Without the port, there is nothing to know.
+    export(node, "CARAVAN_LISTEN_PORT", "")
+    assert where.(node, "app-4001", "192.0.2.1") == {:ok, {192, 0, 2, 1}, 4001, 6}
+  end
+
+  test "with short names, RELEASE_NODE is the node on the host of this one" do
+    env = [{"CARAVAN_LISTEN_PORT", "5001"}, {"RELEASE_NODE", "app"}]
+    node = PeerNode.start!(name: PeerNode.name("rpc-1f2e-app"), env: env)
+    where = &PeerNode.call(node, Epmd, :port_please, [~c"app", &1])
+    assert where.(~c"127.0.0.1") == {:port, 5001, 6}
+    assert where.(~c"127.0.0.2") == {:port, 4370, 6}
   end
 
   test "the application environment may hold strings, and nil for an unset setting" do

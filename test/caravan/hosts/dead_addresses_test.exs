@@ -9,7 +9,6 @@ defmodule Caravan.Hosts.DeadAddressesTest do
   alias Caravan.Test.Requirements
   alias Caravan.Test.Witness
 
-  @moduletag timeout: 120_000
   @moduletag Requirements.tag([:netns, :knotd])
 
   @live Enum.to_list(1..10)
@@ -38,14 +37,14 @@ defmodule Caravan.Hosts.DeadAddressesTest do
       scarce: {@dead ++ @live, [max_connects: 4]}
     ]
 
-    # Takes the best of five rounds, because other tests run at the same time.
-    times =
-      for _round <- 1..5, {what, {records, options}} <- kinds do
-        {what, join(hosts, records, options)}
-      end
-
+    # Takes the best of five rounds, or of up to 20, because other tests run at the same time. Dead addresses that delay
+    # nodes would do so in each round.
     [without, with_dead, scarce] =
-      for what <- Keyword.keys(kinds), do: times |> Keyword.get_values(what) |> Enum.min()
+      Enum.reduce_while(1..20, [:infinity, :infinity, :infinity], fn round, best ->
+        times = for {_what, {records, options}} <- kinds, do: join(hosts, records, options)
+        best = Enum.zip_with(best, times, &min/2)
+        {if(round >= 5 and undelayed?(best), do: :halt, else: :cont), best}
+      end)
 
     ratio = Float.round(with_dead / without, 2)
 
@@ -54,25 +53,18 @@ defmodule Caravan.Hosts.DeadAddressesTest do
         "#{ratio} times; with four connects at once in #{scarce} ms"
     )
 
-    assert with_dead <= 1.2 * without + @noise
-    assert scarce <= 1.2 * without + @noise + 3 * @patience
+    assert undelayed?([without, with_dead, scarce])
+  end
+
+  defp undelayed?([without, with_dead, scarce]) do
+    with_dead <= 1.2 * without + @noise and
+      scarce <= 1.2 * without + @noise + 3 * @patience
   end
 
   # Returns the milliseconds from the start to the last connection of the mesh.
   defp join(hosts, numbers, options) do
-    :ok = Hosts.put_records(hosts, for(n <- numbers, do: "app 1 A #{Hosts.ip(:inet, n)}"))
-
-    start =
-      Hosts.discover(
-        hosts.nodes,
-        [
-          query: "app.caravan.test",
-          type: :a,
-          node_sname: "app",
-          nameservers: [Hosts.dns(hosts)]
-        ] ++ options
-      )
-
+    :ok = Hosts.put_addresses(hosts, numbers)
+    start = Hosts.discover(hosts.nodes, Hosts.options(hosts, options))
     Host.await(fn -> Hosts.mesh?(hosts.nodes) end, "the mesh of ten", 30_000)
     others = length(@live) - 1
 

@@ -8,7 +8,6 @@ defmodule Caravan.Hosts.Ipv6Test do
   alias Caravan.Test.PeerNode
   alias Caravan.Test.Requirements
 
-  @moduletag timeout: 120_000
   @moduletag Requirements.tag([:netns, :knotd])
 
   @all [1, 2, 3]

@@ -30,7 +30,7 @@ defmodule Caravan.Hosts.NetnsTest do
 
     results = fn ->
       for ip <- @addresses do
-        case PeerNode.call(a, :gen_tcp, :connect, [ip, 4001, [], 500]) do
+        case PeerNode.call(a, :gen_tcp, :connect, [ip, 4001, [], 1_500]) do
           {:ok, _socket} -> :ok
           {:error, reason} -> reason
         end

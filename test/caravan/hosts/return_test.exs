@@ -8,24 +8,17 @@ defmodule Caravan.Hosts.ReturnTest do
   alias Caravan.Test.PeerNode
   alias Caravan.Test.Requirements
 
-  @moduletag timeout: 120_000
   @moduletag Requirements.tag([:netns, :knotd])
 
   setup do
     # Otherwise messages of `global` make OTP connect too.
     args = ~w(-kernel net_ticktime 4 dist_auto_connect never)
     hosts = Hosts.start!(2, args: fn _n -> args end)
-    :ok = Hosts.put_records(hosts, for(n <- [1, 2], do: "app 1 A #{Hosts.ip(:inet, n)}"))
+    :ok = Hosts.put_addresses(hosts, [1, 2])
 
     # Lookups do not help.
-    Hosts.discover(Map.take(hosts.nodes, [1]),
-      query: "app.caravan.test",
-      type: :a,
-      node_sname: "app",
-      nameservers: [Hosts.dns(hosts)],
-      poll_interval: 3_600_000,
-      min_interval: 3_600_000
-    )
+    options = Hosts.options(hosts, poll_interval: 3_600_000, min_interval: 3_600_000)
+    Hosts.discover(Map.take(hosts.nodes, [1]), options)
 
     Host.await(fn -> Hosts.mesh?(hosts.nodes) end, "the connection")
     %{net: hosts.net, nodes: hosts.nodes}

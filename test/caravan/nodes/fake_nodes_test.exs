@@ -4,11 +4,9 @@ defmodule Caravan.Nodes.FakeNodesTest do
   alias Caravan.Test.FakeNodes
   alias Caravan.Test.PeerNode
 
-  @moduletag timeout: 180_000
-
   setup do
-    # A node that has had no tick for 1.25 seconds is not connected any more.
-    node = PeerNode.start!(name: PeerNode.name("a"), args: ~w(-kernel net_ticktime 1))
+    # A node that has had no tick for 5 seconds is not connected any more.
+    node = PeerNode.start!(name: PeerNode.name("a"), args: ~w(-kernel net_ticktime 4))
     %{node: node, fake: FakeNodes.start!("caravan_test")}
   end
 
@@ -18,7 +16,7 @@ defmodule Caravan.Nodes.FakeNodesTest do
     PeerNode.call(context.node, :erlang, :send, [{:no_process, hd(names)}, "message"])
 
     # Nothing is waited for: without ticks, the connections would end in this time.
-    Process.sleep(3_000)
+    Process.sleep(7_000)
     assert context.node |> PeerNode.call(:erlang, :nodes, []) |> Enum.sort() == Enum.sort(names)
   end
 

@@ -71,6 +71,19 @@ defmodule Caravan.Test.Cluster do
     )
   end
 
+  @doc "Lets a node log the lines of this level and above to a file. Returns its path."
+  @spec log_to_file(PeerNode.t(), Logger.level()) :: Path.t()
+  def log_to_file(node, level \\ :info) do
+    file = Path.join(System.tmp_dir!(), "caravan-#{System.pid()}-#{node.os_pid}.log")
+    ExUnit.Callbacks.on_exit(fn -> File.rm(file) end)
+    handler = %{config: %{file: String.to_charlist(file)}, formatter: {:logger_formatter, %{}}}
+    :ok = PeerNode.call(node, :logger, :add_handler, [:file, :logger_std_h, handler])
+    # The default handler of OTP, and that of Logger before Elixir 1.15.
+    for other <- [:default, Logger], do: PeerNode.call(node, :logger, :remove_handler, [other])
+    :ok = PeerNode.call(node, :logger, :set_primary_config, [:level, level])
+    file
+  end
+
   @spec put_records(pid, [PeerNode.t()]) :: :ok
   def put_records(knot, nodes) do
     Knot.put_records(
@@ -84,7 +97,7 @@ defmodule Caravan.Test.Cluster do
 
   @doc "Waits until each of the nodes is connected to the others and to no other node."
   @spec await_mesh([PeerNode.t()], pos_integer) :: true
-  def await_mesh(nodes, timeout \\ 30_000) do
+  def await_mesh(nodes, timeout \\ 60_000) do
     names = Enum.map(nodes, & &1.name)
 
     for node <- nodes do
@@ -99,6 +112,16 @@ defmodule Caravan.Test.Cluster do
 
     true
   end
+
+  @doc """
+  Waits until `global` of each node knows the nodes that are connected to it, which takes a moment after a nodeup.
+
+  If the `global` of a drained node does not know a node yet, that node takes the end of the connection for a failure of
+  the network, and `global` may then disconnect healthy nodes.
+  """
+  @spec sync_global([PeerNode.t()]) :: :ok
+  def sync_global(nodes),
+    do: Enum.each(nodes, fn node -> :ok = PeerNode.call(node, :global, :sync, []) end)
 
   @spec report(PeerNode.t()) :: map
   def report(node), do: PeerNode.call(node, Witness, :report, [])

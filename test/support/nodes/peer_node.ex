@@ -19,8 +19,9 @@ defmodule Caravan.Test.PeerNode do
 
   @type t :: %__MODULE__{id: reference, peer: pid, name: node, os_pid: String.t()}
 
-  @boot_timeout 60_000
-  @call_timeout 30_000
+  # Milliseconds. They only bound waits that normally end at once.
+  @boot_timeout 120_000
+  @call_timeout 120_000
 
   @doc """
   Starts a node and waits until it has booted.
@@ -137,9 +138,8 @@ defmodule Caravan.Test.PeerNode do
 
   defp name_args(nil), do: []
 
-  defp name_args(name) do
-    if String.contains?(name, "@"), do: ["-name", name], else: ["-sname", name]
-  end
+  # OTP starts no node with a short name if its host has a dot or a colon (kernel/src/net_kernel.erl).
+  defp name_args(name), do: if(name =~ ~r/@.*[.:]/, do: ["-name", name], else: ["-sname", name])
 
   defp charlists(texts), do: Enum.map(texts, &String.to_charlist/1)
 end

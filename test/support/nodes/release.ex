@@ -1,6 +1,6 @@
 defmodule Caravan.Test.Release do
   @moduledoc """
-  The release of `examples/fleet`, and nodes that run it as in production.
+  The release of `examples/fleet` or another project, and nodes that run it as in production.
 
       release = Release.build!()
       node = Release.start!(release, Release.node(release, "app-5101@127.0.0.1"))
@@ -9,7 +9,7 @@ defmodule Caravan.Test.Release do
   The release contains the Rust library that is being tested, so cargo builds nothing.
   """
 
-  import ExUnit.Assertions, only: [assert: 2]
+  import ExUnit.Assertions, only: [assert: 2, flunk: 1]
   import ExUnit.Callbacks, only: [on_exit: 1]
 
   alias Caravan.Test.Command
@@ -18,73 +18,84 @@ defmodule Caravan.Test.Release do
 
   @fleet Path.expand("../../../examples/fleet", __DIR__)
 
-  @enforce_keys [:dir]
-  defstruct [:dir]
+  @enforce_keys [:dir, :script]
+  defstruct [:dir, :script]
 
-  @type t :: %__MODULE__{dir: Path.t()}
+  @type t :: %__MODULE__{dir: Path.t(), script: Path.t()}
 
   defmodule Node do
-    @moduledoc "One node of the release: the environment of its script, and its directory."
+    @moduledoc """
+    One node of the release: the environment of its script, and its directory. `name` is `nil` if the release names the
+    node. `wrapper` are the words before each command, as those of `Caravan.Test.Netns`.
+    """
 
     @enforce_keys [:script, :name, :dir, :env]
-    defstruct [:script, :name, :dir, :env, :os_pid]
+    defstruct [:script, :name, :dir, :env, :os_pid, wrapper: []]
 
     @type t :: %__MODULE__{
             script: Path.t(),
-            name: String.t(),
+            name: String.t() | nil,
+            wrapper: [String.t()],
             dir: Path.t(),
             env: [{String.t(), String.t()}],
             os_pid: String.t() | nil
           }
   end
 
-  @doc "Builds the release. Call it in `setup_all`: the release is deleted after the tests of the module."
+  @doc "Builds the release. It is deleted after the test, or in `setup_all` after the tests of the module."
   @spec build!() :: t
-  def build! do
-    dir = tmp_dir!("release")
+  def build!, do: build!(@fleet, "fleet", "release")
 
+  @doc """
+  Builds the release of the application `app` in the directory `project`, with more `arguments` of `mix release`. Compiles
+  it in the subdirectory `build` of the build directory of the tests, which is not deleted afterwards.
+  """
+  @spec build!(Path.t(), String.t(), String.t(), [String.t()]) :: t
+  def build!(project, app, build, arguments \\ []) do
+    dir = tmp_dir!("release")
+    mix!(project, build, ["release" | arguments] ++ ["--overwrite", "--path", dir])
+    %__MODULE__{dir: dir, script: Path.join([dir, "bin", app])}
+  end
+
+  @doc "Runs a Mix task in a project as `build!/3` does, and returns what it prints."
+  @spec mix!(Path.t(), String.t(), [String.t()]) :: String.t()
+  def mix!(project, build, arguments) do
     env = [
       {"MIX_ENV", "prod"},
-      {"MIX_BUILD_PATH", Path.join(Mix.Project.build_path(), "release")},
+      {"MIX_BUILD_PATH", Path.join(Mix.Project.build_path(), build)},
       {"CARAVAN_NIF", Application.app_dir(:caravan, "priv/native/caravan_nif.so")}
     ]
 
-    mix = [
-      "sh",
-      "-c",
-      ~S(cd "$1" && exec mix release --overwrite --path "$2"),
-      "mix",
-      @fleet,
-      dir
-    ]
-
-    built = Command.run(mix, env: env, timeout: 300)
-    assert built.status == 0, "mix release failed:\n#{built.stdout}#{built.stderr}"
-    %__MODULE__{dir: dir}
+    mix = ["sh", "-c", ~S(cd "$0" && exec mix "$@"), project | arguments]
+    ran = Command.run(mix, env: env, timeout: 300)
+    assert ran.status == 0, "mix #{Enum.join(arguments, " ")} failed:\n#{ran.stdout}#{ran.stderr}"
+    ran.stdout
   end
 
   @doc """
-  Returns a node with this `RELEASE_NODE`, which is not started yet. Each command of its script gets `env`,
-  as in a container: `start`, `rpc` and the others.
+  Returns a node that is not started yet. `name` is its `RELEASE_NODE`, or `nil` for none. Each command of its script gets
+  `env`, as in a container: `start`, `rpc` and the others.
   """
-  @spec node(t, String.t(), [{String.t(), String.t()}]) :: Node.t()
-  def node(%__MODULE__{} = release, name, env \\ []) do
+  @spec node(t, String.t() | nil, [{String.t(), String.t()}], [String.t()]) :: Node.t()
+  def node(%__MODULE__{} = release, name, env \\ [], wrapper \\ []) do
     dir = tmp_dir!("node")
-    env = [{"RELEASE_NODE", name}, {"RELEASE_TMP", dir}] ++ env
+    named = if name, do: [{"RELEASE_NODE", name}], else: []
+    env = named ++ [{"RELEASE_TMP", dir}] ++ env
     on_exit(fn -> end_all(dir) end)
-    %Node{script: Path.join(release.dir, "bin/fleet"), name: name, dir: dir, env: env}
+    %Node{script: release.script, name: name, dir: dir, env: env, wrapper: wrapper}
   end
 
   @doc "Runs a command of the release's script to its end, such as `rpc`, `pid`, `stop`, or a `start` that fails."
   @spec run(Node.t(), [String.t()], keyword) :: Command.t()
   def run(%Node{} = node, arguments, opts \\ []),
-    do: Command.run([node.script | arguments], [env: node.env] ++ opts)
+    do: Command.run(node.wrapper ++ [node.script | arguments], [env: node.env] ++ opts)
 
   @doc "Starts the node in the foreground until the test ends. The node may still be booting when this returns."
   @spec start!(Node.t()) :: Node.t()
   def start!(%Node{} = node) do
+    File.touch!(log_file(node))
     command = ["-c", ~S(exec "$@" >"$0" 2>&1 </dev/null), log_file(node), "/usr/bin/env"]
-    arguments = command ++ PeerNode.clean_env(node.env) ++ [node.script, "start"]
+    arguments = command ++ PeerNode.clean_env(node.env) ++ node.wrapper ++ [node.script, "start"]
     # :exit_status keeps the port open when the command closes its stdout.
     port = Port.open({:spawn_executable, "/bin/sh"}, [:exit_status, args: arguments])
     {:os_pid, os_pid} = Port.info(port, :os_pid)
@@ -99,13 +110,25 @@ defmodule Caravan.Test.Release do
   def on_terminal!(%Node{} = node, command) do
     script = ["script", "-qefc", "#{node.script} #{command}", "/dev/null"]
     env = PeerNode.clean_env([{"TERM", "xterm"} | node.env])
-    Port.open({:spawn_executable, "/usr/bin/env"}, [:binary, args: env ++ script])
+    Port.open({:spawn_executable, "/usr/bin/env"}, [:binary, args: env ++ node.wrapper ++ script])
+  end
+
+  @doc "Waits for a text on a terminal of `on_terminal!/2`."
+  @spec await_output(port, String.t(), printed :: String.t()) :: true
+  def await_output(terminal, text, printed \\ "") do
+    receive do
+      {^terminal, {:data, bytes}} ->
+        printed = printed <> bytes
+        printed =~ text or await_output(terminal, text, printed)
+    after
+      60_000 -> flunk("expected #{inspect(text)} on the terminal, got: #{printed}")
+    end
   end
 
   @doc "Waits until Elixir code is true on a started node."
   @spec await(Node.t(), String.t()) :: :ok
   def await(%Node{} = node, condition \\ "true") do
-    Host.await(fn -> rpc(node, condition) == "true" end, "#{node.name}: #{condition}", 40_000)
+    Host.await(fn -> rpc(node, condition) == "true" end, "#{node.name}: #{condition}", 120_000)
     :ok
   end
 

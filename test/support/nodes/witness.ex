@@ -26,8 +26,8 @@ defmodule Caravan.Test.Witness do
   def join, do: GenServer.call(__MODULE__, :join)
 
   @doc """
-  Returns what the process recorded, oldest first: `:ups` and `:downs`, each `{node, milliseconds}` of
-  `System.os_time/1`; `:events` of telemetry, each `{event, metadata}`; `:received`, the number of
+  Returns what the process recorded, oldest first: `:ups` and `:downs`, each a list of
+  `{node, milliseconds}` with times of `System.os_time/1`; `:events` of telemetry, each `{event, metadata}`; `:received`, the number of
   messages by sending node; `:members`, the nodes of the group as this node sees it.
   """
   @spec report() :: map
@@ -101,7 +101,7 @@ defmodule Caravan.Test.Witness do
   def handle_info({:event, event, metadata}, state),
     do: {:noreply, Map.update!(state, :events, &[{event, metadata} | &1])}
 
-  # Returns an empty list if this process never joined: then the scope has no table.
+  # Returns an empty list before join/0, because :pg has not created the table of the scope.
   defp members do
     case :ets.whereis(@group) do
       :undefined -> []

@@ -2,7 +2,7 @@ defmodule Caravan.Test.Command do
   @moduledoc """
   Runs a command of the operating system to its end, with a clean environment and a deadline.
 
-  A command that misses its deadline is killed. Its status is then 124 or 137, as that of `timeout`.
+  A command that misses its deadline is ended. Its status is then 124, or 137 if it needed SIGKILL, as `timeout` returns it.
   """
 
   alias Caravan.Test.PeerNode
@@ -17,13 +17,15 @@ defmodule Caravan.Test.Command do
           crash_dump?: boolean
         }
 
-  # Runs in /, because a daemon keeps the directory that it was started in, and `dir` is removed.
+  # Runs the command in /, so that a daemon that it starts keeps no other directory in use.
   @script ~S(cd / && exec "$@" 2>"$0/stderr" <"$0/stdin")
 
-  @doc "Runs a command. Options: `env`, `stdin` (a text) and `timeout` in seconds (by default 30)."
+  @doc """
+  Runs a command. Options: `env`, a list of `{name, value}`; `stdin`, a text; `timeout` in seconds, by default 120.
+  """
   @spec run([String.t(), ...], keyword) :: t
   def run(command, opts \\ []) do
-    opts = Keyword.validate!(opts, env: [], stdin: "", timeout: 30)
+    opts = Keyword.validate!(opts, env: [], stdin: "", timeout: 120)
     dir = Path.join(System.tmp_dir!(), "command-" <> Base.encode16(:rand.bytes(6), case: :lower))
     crash_dump = Path.join(dir, "erl_crash.dump")
     File.mkdir!(dir)

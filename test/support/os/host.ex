@@ -1,5 +1,7 @@
 defmodule Caravan.Test.Host do
-  @moduledoc "Ports and processes of this machine. Needs Linux: it reads `/proc`."
+  @moduledoc """
+  Finds TCP ports and processes of this machine, and waits for processes or stops them. It reads `/proc`, so it needs Linux.
+  """
 
   import ExUnit.Assertions, only: [assert: 2]
   import ExUnit.Callbacks, only: [on_exit: 1]
@@ -11,11 +13,14 @@ defmodule Caravan.Test.Host do
   @first_port 10_000
   @ports 22_000
 
-  @doc "Returns a port that is free and that this function has not returned before."
+  @doc "Returns a port that is free, and that none of the last 22,000 calls in this VM has returned."
   @spec free_port() :: :inet.port_number()
   def free_port do
-    # The pid keeps test VMs apart that run at the same time.
-    offset = String.to_integer(System.pid()) * 61 + System.unique_integer([:positive, :monotonic])
+    # The pid gives each test VM a first port of its own. 1,009 calls later, it comes to the first port of the VM with the
+    # next pid.
+    offset =
+      String.to_integer(System.pid()) * 1_009 + System.unique_integer([:positive, :monotonic])
+
     port = @first_port + rem(offset, @ports)
 
     case :gen_tcp.listen(port, []) do
@@ -45,7 +50,7 @@ defmodule Caravan.Test.Host do
     on_exit(fn -> assert pids_of("epmd") -- before == [], "an epmd daemon was started" end)
   end
 
-  @doc "Returns the ids of the processes with this name (the first 15 characters of their program's)."
+  @doc "Returns the ids of the processes with this name. Linux cuts the name of a program to 15 characters."
   @spec pids_of(String.t()) :: [String.t()]
   def pids_of(name) do
     for path <- Path.wildcard("/proc/[0-9]*/comm"), File.read(path) == {:ok, name <> "\n"} do
@@ -81,6 +86,15 @@ defmodule Caravan.Test.Host do
     :ok
   end
 
+  @doc "Stops a process by SIGSTOP until the end of the test. Returns when it has stopped."
+  @spec suspend(String.t()) :: :ok
+  def suspend(os_pid) do
+    {_, 0} = System.cmd("kill", ["-STOP", os_pid])
+    ExUnit.Callbacks.on_exit(fn -> System.cmd("kill", ["-CONT", os_pid]) end)
+    await(fn -> File.read!("/proc/#{os_pid}/stat") =~ ") T " end, "process #{os_pid} to stop")
+    :ok
+  end
+
   @doc "Returns whether the process runs. A zombie does not run."
   @spec alive?(String.t()) :: boolean
   def alive?(os_pid) do
@@ -92,7 +106,7 @@ defmodule Caravan.Test.Host do
 
   @doc "Polls until the condition holds. Fails the test if that takes over `timeout` ms."
   @spec await((() -> as_boolean(term)), String.t(), timeout_ms :: pos_integer) :: true
-  def await(condition, what, timeout \\ 20_000),
+  def await(condition, what, timeout \\ 60_000),
     do: assert(Eventually.true?(condition, timeout), "waited #{timeout} ms in vain: #{what}")
 
   # Returns state, local port and remote port of each socket. The format is in proc(5), /proc/net/tcp.

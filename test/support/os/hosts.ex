@@ -3,8 +3,8 @@ defmodule Caravan.Test.Hosts do
   Nodes on separate hosts (`Caravan.Test.Netns`), and a `Knot` on another host.
 
       hosts = Hosts.start!(3)
-      Hosts.put_records(hosts, ["app 1 A 10.77.0.1"])
-      Hosts.discover(hosts.nodes, query: "app.caravan.test", type: :a, node_sname: "app", nameservers: [Hosts.dns(hosts)])
+      Hosts.put_addresses(hosts, [1, 2, 3])
+      Hosts.discover(hosts.nodes, Hosts.options(hosts))
       Host.await(fn -> Hosts.mesh?(hosts.nodes) end, "the mesh")
 
   Host `n` (1, 2, …) has the address 10.77.0.n or fd77::n and the node `app@ADDRESS`. The host of the `Knot` is
@@ -95,6 +95,17 @@ defmodule Caravan.Test.Hosts do
   def put_records(%__MODULE__{dns: dns}, records),
     do: PeerNode.call(dns, Knot, :put_records, [:knot, records])
 
+  @doc "Gives app.#{@zone} the IPv4 addresses of these hosts, in place of all other records."
+  @spec put_addresses(t, [pos_integer]) :: :ok
+  def put_addresses(%__MODULE__{} = hosts, numbers),
+    do: put_records(hosts, for(n <- numbers, do: "app 1 A #{ip(:inet, n)}"))
+
+  @doc "Returns options of a strategy that finds the nodes of `put_addresses/2`, and these options."
+  @spec options(t, keyword) :: keyword
+  def options(%__MODULE__{} = hosts, more \\ []) do
+    [query: "app.#{@zone}", type: :a, node_sname: "app", nameservers: [dns(hosts)]] ++ more
+  end
+
   @doc """
   Starts discovery with these options on all nodes at the same moment, in place of an earlier discovery.
 
@@ -131,9 +142,14 @@ defmodule Caravan.Test.Hosts do
     Enum.all?(nodes, fn {_n, node} -> Enum.sort([node.name | peers(node)]) == names end)
   end
 
+  @doc "Returns the nodedowns that the nodes have seen: the number of the node, and the name of the other one."
+  @spec downs(%{pos_integer => PeerNode.t()}) :: [{pos_integer, node}]
+  def downs(nodes),
+    do: for({n, node} <- nodes, down <- PeerNode.call(node, Witness, :downs, []), do: {n, down})
+
   defp answered?(node, start_at) do
     System.os_time(:millisecond) > start_at and
-      PeerNode.call(node, Caravan.Cluster, :await, [:caravan, [timeout: 10_000]]) == :ok
+      PeerNode.call(node, Caravan.Cluster, :await, [:caravan, [timeout: 60_000]]) == :ok
   end
 
   defp node!(net, n, name, family, args) do

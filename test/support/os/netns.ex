@@ -15,6 +15,8 @@ defmodule Caravan.Test.Netns do
 
   use GenServer, restart: :temporary
 
+  @deadline 60_000
+
   @typedoc "The name of a host, which the test chooses."
   @type host :: atom
 
@@ -46,11 +48,11 @@ defmodule Caravan.Test.Netns do
 
   @doc "Returns the words that run a command on a host if they are put before it."
   @spec wrapper(pid, host) :: [String.t()]
-  def wrapper(net, host), do: GenServer.call(net, {:wrapper, host})
+  def wrapper(net, host), do: GenServer.call(net, {:wrapper, host}, @deadline)
 
   @doc "Sets the faults of the network. They replace the earlier faults."
   @spec set(pid, [fault]) :: :ok
-  def set(net, faults), do: GenServer.call(net, {:set, faults})
+  def set(net, faults), do: GenServer.call(net, {:set, faults}, @deadline)
 
   @impl true
   def init(hosts) do
@@ -128,7 +130,7 @@ defmodule Caravan.Test.Netns do
     receive do
       {^port, {:data, "held\n"}} -> port |> Port.info(:os_pid) |> elem(1)
     after
-      5_000 -> raise "no network namespace after 5 s"
+      @deadline -> raise "no network namespace after #{@deadline} ms"
     end
   end
 

@@ -17,26 +17,35 @@ defmodule Caravan.Test.Requirements do
   """
   @type requirement ::
           :cargo
+          | :curl
           | :erl_call
           | :fuse
+          | :gcc
+          | :jq
           | :kdig
           | :knotd
           | :openssl
+          | :python3_yaml
           | :script
+          | :shellcheck
           | :unbound
           | :netns
           | :system_files
 
   # Debian's packages. Debian has no cargo that is new enough.
   @packages %{
+    "curl" => "curl",
     "erl_call" => "erlang-base",
+    "gcc" => "gcc",
     "ip" => "iproute2",
+    "jq" => "jq",
     "kdig" => "knot-dnsutils",
     "knotd" => "knot",
     "nft" => "nftables",
     "nsenter" => "util-linux",
     "openssl" => "openssl",
     "script" => "bsdutils",
+    "shellcheck" => "shellcheck",
     "unbound" => "unbound",
     "unshare" => "util-linux"
   }
@@ -76,6 +85,13 @@ defmodule Caravan.Test.Requirements do
     case System.cmd("sh", ["-c", "exec 3<>/dev/fuse"], stderr_to_stdout: true) do
       {_, 0} -> nil
       {output, _} -> "this user cannot open /dev/fuse: #{String.trim(output)}"
+    end
+  end
+
+  defp check(:python3_yaml) do
+    case System.cmd("sh", ["-c", "python3 -c 'import tomllib, yaml'"], stderr_to_stdout: true) do
+      {_, 0} -> nil
+      _ -> "Python 3.11 with PyYAML is not installed (Debian package python3-yaml)"
     end
   end
 

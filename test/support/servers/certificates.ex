@@ -21,14 +21,14 @@ defmodule Caravan.Test.Certificates do
   certificate and of its key.
 
   `names` are the subject alternative names: `["DNS:dns.test", "IP:127.0.0.1"]`. The option `days` is how long
-  the certificate is valid. With 0, it has expired when this function returns.
+  the certificate is valid. With 0, it has expired when this function returns. The option `usage` is by default `"serverAuth"`.
   """
   @spec server!(Path.t(), String.t(), String.t(), [String.t()], keyword) :: {Path.t(), Path.t()}
   def server!(dir, authority, name, names, opts \\ []) do
     days = opts[:days] || @days
     request!(dir, name, ["-subj", "/CN=#{name}"], ".csr")
     extensions = Path.join(dir, name <> ".ext")
-    usage = "basicConstraints=CA:FALSE\nextendedKeyUsage=serverAuth\n"
+    usage = "basicConstraints=CA:FALSE\nextendedKeyUsage=#{opts[:usage] || "serverAuth"}\n"
     File.write!(extensions, "#{usage}subjectAltName=#{Enum.join(names, ",")}\n")
 
     openssl!(

@@ -17,8 +17,9 @@ defmodule Caravan.Test.DnsServer do
   @type type :: :srv | :a | :aaaa
   @type dns_record :: {0..65_535, 0..65_535, 0..65_535, String.t()} | :inet.ip_address()
   @typedoc """
-  One query. `asked` is the name in the case of the client. `payload` is the UDP payload size that the client
-  offers (EDNS; `nil` without it). `dnssec` is its DO bit. `ip` and `port` are the client's.
+  One query. `name` has small letters alone, and `asked` is the name as the client wrote it. `payload` is the
+  UDP payload size that the client offers (EDNS; `nil` without it). `dnssec` is its DO bit. `ip` and `port` are the
+  client's.
   """
   @type query :: %{
           name: String.t(),

@@ -26,7 +26,7 @@ defmodule Caravan.Test.Knot do
 
   alias Caravan.Test.Daemon
 
-  @deadline 10_000
+  @deadline 60_000
   @tries 3
   # knotd increases the serial of a zone that it signs. Each new version of a zone leaves room for that.
   @serials 1_000
@@ -51,7 +51,7 @@ defmodule Caravan.Test.Knot do
   @spec address(GenServer.server()) :: String.t()
   def address(knot), do: GenServer.call(knot, :address)
 
-  @doc "Replaces the records. Returns when the server answers with them, and raises if that takes over 10 seconds."
+  @doc "Replaces the records. Returns when the server answers with them, and raises if that takes over a minute."
   @spec put_records(GenServer.server(), [String.t()]) :: :ok
   def put_records(knot, records) do
     with {:error, message} <- GenServer.call(knot, {:put_records, records}, 2 * @deadline),
@@ -166,7 +166,7 @@ defmodule Caravan.Test.Knot do
   end
 
   defp answered_soa(state, zone) do
-    options = [nameservers: [{state.ip, state.port}], timeout: 200, retry: 1]
+    options = [nameservers: [{state.ip, state.port}], timeout: 500, retry: 1]
 
     with {:ok, message} <- :inet_res.resolve(String.to_charlist(zone), :in, :soa, options),
          [soa | _] <- :inet_dns.msg(message, :anlist) do

@@ -21,7 +21,7 @@ defmodule Caravan.Test.Unbound do
   alias Caravan.Test.Daemon
 
   @ip {127, 0, 0, 1}
-  @deadline 10_000
+  @deadline 60_000
   @tries 3
 
   defstruct [:dir, :os, :ports, output: ""]
@@ -98,7 +98,7 @@ defmodule Caravan.Test.Unbound do
 
   # Looks up a name that only this server knows, so that another server on the same port is not taken for it.
   defp answers?(state) do
-    options = [nameservers: [{@ip, state.ports.dns}], timeout: 200, retry: 1]
+    options = [nameservers: [{@ip, state.ports.dns}], timeout: 500, retry: 1]
     :inet_res.lookup(~c"#{own_name(state)}", :in, :a, options) == [@ip]
   end
 

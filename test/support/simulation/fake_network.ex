@@ -38,11 +38,8 @@ defmodule Caravan.Test.FakeNetwork do
 
   @spec connect(pid, node) :: term
   def connect(network, node) do
-    %{owner: owner, nodes: nodes} = Agent.get(network, & &1)
-    send(owner, {:connect, node})
-
-    case Map.get(nodes, node, :connects) do
-      :connects -> Agent.update(network, &update_in(&1.connected, fn c -> [node | c] end)) == :ok
+    case Agent.get_and_update(network, &connected(&1, node)) do
+      :connects -> true
       :unreachable -> false
       :hangs -> Process.sleep(:infinity)
       {:returns, term} -> term
@@ -50,10 +47,21 @@ defmodule Caravan.Test.FakeNetwork do
     end
   end
 
+  # Another process that asks for the list after this message finds the node in it.
+  defp connected(state, node) do
+    send(state.owner, {:connect, node})
+
+    case Map.get(state.nodes, node, :connects) do
+      :connects -> {:connects, update_in(state.connected, &[node | &1])}
+      behaviour -> {behaviour, state}
+    end
+  end
+
   @spec disconnect(pid, node) :: true
   def disconnect(network, node) do
+    :ok = drop(network, node)
     %{owner: owner} = Agent.get(network, & &1)
     send(owner, {:disconnect, node})
-    drop(network, node) == :ok
+    true
   end
 end

@@ -31,7 +31,7 @@ defmodule Caravan.Test.Fleet do
     until = 1_000 * Keyword.fetch!(options, :seconds)
 
     # All strategies start in the same millisecond. A real deployment is spread over more time.
-    sources = for id <- 1..size, into: %{}, do: {id, %Source{next_lookup_at: 0}}
+    sources = for id <- 1..size, into: %{}, do: {id, %Source{next_lookup_at: 0, responded_at: 0}}
     agenda = for id <- 1..size, do: {0, {:lookup, id}}
 
     down =

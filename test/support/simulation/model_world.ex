@@ -11,12 +11,18 @@ defmodule Caravan.Test.ModelWorld do
   alias Caravan.Cluster.Config
   alias Caravan.Cluster.Discovery.Endpoint
   alias Caravan.Cluster.Membership
+  alias Caravan.Cluster.Membership.DialQueue
+  alias Caravan.Cluster.Membership.Links
 
   @self "app@me"
   @other "other@host"
   @connect_timeout 5_000
   @probe_timeout 1_000
   @day 86_400_000
+
+  # Of `links: k`: the time in which all preferred members must be connected before a stand-in is given up.
+  @settled_after 60_000
+  @release_every 1_000
 
   # The facts that the model records:
   #
@@ -26,9 +32,12 @@ defmodule Caravan.Test.ModelWorld do
   #   * :connecting are the connects in progress. :agenda has the times at which connects and lookups end.
   #   * :dials are the times of the connects and probes by name, latest first.
   #   * :atoms are the names that are atoms. :dialled_new has the times at which a connect created an atom.
-  #   * :table are the names in the table of addresses.
+  #   * :table are the names in the peer table.
   #   * :answers_at_prune is the number of answers when nodes were last pruned.
   #   * :unread are the deltas in the mailbox of the strategy.
+  #   * :opened are the connected nodes that this node has dialled.
+  #   * :full_since is the time since when all preferred members have been connected, and :released_at that of the last
+  #     disconnect of a stand-in.
   defstruct [
     :membership,
     :config,
@@ -48,7 +57,10 @@ defmodule Caravan.Test.ModelWorld do
     table: MapSet.new(),
     drained: false,
     deltas: false,
-    unread: []
+    unread: [],
+    opened: MapSet.new(),
+    full_since: nil,
+    released_at: nil
   ]
 
   @doc """
@@ -144,11 +156,18 @@ defmodule Caravan.Test.ModelWorld do
   defp happen(world, {:connect, name, failure}) do
     {result, world} =
       if name in world.alive,
-        do: {:ok, world |> join(name) |> read_or_snapshot(name)},
+        do: {:ok, world |> join(name) |> opened(name) |> read_or_snapshot(name)},
         else: {{:error, failure}, world}
 
     %{world | connecting: Map.delete(world.connecting, name)}
     |> handle({:connect_result, name, result})
+  end
+
+  # Two nodes may dial each other at the same time. The connect of both returns true, so both have opened the connection.
+  defp opened(world, name) do
+    if world.joined_at[name] >= world.connecting[name],
+      do: %{world | opened: MapSet.put(world.opened, name)},
+      else: world
   end
 
   # The result of a connect may come before the nodeup. Then the strategy takes a snapshot.
@@ -163,9 +182,9 @@ defmodule Caravan.Test.ModelWorld do
 
   # A failure and an empty answer must not change the members.
   defp handle_without_change(world, event) do
-    before = Enum.sort(Membership.members(world.membership))
+    before = Enum.sort(members(world.membership))
     world = handle(world, event)
-    assert Enum.sort(Membership.members(world.membership)) == before
+    assert Enum.sort(members(world.membership)) == before
     world
   end
 
@@ -188,7 +207,8 @@ defmodule Caravan.Test.ModelWorld do
   ## Events about connections
 
   defp connections(%{connected: before} = world, connected) do
-    world = %{world | connected: connected}
+    opened = MapSet.intersection(world.opened, connected)
+    world = %{world | connected: connected, opened: opened}
     if world.deltas, do: unread(world, before), else: snapshot(world)
   end
 
@@ -206,7 +226,8 @@ defmodule Caravan.Test.ModelWorld do
   ## The membership
 
   defp tick(world) do
-    world = handle(world, :tick)
+    # A tick may give a stand-in up. Its nodedown is read then.
+    world = world |> handle(:tick) |> read()
 
     assert Membership.wake(world.membership, world.now) > world.now,
            "the next tick is due at once"
@@ -226,8 +247,11 @@ defmodule Caravan.Test.ModelWorld do
 
     {actions, membership} = Membership.handle(world.membership, event, env)
     {connected, world} = {world.connected, %{world | membership: membership}}
+    released = for {:release, name} <- actions, do: name
+    world = world |> full_since() |> check_released(released)
     world = Enum.reduce(actions, world, &perform/2)
-    check_invariants(world, connected, for({:disconnect, name} <- actions, do: name))
+    pruned = for {:disconnect, name} <- actions, name not in released, do: name
+    check_invariants(world, connected, released, pruned)
   end
 
   defp perform({:lookup, source}, world) do
@@ -260,6 +284,7 @@ defmodule Caravan.Test.ModelWorld do
         [world.now | world.dialled_new]
       end
 
+    check_wanted(world, name)
     check_probe(world, name, probe_every)
     {failure, failed_after} = failure(world, name, probe_every)
 
@@ -279,8 +304,15 @@ defmodule Caravan.Test.ModelWorld do
   end
 
   # check_invariants/3 checks all disconnects of an event together.
-  defp perform({:disconnect, name}, world),
-    do: %{world | connected: MapSet.delete(world.connected, name)}
+  defp perform({:disconnect, name}, world) do
+    %{
+      world
+      | connected: MapSet.delete(world.connected, name),
+        opened: MapSet.delete(world.opened, name)
+    }
+  end
+
+  defp perform({:release, name}, world), do: perform({:disconnect, name}, world)
 
   defp perform({:publish, entries}, world) do
     assert length(entries) <= world.config.max_nodes
@@ -311,9 +343,9 @@ defmodule Caravan.Test.ModelWorld do
 
   ## Invariants
 
-  defp check_invariants(world, connected_before, pruned) do
+  defp check_invariants(world, connected_before, released, pruned) do
     %{membership: membership, config: config} = world
-    assert length(Membership.members(membership)) <= config.max_nodes
+    assert length(Membership.peers(membership)) <= config.max_nodes
 
     today = Enum.count(world.dialled_new, &(&1 > world.now - @day))
     assert today <= config.max_new_names, "#{today} new names within a day"
@@ -327,7 +359,14 @@ defmodule Caravan.Test.ModelWorld do
     assert young <= config.max_connects, "#{young} connects at once"
 
     check_indexes(world)
-    check_pruned(world, connected_before, pruned)
+    check_due(world)
+    world = check_pruned(world, connected_before, pruned)
+
+    cond do
+      released == [] -> world
+      world.deltas -> unread(world, connected_before)
+      true -> snapshot(world)
+    end
   end
 
   # The counts, the queue and the slots must be equal to what a walk over the peers finds.
@@ -335,9 +374,17 @@ defmodule Caravan.Test.ModelWorld do
     %{queue: queue, slots: slots} = membership
 
     assert Membership.counts(membership) == %{
-             members: length(Membership.members(membership)),
+             members: length(members(membership)),
              connected: length(Membership.connected(membership))
            }
+
+    assert Enum.sort(Membership.peers(membership)) ==
+             Enum.sort(Enum.uniq(members(membership) ++ Membership.connected(membership)))
+
+    missing =
+      for {name, {true, {:missing, _since, _draining}}} <- Membership.nodes(membership), do: name
+
+    assert Membership.missing(membership) == length(missing)
 
     for {name, peer} <- membership.peers,
         do: assert(peer.connected_since != nil == name in membership.connected_nodes)
@@ -355,15 +402,117 @@ defmodule Caravan.Test.ModelWorld do
           not is_map_key(connecting, name),
           do: {peer.retry_at, peer.connect_failures, name}
 
+    if links = membership.links do
+      {preferred, others} = preferred(membership)
+      assert Links.preferred(links) == preferred
+      check_queue(links.preferred_queue, waiting(waiting, preferred), now)
+      check_queue(links.other_queue, waiting(waiting, others), now)
+      connected = Membership.connected(membership)
+      leaving = for {name, %{draining: true}} <- membership.peers, do: name
+      assert links.connected == length((connected -- connected -- preferred) -- leaving)
+
+      stand_ins =
+        for name <- others -- leaving, name in connected, membership.peers[name].opened, do: name
+
+      assert Enum.sort(stand_ins) ==
+               Enum.sort(for {_, name} <- :gb_sets.to_list(links.stand_ins), do: name)
+
+      hopeful = for {since, name} <- :gb_sets.to_list(links.hopeful), do: {name, since}
+      assert Enum.all?(hopeful, &(&1 in connecting)), "a connect that has ended is hopeful"
+      assert links.failing == Enum.count(waiting, fn {_at, failures, _name} -> failures > 0 end)
+    else
+      check_queue(queue, waiting, now)
+    end
+  end
+
+  # While slots are free, each node that is due is dialled. With a limited number of links, these are the preferred
+  # nodes, and the others while links are missing.
+  defp check_due(%{drained: true}), do: :ok
+
+  defp check_due(%{membership: %{links: nil} = membership} = world),
+    do: assert(DialQueue.ready(membership.queue) == [] or young(world) >= max_connects(world))
+
+  defp check_due(%{membership: %{links: links}} = world) do
+    if young(world) < max_connects(world) do
+      assert DialQueue.ready(links.preferred_queue) == []
+      hopeful = :gb_sets.size(links.hopeful)
+      live = links(world) + hopeful
+      assert DialQueue.ready(links.other_queue) == [] or live >= world.config.links
+    end
+  end
+
+  defp young(world), do: map_size(world.membership.slots.young)
+  defp max_connects(world), do: world.config.max_connects
+
+  defp waiting(waiting, names), do: Enum.filter(waiting, &(elem(&1, 2) in names))
+
+  defp check_queue(queue, waiting, now) do
     {ready, later} = Enum.split_with(waiting, fn {at, _failures, _name} -> at <= now end)
 
     ready =
-      for {_at, failures, name} <- ready, do: {failures, :erlang.phash2({@self, name}), name}
+      for {_at, failures, name} <- ready,
+          do: {failures, :erlang.phash2({@self, name}, queue.hashes), name}
 
     waiting = for {at, nodes} <- :gb_trees.to_list(queue.waiting), do: {at, Enum.sort(nodes)}
     later = Enum.group_by(later, &elem(&1, 0), fn {_at, failures, name} -> {name, failures} end)
     assert Map.new(waiting) == Map.new(later, fn {at, nodes} -> {at, Enum.sort(nodes)} end)
     assert :gb_sets.to_list(queue.ready) == Enum.sort(ready)
+  end
+
+  # The preferred members, first by rank, and the others.
+  defp preferred(membership) do
+    membership
+    |> members()
+    |> Enum.sort_by(&{:erlang.phash2({@self, &1}, 4_294_967_296), &1})
+    |> Enum.split(membership.options.links)
+  end
+
+  defp full_since(%{config: %{links: :all}} = world), do: world
+
+  defp full_since(%{membership: membership} = world) do
+    {preferred, _others} = preferred(membership)
+    full? = length(preferred) == world.config.links and preferred -- connected(world) == []
+    %{world | full_since: if(full?, do: world.full_since || world.now)}
+  end
+
+  defp members(membership),
+    do: for({name, peer} <- membership.peers, peer.endpoints != %{}, do: name)
+
+  defp connected(world), do: Membership.connected(world.membership)
+
+  # With a limited number of links, another than a preferred node is dialled only if links are missing.
+  defp check_wanted(%{config: %{links: :all}}, _name), do: :ok
+
+  defp check_wanted(world, name) do
+    {preferred, _others} = preferred(world.membership)
+
+    assert name in preferred or links(world) < world.config.links,
+           "dials the stand-in #{name}, but no link is missing"
+  end
+
+  # The number of links: nodes that stay, and that are preferred or were dialled by this node.
+  defp links(%{membership: membership} = world) do
+    {preferred, others} = preferred(membership)
+    links = preferred ++ Enum.filter(others, &membership.peers[&1].opened)
+    Enum.count(links, &(&1 in connected(world) and not membership.peers[&1].draining))
+  end
+
+  defp check_released(world, []), do: world
+
+  defp check_released(%{config: config} = world, [name]) do
+    {preferred, others} = preferred(world.membership)
+    assert config.release_links, "gives up #{name} without :release_links"
+    assert name in others, "gives up #{name}, which is no stand-in"
+    assert name in world.opened, "gives up #{name}, which this node has not dialled"
+    assert preferred -- connected(world) == [] and length(preferred) == config.links
+
+    assert world.full_since != nil and world.now - world.full_since >= @settled_after,
+           "gives up #{name} too early"
+
+    assert world.released_at == nil or world.now - world.released_at >= @release_every,
+           "gives up two nodes at once"
+
+    %{world | released_at: world.now}
   end
 
   defp check_pruned(world, _connected, []), do: world

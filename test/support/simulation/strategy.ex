@@ -5,7 +5,7 @@ defmodule Caravan.Test.Strategy do
       import Caravan.Test.Strategy
       setup :start_servers
 
-  The test process gets the messages of both.
+  The test process gets the messages of the server and of the network.
   """
 
   import ExUnit.Callbacks, only: [start_supervised!: 1]

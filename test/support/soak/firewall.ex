@@ -2,7 +2,7 @@ defmodule Caravan.Test.Soak.Firewall do
   @moduledoc """
   Drops packets between nodes with addresses in 127.0.0.0/8.
 
-  It writes rules of nftables, so it needs root and a network namespace of the soak.
+  It writes rules of nftables, so it needs root, and the network namespace that `.ci/soak` makes.
   """
 
   @typedoc "All addresses of one node."

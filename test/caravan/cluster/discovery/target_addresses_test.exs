@@ -49,6 +49,27 @@ defmodule Caravan.Cluster.Discovery.TargetAddressesTest do
     refute "b.test" in known(targets, 6_000)
   end
 
+  test "the version changes when an address changes, comes or goes, and is unknown when one is too old" do
+    targets = two()
+    version = TargetAddresses.version(targets, 0)
+
+    for same <- [service("a.test", [@ip], 5), service("a.test", []), service("c.test", [])] do
+      {_, targets} = add(targets, [same], 1_000)
+      assert TargetAddresses.version(targets, 1_000) == version
+    end
+
+    for change <- [service("a.test", [{10, 0, 0, 2}], 60), service("c.test", [@ip], 60)] do
+      {_, targets} = add(targets, [change], 1_000)
+      assert TargetAddresses.version(targets, 1_000) == version + 1
+    end
+
+    # Half of the time in which the addresses are used after the shorter TTL.
+    assert TargetAddresses.version(targets, 49_999) == version
+    assert TargetAddresses.version(targets, 50_000) == nil
+    {_, targets} = add(targets, [service("a.test", [])], 80_000)
+    assert TargetAddresses.version(targets, 80_000) == version + 1
+  end
+
   test "addresses are used for 60 seconds after their TTL while lookups fail, and not longer" do
     {[service], targets} = add(two(), [service("b.test", [])], 79_999)
     assert service.addresses == [@ip]
@@ -87,7 +108,8 @@ defmodule Caravan.Cluster.Discovery.TargetAddressesTest do
     hosts = for n <- 1..100, do: "other#{n}.test"
     targets = Enum.reduce(hosts, two(), &TargetAddresses.unreachable(&2, &1))
     {_, targets} = add(targets, [service("a.test", [@ip], 60)], 90_000)
-    assert targets == elem(add(TargetAddresses.new(), [service("a.test", [@ip], 60)], 90_000), 1)
+    {_, only} = add(TargetAddresses.new(), [service("a.test", [@ip], 60)], 90_000)
+    assert %{targets | version: only.version} == only
     assert TargetAddresses.unreachable(TargetAddresses.new(), "x") == TargetAddresses.new()
   end
 

@@ -36,6 +36,17 @@ defmodule Caravan.Cluster.Distribution.ConnectorTest do
     assert result(network, "dead@h", 50) == {:error, :timeout}
   end
 
+  test "a strategy is idle in this VM, which is not alive, only with a connect function of OTP" do
+    refute Node.alive?()
+    idle? = &Connector.idle?(Config.new!([query: "app.test", node_sname: "app"] ++ &1))
+    assert idle?.([])
+
+    for connect <- [{Node, :connect, []}, {:net_kernel, :hidden_connect_node, []}],
+        do: assert(idle?.(connect: connect))
+
+    refute idle?.(connect: {__MODULE__, :connect, []})
+  end
+
   test "the disconnect function of the topology is called", %{network: network} do
     :ok = result(network, "up@h")
     config = Config.new!([query: "app.test", node_sname: "app"] ++ FakeNetwork.options(network))

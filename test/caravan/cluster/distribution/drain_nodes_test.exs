@@ -9,9 +9,9 @@ defmodule Caravan.Cluster.Distribution.DrainNodesTest do
   alias Caravan.Test.Knot
   alias Caravan.Test.PeerNode
   alias Caravan.Test.Requirements
+  alias Caravan.Test.Witness
 
   @moduletag Requirements.tag(:knotd)
-  @moduletag timeout: 180_000
 
   @two [topology: :two, query: "_two._tcp.caravan.test"]
 
@@ -27,8 +27,8 @@ defmodule Caravan.Cluster.Distribution.DrainNodesTest do
 
   defp whereis(node, topology), do: PeerNode.call(node, Topologies, :whereis, [topology])
 
-  defp call_strategy(node, function) do
-    [strategy] = whereis(node, :caravan)
+  defp call_strategy(node, topology \\ :caravan, function) do
+    [strategy] = whereis(node, topology)
     :ok = PeerNode.call(node, :sys, function, [strategy])
   end
 
@@ -60,7 +60,7 @@ defmodule Caravan.Cluster.Distribution.DrainNodesTest do
       Host.await(
         fn ->
           membership = PeerNode.call(node, :sys, :get_state, [strategy]).membership
-          Enum.sort(Caravan.Cluster.Membership.members(membership)) == names
+          Enum.sort(Caravan.Cluster.Membership.peers(membership)) == names
         end,
         "#{inspect(topology)} to know #{inspect(names)}"
       )
@@ -103,6 +103,46 @@ defmodule Caravan.Cluster.Distribution.DrainNodesTest do
     Host.await(fn -> match?({:ok, _pid}, start.()) end, "the distribution of #{node.name}")
     true = PeerNode.call(node, :erlang, :set_cookie, [:caravan_test])
   end
+
+  # Starts the topology :one on the first and the third node, and :two on the second and the third.
+  defp start_different(knot, [a, b, c]) do
+    put_services(knot, [{a, [:app]}, {b, [:two]}, {c, [:app, :two]}])
+    for node <- [a, c], do: start_strategy(node, knot, topology: :one)
+    for node <- [b, c], do: start_strategy(node, knot, @two)
+  end
+
+  # Starts three nodes with the topology :two. The third one also has the topology :one, which is drained.
+  defp start_with_drained(knot, args \\ []) do
+    [_a, _b, c] = nodes = for _ <- 1..3, do: start_alone(args: args)
+    put_services(knot, for(node <- nodes, do: {node, [:app, :two]}))
+    for node <- nodes, do: start_strategy(node, knot, @two)
+    start_strategy(c, knot, topology: :one)
+    await_mesh(nodes)
+    for topology <- [:one, :two], do: await_known(c, topology, nodes -- [c])
+    assert drain(c, :one) == :ok
+    # `global` has disconnected the nodes for a moment.
+    await_mesh(nodes)
+    nodes
+  end
+
+  # Calls `fun`, which makes a connection to the node, and waits until a job of its drained topology has ended.
+  defp await_job(node, topology, fun) do
+    departure = fn ->
+      [strategy] = whereis(node, topology)
+      PeerNode.call(node, :sys, :get_state, [strategy]).departure
+    end
+
+    Host.await(fn -> match?(%{job: nil, check: nil}, departure.()) end, "no job to run")
+    fun.()
+    Host.await(fn -> departure.().check != nil end, "a job to end")
+  end
+
+  defp connect_console(node) do
+    console = PeerNode.start!(name: PeerNode.name("console"), args: ["-hidden"])
+    assert connect(console, node)
+  end
+
+  defp clear(nodes), do: for(node <- nodes, do: PeerNode.call(node, Witness, :clear, []))
 
   # Puts an SRV record for each node into each of its services.
   defp put_services(knot, nodes) do
@@ -161,13 +201,12 @@ defmodule Caravan.Cluster.Distribution.DrainNodesTest do
     test "with different nodes: only those of the drained one are disconnected, and no others",
          context do
       [a, b, c] = nodes = for _ <- 1..3, do: start_alone()
-      put_services(context.knot, [{a, [:app]}, {b, [:two]}, {c, [:app, :two]}])
-      for node <- [a, c], do: start_strategy(node, context.knot, topology: :one)
-      for node <- [b, c], do: start_strategy(node, context.knot, @two)
+      start_different(context.knot, nodes)
       # `global` connects a and b as well.
       await_mesh(nodes)
       await_known(c, :one, [a])
       await_known(c, :two, [b])
+      sync_global(nodes)
 
       assert drain(c, :one) == :ok
       refute a.name in peers(c)
@@ -196,10 +235,8 @@ defmodule Caravan.Cluster.Distribution.DrainNodesTest do
     test "with different nodes that are not meshed: those of the other one stay connected",
          context do
       args = ["-connect_all", "false"]
-      [a, b, c] = for _ <- 1..3, do: start_alone(args: args)
-      put_services(context.knot, [{a, [:app]}, {b, [:two]}, {c, [:app, :two]}])
-      for node <- [a, c], do: start_strategy(node, context.knot, topology: :one)
-      for node <- [b, c], do: start_strategy(node, context.knot, @two)
+      [a, b, c] = nodes = for _ <- 1..3, do: start_alone(args: args)
+      start_different(context.knot, nodes)
       Host.await(fn -> peers(c) == Enum.sort([a.name, b.name]) end, "c to have both")
       await_known(c, :one, [a])
       await_known(c, :two, [b])
@@ -228,6 +265,106 @@ defmodule Caravan.Cluster.Distribution.DrainNodesTest do
       assert resume(b, :one) == :ok
       await_mesh(nodes)
     end
+  end
+
+  describe "while one topology is drained and the other" do
+    test "does not reply, a connection of a console harms no node", context do
+      [_a, _b, c] = nodes = start_with_drained(context.knot)
+      clear(nodes)
+      call_strategy(c, :two, :suspend)
+      await_job(c, :one, fn -> connect_console(c) end)
+      for node <- nodes, do: assert(downs(node) == [])
+      call_strategy(c, :two, :resume)
+    end
+
+    test "has had no answer since a crash, a connection of a console harms no node", context do
+      [_a, _b, c] = nodes = start_with_drained(context.knot)
+      clear(nodes)
+      stop_supervised!(Knot)
+      [two] = whereis(c, :two)
+      PeerNode.call(c, Process, :exit, [two, :kill])
+      Host.await(fn -> whereis(c, :two) not in [[], [two]] end, "another strategy")
+      await_job(c, :one, fn -> connect_console(c) end)
+      for node <- nodes, do: assert(downs(node) == [])
+    end
+
+    test "has nodes in a mesh, a new node of the drained one is left alone", context do
+      [a, _b, c] = nodes = start_with_drained(context.knot)
+      clear(nodes)
+      new = start_alone()
+      # `global` connects it to all nodes.
+      await_job(c, :one, fn -> assert connect(new, a) end)
+      await_mesh([new | nodes])
+      for node <- [new | nodes], do: assert(downs(node) == [])
+    end
+
+    test "names no new node yet, one that has the other topology stays, and one that has not is put out",
+         context do
+      args = ["-connect_all", "false"]
+      [a, b, c] = nodes = start_with_drained(context.knot, args)
+      clear(nodes)
+      [new, stranger] = for _ <- 1..2, do: start_alone(args: args)
+
+      # It dials all nodes. DNS names it later.
+      await_job(c, :one, fn ->
+        start_strategy(new, context.knot, @two)
+        Host.await(fn -> length(peers(new)) == 3 end, "the new node to have all")
+      end)
+
+      await_job(c, :one, fn -> assert connect(stranger, c) end)
+      assert_refused(stranger, c)
+      assert peers(c) == Enum.sort([a.name, b.name, new.name])
+      for node <- [new, a, b], do: assert(downs(node) == [])
+      assert downs(c) == [stranger.name]
+    end
+  end
+
+  test "a drain disconnects no node while another topology does not reply, and continues then",
+       context do
+    [a, b, c] = nodes = for _ <- 1..3, do: start_alone()
+    start_different(context.knot, nodes)
+    await_mesh(nodes)
+    await_known(c, :one, [a])
+    await_known(c, :two, [b])
+
+    call_strategy(c, :two, :suspend)
+    assert drain(c, :one) == {:error, :timeout}
+    for node <- nodes, do: assert(downs(node) == [])
+    call_strategy(c, :two, :resume)
+    Host.await(fn -> peers(c) == [b.name] end, "c to be with b alone")
+    assert_refused(a, c)
+  end
+
+  test "a drain disconnects a node whose strategy did not reply as soon as it replies", context do
+    [a, b, c] = nodes = for _ <- 1..3, do: start_alone(args: ["-connect_all", "false"])
+    start_different(context.knot, nodes)
+    # On this node, the topology of the same name finds no node.
+    start_strategy(a, context.knot, topology: :two, query: "_none._tcp.caravan.test")
+    Host.await(fn -> peers(c) == Enum.sort([a.name, b.name]) end, "c to have both")
+    await_known(c, :one, [a])
+    await_known(c, :two, [b])
+    PeerNode.call(a, Caravan.Cluster, :await, [:two, [nodes: 0]])
+
+    call_strategy(a, :two, :suspend)
+    assert drain(c, :one) == :ok
+    assert a.name in peers(c)
+    call_strategy(a, :two, :resume)
+    Host.await(fn -> peers(c) == [b.name] end, "c to be with b alone")
+    assert_refused(a, c)
+  end
+
+  test "a topology with a few links that resumes releases its members, while another one is drained",
+       context do
+    [a, b, c] = nodes = for _ <- 1..3, do: start_alone(args: ["-connect_all", "false"])
+    put_services(context.knot, for(node <- nodes, do: {node, [:app, :two]}))
+    start_strategy(c, context.knot, topology: :one)
+    start_strategy(c, context.knot, @two ++ [links: 1])
+    await_known(c, :one, [a, b])
+    await_known(c, :two, [a, b])
+    for topology <- [:one, :two], do: assert(drain(c, topology) == :ok)
+    for node <- [a, b], do: refute(true_cookie?(c, node))
+    assert resume(c, :two) == :ok
+    for node <- [a, b], do: assert(true_cookie?(c, node))
   end
 
   test "after many drains at once, with a strategy that crashes, all cookies are restored",

@@ -42,7 +42,7 @@ defmodule Caravan.Cluster.Distribution.DrainTest do
     for {:"$gen_call", _from, request} <- messages, do: request
   end
 
-  test "after a resume, the table of addresses is as before", context do
+  test "after a resume, the peer table is as before", context do
     DnsServer.put(context.server, @query, :srv, [{0, 0, 25_001, "drain-table.test"}])
     strategy = start(context, ports: :srv)
     assert_receive {:connect, :"app@drain-table.test"}, 20_000
@@ -68,7 +68,7 @@ defmodule Caravan.Cluster.Distribution.DrainTest do
     strategy = start(context, lookup_timeout: 20_000)
     assert_receive {:start, %{topology: ^topology}}, 20_000
     assert Cluster.drain(strategy) == :ok
-    assert_receive {:stop, %{topology: ^topology, result: {:error, :cancelled}}}, 100
+    assert_received {:stop, %{topology: ^topology, result: {:error, :cancelled}}}
     assert Cluster.drain(strategy) == :ok
     refute_received {_event, %{topology: ^topology}}
   end
@@ -77,21 +77,23 @@ defmodule Caravan.Cluster.Distribution.DrainTest do
     DnsServer.put(context.server, @query, :srv, [{0, 0, 1, "n.test"}])
     one = start(context, topology: :drain_one)
     two = start(context, topology: :drain_two)
-    names = fn strategy -> GenServer.call(strategy, :peer_names) end
-    assert Eventually.true?(fn -> names.(one) == ["app-1@n.test"] end, 20_000)
-    assert Eventually.true?(fn -> names.(two) == ["app-1@n.test"] end, 20_000)
+    drained = fn strategy -> :sys.get_state(strategy).membership.drained end
     assert Cluster.drain(one) == :ok
-    assert {names.(one), names.(two)} == {[], ["app-1@n.test"]}
+    assert {drained.(one), drained.(two)} == {true, false}
     assert Cluster.drain(two) == :ok
-    assert {names.(one), names.(two)} == {[], []}
+    assert {drained.(one), drained.(two)} == {true, true}
     assert Cluster.resume(one) == :ok
-    assert {names.(one), names.(two)} == {["app-1@n.test"], []}
+    assert {drained.(one), drained.(two)} == {false, true}
     assert Cluster.resume(two) == :ok
   end
 
   test "drains and resumes at the same time all take effect" do
     keys = for n <- 1..50, do: :"drain_test_#{n}"
-    at_once = fn fun -> keys |> Enum.map(&Task.async(fn -> fun.(&1) end)) |> Task.await_many() end
+
+    at_once = fn fun ->
+      keys |> Enum.map(&Task.async(fn -> fun.(&1) end)) |> Task.await_many(60_000)
+    end
+
     at_once.(&Drain.start/1)
     assert Enum.all?(keys, &Drain.drained?/1)
     at_once.(&Drain.resume/1)

@@ -6,8 +6,6 @@ defmodule Caravan.Cluster.Distribution.ProbeTest do
   alias Caravan.Test.Host
   alias Caravan.Test.PeerNode
 
-  @moduletag timeout: 120_000
-
   defp config(options \\ []), do: Config.new!([query: "app.test", node_sname: "app"] ++ options)
 
   defp find(node, name, timeout \\ 2_000, every \\ 2_000),
@@ -81,7 +79,7 @@ defmodule Caravan.Cluster.Distribution.ProbeTest do
 
   # Connects until the queue is full. Returns the sockets.
   defp fill(port, sockets) do
-    case :gen_tcp.connect({127, 0, 0, 1}, port, [], 300) do
+    case :gen_tcp.connect({127, 0, 0, 1}, port, [], 1_000) do
       {:ok, socket} -> fill(port, [socket | sockets])
       {:error, :timeout} -> sockets
     end

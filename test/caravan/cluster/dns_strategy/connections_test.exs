@@ -5,6 +5,10 @@ defmodule Caravan.Cluster.DnsStrategy.ConnectionsTest do
 
   alias Caravan.Cluster.Config
   alias Caravan.Cluster.DnsStrategy.Connections
+  alias Caravan.Cluster.DnsStrategy.Jobs
+  alias Caravan.Test.Eventually
+  alias Caravan.Test.FakeNetwork
+  alias Caravan.Test.PeerNode
 
   @name "app-4001@node1.test"
 
@@ -28,14 +32,127 @@ defmodule Caravan.Cluster.DnsStrategy.ConnectionsTest do
 
   test "a diagnosis of a failed handshake is logged" do
     assert logged({:accepted, "10.0.0.1:4001"}) =~
-             "10.0.0.1:4001 accepts, but the handshake fails"
+             "10.0.0.1:4001 accepts the cookie of this node, but not its connection"
+
+    assert logged({:cookie, "10.0.0.1:4001"}) =~ "refuses the cookie of this node"
   end
 
-  test "a diagnosis does not repeat what the probe of another address logs" do
+  test "a diagnosis that another address refuses or does not answer logs only the reason of the connect" do
     for finding <- [{:refused, "10.0.0.2:4001"}, {:no_reply, "10.0.0.2:4001"}] do
-      log = logged(finding)
-      assert log =~ "cannot connect to #{@name}: not reachable, or it refused the connection"
-      refute log =~ "10.0.0.2"
+      # Other tests may log at the same time.
+      [line] = for line <- String.split(logged(finding), "\n"), line =~ @name, do: line
+      assert line =~ "cannot connect to #{@name}: not reachable, or it refused the connection"
+      refute line =~ "10.0.0.2"
+    end
+  end
+
+  describe "release/4 and disconnect/4" do
+    # Registers a process as a strategy of this VM. It replies whether it wants a link.
+    defp strategy(context, reply) do
+      key = :"Caravan.Cluster.DnsStrategy:#{context.test}"
+
+      start_supervised!(
+        {Task,
+         fn ->
+           Process.register(self(), key)
+
+           receive do
+             {:"$gen_call", from, {:wants, @name}} -> reply.(from)
+           end
+         end}
+      )
+
+      assert Eventually.true?(fn -> Process.whereis(key) end)
+    end
+
+    # Returns the events of the job.
+    defp release(function \\ :release) do
+      network = start_supervised!({FakeNetwork, self()})
+      options = [query: "app.test", node_sname: "app"] ++ FakeNetwork.options(network)
+      config = Config.new!(options)
+      own = :"Caravan.Cluster.DnsStrategy:own"
+      jobs = apply(Connections, function, [%Jobs{}, config, own, @name])
+      assert_receive message, 5_000
+      message = if match?({:disconnect, _node}, message), do: receive(do: (m -> m)), else: message
+      {{^function, @name} = tag, outcome, duration, _jobs} = Jobs.handle(jobs, message)
+      Connections.finished(tag, outcome, duration, config, fn _name -> true end)
+    end
+
+    test "disconnects a node that no other strategy wants", context do
+      strategy(context, &GenServer.reply(&1, false))
+      assert release() == [{:release_result, @name, :released}]
+    end
+
+    test "keeps a node that another strategy wants", context do
+      strategy(context, &GenServer.reply(&1, true))
+      assert release() == [{:release_result, @name, :kept}]
+      refute_received {:disconnect, _node}
+    end
+
+    test "keeps a node that is pruned, if another strategy wants it", context do
+      strategy(context, &GenServer.reply(&1, true))
+      assert capture_log(fn -> assert release(:disconnect) == [] end) =~ "stays connected"
+      refute_received {:disconnect, _node}
+    end
+
+    test "keeps a node that is pruned, if another strategy does not reply", context do
+      strategy(context, fn _from -> Process.sleep(:infinity) end)
+      assert release(:disconnect) == []
+      refute_received {:disconnect, _node}
+    end
+
+    test "keeps a node whose own strategy wants the link" do
+      [a, b] =
+        for x <- ~w(a b),
+            do: PeerNode.start!(name: PeerNode.name(x), args: ~w(-connect_all false))
+
+      true = PeerNode.call(a, :net_kernel, :connect_node, [b.name])
+
+      # Replies on the other node as its strategy.
+      PeerNode.eval(
+        b,
+        """
+        test = self()
+
+        spawn(fn ->
+          Process.register(self(), :own)
+          send(test, :registered)
+
+          for reply <- [true, false] do
+            receive do
+              {:"$gen_call", from, {:wants, name}} -> GenServer.reply(from, reply and name == asker)
+            end
+          end
+        end)
+
+        receive do
+          :registered -> :ok
+        end
+        """,
+        asker: "#{a.name}"
+      )
+
+      release = """
+      alias Caravan.Cluster.Config
+      alias Caravan.Cluster.DnsStrategy.{Connections, Jobs}
+      config = Config.new!(query: "app.test", node_sname: "app", links: 1, log_level: :none)
+      jobs = Connections.release(%Jobs{}, config, :own, name)
+      message = receive(do: (message -> message))
+      {tag, outcome, duration, _jobs} = Jobs.handle(jobs, message)
+      Connections.finished(tag, outcome, duration, config, fn _name -> true end)
+      """
+
+      for {result, left} <- [kept: [b.name], released: []] do
+        assert PeerNode.eval(a, release, name: "#{b.name}") ==
+                 [{:release_result, "#{b.name}", result}]
+
+        assert PeerNode.call(a, :erlang, :nodes, []) == left
+      end
+    end
+
+    test "disconnects the node if the other strategy ends", context do
+      strategy(context, fn _from -> :ok end)
+      assert release() == [{:release_result, @name, :released}]
     end
   end
 end

@@ -7,7 +7,7 @@ defmodule Caravan.Cluster.DnsStrategy.JobsTest do
     receive do
       message -> with :unknown <- Jobs.handle(jobs, message), do: next(jobs)
     after
-      5_000 -> flunk("no job has ended")
+      20_000 -> flunk("no job has ended")
     end
   end
 
@@ -21,12 +21,16 @@ defmodule Caravan.Cluster.DnsStrategy.JobsTest do
   test "a job that hangs does not delay others, and ends at its deadline" do
     jobs =
       %Jobs{}
-      |> Jobs.start(:hangs, fn -> Process.sleep(:infinity) end, 500)
-      |> Jobs.start(:quick, fn -> :done end, 5_000)
+      |> Jobs.start(:hangs, fn -> Process.sleep(:infinity) end, 60_000)
+      |> Jobs.start(:quick, fn -> :done end, 60_000)
 
     assert {:quick, {:ok, :done}, _, jobs} = next(jobs)
     assert Jobs.count(jobs, &(&1 == :hangs)) == 1
-    assert {:hangs, {:error, :timeout}, _, _jobs} = next(jobs)
+
+    jobs = Jobs.start(jobs, :ends, fn -> Process.sleep(:infinity) end, 50)
+    assert {:ends, {:error, :timeout}, _, jobs} = next(jobs)
+    assert Jobs.count(jobs, &(&1 == :hangs)) == 1
+    Jobs.stop(jobs)
   end
 
   test "jobs that are stopped end, and have no outcome" do

@@ -65,6 +65,18 @@ defmodule Caravan.Cluster.Membership.BackoffTest do
     end
   end
 
+  test "in a large cluster, a node whose handshakes fail is connected more rarely by each of its peers" do
+    for members <- [50, 100, 1_000, 16_000], gone <- [0, @minute] do
+      counts = %{members: members, connected: members - 1}
+      assert members * 1_000 / Backoff.wait(:connect, gone, counts, 0.5) <= 135
+    end
+
+    # The members saw the nodedown together, so their second connects begin together.
+    counts = %{members: 1_000, connected: 999}
+    second = for n <- 0..999, do: Backoff.wait(:connect, 0, counts, n / 1_000)
+    assert second |> Enum.frequencies_by(&div(&1, 1_000)) |> Map.values() |> Enum.max() <= 200
+  end
+
   test "many new nodes that refuse are dialled more rarely, and one among many connected nodes is not" do
     one = %{members: 1_000, connected: 999}
     assert longest(:new, [0, @minute], one) == [500, 60_000]

@@ -1,7 +1,8 @@
 defmodule Caravan.Test.DnsServer.Message do
   @moduledoc false
 
-  # Uses only the make_* functions and accessors of :inet_dns, because its records differ between OTP releases.
+  # Uses only the make_* functions and accessors of :inet_dns, and the tag :dns_rr_opt, because the fields of its records
+  # differ between OTP releases.
 
   @ttl 5
   @rcodes %{formerr: 1, servfail: 2, nxdomain: 3, notimp: 4, refused: 5}
@@ -49,7 +50,7 @@ defmodule Caravan.Test.DnsServer.Message do
       limit: limit(transport, opt)
     }
 
-    # :inet_dns decodes some names that it cannot encode. Such a query is an error here, not at its answer.
+    # :inet_dns decodes some names that it cannot encode. So this raises here, and not when the query is answered.
     _ = encode(message, {0, [], []})
     {:ok, message}
   rescue

@@ -1,0 +1,75 @@
+defmodule Caravan.Gen.DockerfileTest do
+  use ExUnit.Case, async: true
+
+  alias Caravan.Gen.Dockerfile
+
+  # Shortened from priv/templates/phx.gen.release/Dockerfile.eex of Phoenix 1.8 (`mix phx.gen.release --docker`).
+  @phoenix """
+  ARG BUILDER_IMAGE="docker.io/hexpm/elixir:1.18.4-erlang-28.0-debian-trixie-20250630-slim"
+  FROM ${BUILDER_IMAGE} AS builder
+  # install build dependencies
+  RUN apt-get update \\
+    && apt-get install -y --no-install-recommends build-essential git \\
+    && rm -rf /var/lib/apt/lists/*
+  WORKDIR /app
+  ENV MIX_ENV="prod"
+  COPY mix.exs mix.lock ./
+  RUN mix deps.get --only $MIX_ENV
+  RUN mkdir config
+  COPY config/config.exs config/${MIX_ENV}.exs config/
+  RUN mix deps.compile
+  COPY priv priv
+  COPY lib lib
+  # Compile the release
+  RUN mix compile
+  COPY config/runtime.exs config/
+  COPY rel rel
+  RUN mix release
+  FROM docker.io/debian:trixie-20250630-slim AS final
+  COPY --from=builder --chown=nobody:root /app/_build/${MIX_ENV}/rel/app ./
+  CMD ["/app/bin/server"]
+  """
+
+  test "that of Phoenix lacks Rust alone" do
+    assert [note] = Dockerfile.notes(@phoenix, "rel")
+    assert note =~ "has no Rust"
+    assert note =~ "rustup"
+    assert Dockerfile.notes(@phoenix, "rel", true) == []
+  end
+
+  test "one that does not copy the templates gets the line to add" do
+    without = String.replace(@phoenix, "COPY rel rel\n", "COPY relx relx # rel\n")
+    assert [copy, _rust] = Dockerfile.notes(without, "rel")
+    assert copy =~ "without the files in rel."
+    assert copy =~ "\n    COPY rel rel\n"
+    assert [copy, _rust] = Dockerfile.notes(@phoenix, "rel/worker")
+    assert copy =~ "COPY rel/worker rel/worker"
+  end
+
+  test "one that copies after the build, or from another stage, lacks the templates" do
+    for wrong <- [
+          "FROM rust\nRUN mix release\nCOPY . .",
+          "FROM rust\nCOPY --from=x . .\nRUN mix release"
+        ] do
+      assert [note] = Dockerfile.notes(wrong, "rel")
+      assert note =~ "COPY rel rel"
+    end
+  end
+
+  test "one that copies everything lacks nothing" do
+    for copy <- [
+          "COPY . .",
+          "ADD ./ /app",
+          "COPY --chown=1 rel/ rel/",
+          "COPY mix.exs \\\n  rel ./"
+        ] do
+      assert Dockerfile.notes("FROM rust\n#{copy}\nRUN mix deps.get && mix release web\n", "rel") ==
+               []
+    end
+  end
+
+  test "one that builds no release, or none at all, lacks nothing" do
+    assert Dockerfile.notes("FROM debian\n# RUN mix release\n", "rel") == []
+    assert Dockerfile.notes(nil, "rel") == []
+  end
+end
