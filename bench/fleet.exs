@@ -1,19 +1,21 @@
-# Counts the lookups that 1,000 strategies with the default options send to one nameserver, on a simulated clock. All
+# Counts the lookups that many strategies with the default options send to one nameserver, on a simulated clock. All
 # strategies start in the same millisecond. Later, DNS fails for a minute. Then a node goes down to which all strategies
 # were connected.
 #
-#   mix run bench/fleet.exs
+#   mix run bench/fleet.exs           # 1,000 strategies
+#   mix run bench/fleet.exs 10000
 
 Code.require_file("../test/support/simulation/fleet.ex", __DIR__)
 
 alias Caravan.Test.Fleet
 
+size = String.to_integer(List.first(System.argv()) || "1000")
 limits = Caravan.Cluster.Config.new!(query: "app.test", node_sname: "app")
-options = [size: 1_000, seconds: 300, ttl: 60_000, limits: limits, outage: 60..119, nodedown: 200]
+options = [size: size, seconds: 300, ttl: 60_000, limits: limits, outage: 60..119, nodedown: 200]
 load = Fleet.load(options)
 
 IO.puts("""
-1,000 strategies, :poll_interval #{limits.poll_interval} ms. DNS fails from 60 s to 120 s. A node goes down at 200 s.
+#{size} strategies, :poll_interval #{limits.poll_interval} ms. DNS fails from 60 s to 120 s. A node goes down at 200 s.
 Each line shows five seconds: when they begin, and the lookups in the busiest of them. All strategies start in the first.
 
 #{Fleet.histogram(load, 5)}

@@ -25,18 +25,13 @@ fake = FakeNodes.start!("bench", Nodes.port(9_999))
 args = ~w(-connect_all false +sbwt none +sbwtdcpu none +sbwtdio none)
 fields = [:links, :rest, :cpu, :rss, :beam]
 
-strategy = [
-  query: "nodes.bench.test",
-  type: :a,
-  node_name: "{name}-#{fake.port}@{ip}",
-  node_sname: "app",
-  nameservers: [Knot.address(knot)],
-  max_nodes: 16_384,
-  # Only the first answer counts.
-  poll_interval: 3_600_000,
-  min_interval: 3_600_000,
-  log_level: :none
-]
+# Only the first answer counts.
+strategy =
+  Nodes.fake_options(knot, fake,
+    max_nodes: 16_384,
+    poll_interval: 3_600_000,
+    min_interval: 3_600_000
+  )
 
 measure = fn names, how ->
   [dialler] = Nodes.start([0], args)
@@ -63,10 +58,7 @@ for count <- [200, 1_000, 4_000] do
   numbers = 1..count
   names = for n <- numbers, do: Atom.to_string(FakeNodes.name(fake, n))
 
-  Knot.put_records(
-    knot,
-    for(n <- numbers, do: "nodes 3600 A #{:inet.ntoa(FakeNodes.address(n))}")
-  )
+  Knot.put_records(knot, Nodes.fake_records(Enum.map(numbers, &FakeNodes.address/1)))
 
   results =
     for _ <- 1..rounds, do: for(how <- [:discover, :infinity, 128], do: measure.(names, how))

@@ -291,7 +291,7 @@ process = [
   [{"lose all", :nodedown}, {"all back", :nodeup}]
 ]
 
-# Together, they have room in the table of addresses (Caravan.Epmd.Peers).
+# Together, they have room in the peer table (Caravan.Epmd.Peers).
 results =
   for size <- sizes, into: %{} do
     {size,

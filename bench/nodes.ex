@@ -39,6 +39,16 @@ defmodule Bench.Nodes do
     )
   end
 
+  @doc "Returns the options for fake nodes, whose addresses are the A records of `nodes.bench.test`."
+  def fake_options(knot, fake, more) do
+    name = "{name}-#{fake.port}@{ip}"
+    options(knot, [query: "nodes.bench.test", type: :a, node_name: name] ++ more)
+  end
+
+  @doc "Returns a record for each address of a fake node."
+  def fake_records(addresses),
+    do: for(address <- addresses, do: "nodes 3600 A #{:inet.ntoa(address)}")
+
   @doc "Calls a function of `Bench.Node` on the VM."
   def call(node, function, args, timeout \\ 120_000),
     do: :peer.call(node.peer, Bench.Node, function, args, timeout)
@@ -48,6 +58,9 @@ defmodule Bench.Nodes do
     |> Enum.map(&Task.async(fn -> call(&1, function, args) end))
     |> Task.await_many(:infinity)
   end
+
+  @doc "Polls until the condition holds."
+  def await(condition), do: condition.() || (Process.sleep(10) && await(condition))
 
   @doc "Ends the strategies, and disconnects all nodes from each other."
   def reset(nodes) do
@@ -64,9 +77,34 @@ defmodule Bench.Nodes do
 
   @doc "Kills the VM, as a crash does."
   def kill(node) do
-    pid = :peer.call(node.peer, :os, :getpid, [])
-    {_, 0} = System.cmd("kill", ["-9", to_string(pid)])
+    {_, 0} = System.cmd("kill", ["-9", os_pid(node)])
     :ok
+  end
+
+  @doc "Returns the id of the VM's process."
+  def os_pid(node), do: node.peer |> :peer.call(:os, :getpid, []) |> to_string()
+
+  @doc "Returns the CPU time that these processes have used, in seconds."
+  def cpu(pids) do
+    # Linux counts in ticks of 10 ms. The name of the program, in parentheses, may contain spaces.
+    Enum.sum(
+      for pid <- pids do
+        [_, after_name] = String.split(File.read!("/proc/#{pid}/stat"), ") ")
+        [user, system] = after_name |> String.split() |> Enum.slice(11, 2)
+        (String.to_integer(user) + String.to_integer(system)) / 100
+      end
+    )
+  end
+
+  @doc "Returns the memory of these processes without pages of files, in KiB."
+  def memory(pids) do
+    Enum.sum(
+      for pid <- pids do
+        rollup = File.read!("/proc/#{pid}/smaps_rollup")
+        [kib] = Regex.run(~r/^Anonymous:\s+(\d+) kB$/m, rollup, capture: :all_but_first)
+        String.to_integer(kib)
+      end
+    )
   end
 
   @doc "Returns the middle value."
@@ -106,9 +144,13 @@ end
     @doc "Connects through the strategy. Returns when the strategy started and when `count` nodes were connected, in µs."
     def discover(options, count), do: run(fn -> {:ok, _} = start(options) end, count)
 
-    @doc "Connects to given names, without discovery. Returns the same times as `discover/2`."
+    @doc """
+    Connects to given names, without discovery. Returns the same times as `discover/2`.
+
+    An attempt that fails is repeated: on a busy machine, OTP gives up some of thousands.
+    """
     def connect(names, count) do
-      connect = fn -> for name <- names, do: spawn(fn -> Node.connect(name) end) end
+      connect = fn -> for name <- names, do: spawn(fn -> connect_until_true(name) end) end
       run(connect, count)
     end
 
@@ -117,6 +159,16 @@ end
       if length(Node.list()) < count do
         Process.sleep(1)
         await(count)
+      else
+        System.os_time(:microsecond)
+      end
+    end
+
+    @doc "Waits until `count` of these nodes are connected to this one. Returns the time in µs."
+    def await_nodes(nodes, count) do
+      if Enum.count(Node.list(), &(&1 in nodes)) < count do
+        Process.sleep(1)
+        await_nodes(nodes, count)
       else
         System.os_time(:microsecond)
       end
@@ -178,6 +230,60 @@ end
       _ = :global.disconnect()
       for node <- Node.list(), do: Node.disconnect(node)
       length(nodes)
+    end
+
+    @doc "Collects the nodedowns from now on, for `downs/0`."
+    def watch do
+      collect(:bench_watch, fn -> :net_kernel.monitor_nodes(true) end, fn
+        {:nodedown, node} -> [node]
+        _other -> []
+      end)
+    end
+
+    @doc "Returns the nodes of all nodedowns since `watch/0`."
+    def downs, do: collected(:bench_watch)
+
+    @doc "Counts the messages that global_name_server receives from now on, for `counted/0`."
+    def count_global do
+      start = fn -> :erlang.trace(Process.whereis(:global_name_server), true, [:receive]) end
+
+      collect(:bench_count, start, fn
+        {:trace, _pid, :receive, _message} -> [:received]
+        _other -> []
+      end)
+    end
+
+    @doc "Returns how many messages global_name_server received since `count_global/0`."
+    def counted, do: length(collected(:bench_count))
+
+    defp collect(name, start, select) do
+      caller = self()
+
+      spawn(fn ->
+        Process.register(self(), name)
+        start.()
+        send(caller, name)
+        collect_loop([], select)
+      end)
+
+      receive do
+        ^name -> :ok
+      end
+    end
+
+    defp collect_loop(collected, select) do
+      receive do
+        {:collected, caller} -> send(caller, {:collected, collected})
+        message -> collect_loop(select.(message) ++ collected, select)
+      end
+    end
+
+    defp collected(name) do
+      send(name, {:collected, self()})
+
+      receive do
+        {:collected, collected} -> collected
+      end
     end
 
     @doc """
@@ -272,12 +378,13 @@ end
       %{started: started, done: await(count)}
     end
 
-    defp start(options) do
+    # Another library's strategy is {module, argument}.
+    defp start({module, argument}) do
       test = self()
 
       spawn(fn ->
         Process.register(self(), :bench_strategy)
-        {:ok, _} = started = Caravan.Cluster.DnsStrategy.start_link(options)
+        {:ok, _} = started = module.start_link(argument)
         send(test, started)
         Process.sleep(:infinity)
       end)
@@ -286,6 +393,8 @@ end
         {:ok, _} = started -> started
       end
     end
+
+    defp start(options), do: start({Caravan.Cluster.DnsStrategy, options})
   end
 
 :persistent_term.put(Bench.Node, {module, binary, ~c"bench/nodes.ex"})

@@ -4,10 +4,17 @@
 #   mix run bench/rest.exs [CASE…]
 #
 # A case is LIVE/RECORDS, by default 10/10, 10/100 and 10/1000.
+#
+# Two more VMs look up 100 SRV records of 100 targets and connect to none of them (`links: 0`). In one of them, the answer
+# has the addresses of the targets. In the other one, they have to be looked up, and the queries are counted.
 
 Code.require_file("nodes.ex", __DIR__)
 
+for file <- ~w(dns_server/wire dns_server/message dns_server),
+    do: Code.require_file("../test/support/servers/#{file}.ex", __DIR__)
+
 alias Bench.Nodes
+alias Caravan.Test.DnsServer
 alias Caravan.Test.Knot
 
 minutes = 2
@@ -34,14 +41,41 @@ records = fn {live, all} ->
   end
 end
 
+targets = for n <- 1..100, do: {"target#{n}", {127, 0, 1, n}}
+targets_limits = %{cpu: 0.40, queries: 300}
+
+target_records =
+  for {{target, ip}, n} <- Enum.with_index(targets, 1),
+      record <- [
+        "_targets._tcp 60 SRV 0 0 #{Nodes.port(n)} #{target}",
+        "#{target} 60 A #{:inet.ntoa(ip)}"
+      ],
+      do: record
+
 {:ok, knot} =
-  Knot.start_link(zone: "bench.test", records: Nodes.zone(Enum.flat_map(cases, records)))
+  Knot.start_link(
+    zone: "bench.test",
+    records: Nodes.zone(Enum.flat_map(cases, records) ++ target_records)
+  )
+
+# Its answers have no addresses of targets.
+{:ok, bare} = DnsServer.start_link(port: Nodes.port(9_999))
+
+for {target, ip} <- targets,
+    do: DnsServer.put(bare, "#{target}.bench.test", :a, {[ip], ttl: 60})
+
+services =
+  for {{target, _ip}, n} <- Enum.with_index(targets, 1),
+      do: {0, 0, Nodes.port(n), "#{target}.bench.test"}
+
+DnsServer.put(bare, "_targets._tcp.bench.test", :srv, {services, ttl: 60})
 
 alone = ~w(-connect_all false)
 live = Nodes.start(1..(cases |> Enum.map(&elem(&1, 0)) |> Enum.max()), alone)
-vms = Nodes.start(Enum.map(0..length(cases), &(900 + &1)), alone)
+vms = Nodes.start(Enum.map(0..(length(cases) + 2), &(900 + &1)), alone)
+[_idle, with_addresses, without_addresses | case_vms] = vms
 
-for {vm, config} <- Enum.zip(tl(vms), cases) do
+for {vm, config} <- Enum.zip(case_vms, cases) do
   options =
     Keyword.merge(Nodes.options(knot),
       poll_interval: 1_000,
@@ -49,6 +83,22 @@ for {vm, config} <- Enum.zip(tl(vms), cases) do
     )
 
   Nodes.call(vm, :discover, [options, elem(config, 0)])
+end
+
+for {vm, nameserver} <- [
+      {with_addresses, Knot.address(knot)},
+      {without_addresses, DnsServer.address(bare)}
+    ] do
+  options = [
+    query: "_targets._tcp.bench.test",
+    node_sname: "app",
+    nameservers: [nameserver],
+    poll_interval: 1_000,
+    links: 0,
+    log_level: :none
+  ]
+
+  Nodes.call(vm, :discover, [options, 0])
 end
 
 cpu = fn vm ->
@@ -66,14 +116,16 @@ print = fn title, spent, limit ->
   )
 end
 
-times =
-  for _minute <- 1..minutes, reduce: [Enum.map(vms, cpu)] do
-    times ->
+{times, queries} =
+  for _minute <- 1..minutes, reduce: {[Enum.map(vms, cpu)], []} do
+    {times, queries} ->
       Process.sleep(60_000)
-      [Enum.map(vms, cpu) | times]
+      asked = length(DnsServer.queries(bare))
+      :ok = DnsServer.reset(bare)
+      {[Enum.map(vms, cpu) | times], [asked | queries]}
   end
 
-[idle | spent] =
+[idle, with_addresses, without_addresses | spent] =
   for times <- Enum.zip_with(Enum.reverse(times), & &1),
       do: Enum.zip_with(tl(times), times, &(&1 - &2))
 
@@ -85,5 +137,13 @@ for {{nodes, all} = config, spent} <- Enum.zip(cases, spent) do
   print.("#{nodes} live, #{all - nodes} refuse", spent, " (wanted: #{first}, then #{later})")
 end
 
+print.("100 targets with addresses", with_addresses, " (wanted: #{targets_limits.cpu})")
+print.("100 targets without", without_addresses, "")
+
+IO.puts(
+  "their queries               #{queries |> Enum.reverse() |> Enum.join(" ")} (wanted: #{targets_limits.queries})"
+)
+
 Nodes.stop(live ++ vms)
 GenServer.stop(knot)
+GenServer.stop(bare)
