@@ -182,6 +182,7 @@ defmodule Caravan.Dns.SystemTest do
     assert a(system, "hosted.test") == [@three]
   end
 
+  # The error names the first file that the lookup waits for: /etc/resolv.conf if no thread was free to look at it.
   defp not_read_in_time?({:error, %Error{reason: {:unreadable_file, text}}}),
     do: text =~ ~r"^/etc/.*: it was not read before the deadline$"
 
