@@ -99,8 +99,13 @@ defmodule Caravan.Cluster.Report do
   end
 
   def report(config, {:pruned, names, spared}, _counts) do
-    if names != [],
-      do: log(config, :warning, "disconnecting #{NameList.sorted(names)}: gone from DNS")
+    if names != [] do
+      log(
+        config,
+        :warning,
+        "gone from DNS, and disconnected unless another topology needs them: #{NameList.sorted(names)}"
+      )
+    end
 
     if spared > 0 do
       log(
@@ -206,10 +211,17 @@ defmodule Caravan.Cluster.Report do
     libcluster(config, :disconnect_node, :error, %{}, metadata)
   end
 
-  @doc "Logs that a node stays connected although this topology would disconnect it."
-  @spec kept(Config.t(), String.t()) :: :ok
-  def kept(config, name),
-    do: log(config, :info, "#{name} stays connected: another topology needs it", node: name)
+  @doc "Logs why a node stays connected although this topology would disconnect it."
+  @spec kept(Config.t(), String.t(), :wanted | :no_reply) :: :ok
+  def kept(config, name, why) do
+    why =
+      %{
+        wanted: "another topology needs it",
+        no_reply: "another topology does not reply, and may need it"
+      }[why]
+
+    log(config, :info, "#{name} stays connected: #{why}", node: name)
+  end
 
   @doc "Logs why a node cannot be connected."
   @spec connect_failed(Config.t(), String.t(), Connector.reason() | :not_listed) :: :ok

@@ -55,8 +55,15 @@ defmodule Caravan.Cluster.DnsStrategy.Connections do
   @spec disconnect(Jobs.t(), Config.t(), Drain.key(), String.t()) :: Jobs.t()
   def disconnect(jobs, config, key, name) do
     disconnect = Connector.disconnect(config, name)
-    disconnect = fn -> if wanted?(others_here(key, name)), do: :kept, else: disconnect.() end
-    Jobs.start(jobs, {:disconnect, name}, disconnect, config.connect_timeout)
+
+    disconnect = fn ->
+      case kept(others_here(key, name)) do
+        nil -> disconnect.()
+        why -> {:kept, why}
+      end
+    end
+
+    Jobs.start(jobs, {:disconnect, name}, disconnect, disconnect_timeout(config))
   end
 
   @doc """
@@ -76,30 +83,37 @@ defmodule Caravan.Cluster.DnsStrategy.Connections do
         else: {:disconnected, disconnect.()}
     end
 
-    Jobs.start(jobs, {:release, name}, release, config.connect_timeout)
+    Jobs.start(jobs, {:release, name}, release, disconnect_timeout(config))
   end
+
+  # The replies of other strategies take none of the time that the disconnect function has.
+  defp disconnect_timeout(config), do: @reply_timeout + config.connect_timeout
 
   # The other node may prefer this one, and count the link as its own.
   defp wanted_by_others?(key, name) do
     {:ok, node} = NodeAtom.existing(name)
     # The request would connect a node that is not connected.
     there = for ^node <- Node.list(:connected), do: {{key, node}, NodeAtom.to_name(node())}
-    wanted?(there ++ others_here(key, name))
+    kept(there ++ others_here(key, name)) != nil
   end
 
   defp others_here(key, name), do: for(other <- Topologies.all() -- [key], do: {other, name})
 
-  # A strategy that does not reply may want the link.
-  defp wanted?(strategies) do
+  # Returns why a link must stay: a strategy wants it, or a strategy that does not reply may want it.
+  defp kept(strategies) do
     deadline = System.monotonic_time(:millisecond) + @reply_timeout
 
     requests =
       for {strategy, wanted} <- strategies,
           do: :gen_server.send_request(strategy, {:wants, wanted})
 
-    Enum.any?(requests, fn request ->
-      :gen_server.receive_response(request, {:abs, deadline}) in [{:reply, true}, :timeout]
-    end)
+    replies = for request <- requests, do: :gen_server.receive_response(request, {:abs, deadline})
+
+    cond do
+      {:reply, true} in replies -> :wanted
+      :timeout in replies -> :no_reply
+      true -> nil
+    end
   end
 
   @doc "Reports why a node cannot be connected. If a diagnosis may say more, starts it as a job, which reports instead."
@@ -136,8 +150,8 @@ defmodule Caravan.Cluster.DnsStrategy.Connections do
     [{:connect_result, name, if(already?, do: :already, else: failure_kind(result, config))}]
   end
 
-  def finished({:disconnect, name}, {:ok, :kept}, _duration, config, _connected?) do
-    :ok = Report.kept(config, name)
+  def finished({:disconnect, name}, {:ok, {:kept, why}}, _duration, config, _connected?) do
+    :ok = Report.kept(config, name, why)
     []
   end
 

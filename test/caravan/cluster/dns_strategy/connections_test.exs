@@ -66,9 +66,9 @@ defmodule Caravan.Cluster.DnsStrategy.ConnectionsTest do
     end
 
     # Returns the events of the job.
-    defp release(function \\ :release) do
+    defp release(function \\ :release, options \\ []) do
       network = start_supervised!({FakeNetwork, self()})
-      options = [query: "app.test", node_sname: "app"] ++ FakeNetwork.options(network)
+      options = [query: "app.test", node_sname: "app"] ++ FakeNetwork.options(network) ++ options
       config = Config.new!(options)
       own = :"Caravan.Cluster.DnsStrategy:own"
       jobs = apply(Connections, function, [%Jobs{}, config, own, @name])
@@ -91,13 +91,31 @@ defmodule Caravan.Cluster.DnsStrategy.ConnectionsTest do
 
     test "keeps a node that is pruned, if another strategy wants it", context do
       strategy(context, &GenServer.reply(&1, true))
-      assert capture_log(fn -> assert release(:disconnect) == [] end) =~ "stays connected"
+
+      assert capture_log(fn -> assert release(:disconnect) == [] end) =~
+               "#{@name} stays connected: another topology needs it"
+
       refute_received {:disconnect, _node}
     end
 
     test "keeps a node that is pruned, if another strategy does not reply", context do
       strategy(context, fn _from -> Process.sleep(:infinity) end)
-      assert release(:disconnect) == []
+
+      assert capture_log(fn -> assert release(:disconnect) == [] end) =~
+               "#{@name} stays connected: another topology does not reply, and may need it"
+
+      refute_received {:disconnect, _node}
+    end
+
+    test "waits for the replies of other strategies longer than :connect_timeout", context do
+      strategy(context, fn _from -> Process.sleep(:infinity) end)
+
+      log =
+        capture_log(fn ->
+          assert release(:release, connect_timeout: 100) == [{:release_result, @name, :kept}]
+        end)
+
+      refute log =~ "cannot disconnect #{@name}"
       refute_received {:disconnect, _node}
     end
 
