@@ -427,7 +427,10 @@ defmodule Caravan.Cluster.DnsStrategy do
     ended? = Rounds.ended?(event, events, state.discovery, state.nodes)
     if ended?, do: Rounds.report(state.config, membership)
     {more, state} = Enum.flat_map_reduce(actions, state, &Actions.perform/2)
-    state = if ended?, do: warn_of_unnamed_nodes(state), else: state
+
+    # Runs after the actions of the event, because the connected nodes are compared with the published members.
+    unnamed? = ended? and complete?(state)
+    state = if unnamed?, do: update(state, :warnings, &Warnings.unnamed_nodes/1), else: state
     dispatch(state, events ++ more)
   end
 
@@ -437,7 +440,7 @@ defmodule Caravan.Cluster.DnsStrategy do
     wake_at = if idle?, do: :never, else: Membership.wake(membership, now())
     responded? = idle? or Membership.responded?(membership)
     connected = Membership.counts(membership).connected
-    status = Status.update(state.status, membership, discovery, responded?)
+    status = Status.update(state.status, membership, discovery, responded?, complete?(state))
     troubles = fn -> Status.troubles(status, membership, discovery) end
     warnings = Warnings.remind(state.warnings, troubles)
     # A caller that has its reply may read the status at once. So the status is written before.
@@ -446,9 +449,11 @@ defmodule Caravan.Cluster.DnsStrategy do
     %{state | status: status, warnings: warnings, waiters: waiters, tick: tick}
   end
 
-  # Runs after the actions of the event, because the connected nodes are compared with the published members.
-  defp warn_of_unnamed_nodes(%{membership: membership} = state),
-    do: update(state, :warnings, &Warnings.unnamed_nodes(&1, Membership.complete?(membership)))
+  # Returns whether the peer table has all nodes that the queries name.
+  defp complete?(%{membership: membership, warnings: warnings}) do
+    Membership.complete?(membership) and not Membership.drained?(membership) and
+      not Warnings.peer_table_full?(warnings)
+  end
 
   # Reads the name of this node each time, because distribution may start later than the strategy.
   defp env do

@@ -21,6 +21,7 @@ defmodule Caravan.Cluster.DnsStrategy.Status do
   defstruct @enforce_keys ++
               [
                 readiness: {false, false, 0},
+                complete: false,
                 lookups: %{},
                 counts: nil,
                 failures: %{},
@@ -30,7 +31,7 @@ defmodule Caravan.Cluster.DnsStrategy.Status do
               ]
 
   @typedoc """
-    * `:readiness`, `:lookups`: what the table has of both;
+    * `:readiness`, `:complete`, `:lookups`: what the table has of them;
     * `:counts`: those of the last update;
     * `:failures`: why nodes could not be connected, by name. Those of nodes that are not missing are deleted when the
       nodes are written;
@@ -40,6 +41,7 @@ defmodule Caravan.Cluster.DnsStrategy.Status do
   @opaque t :: %__MODULE__{
             table: atom,
             readiness: {drained :: boolean, responded :: boolean, most_connected :: integer},
+            complete: boolean,
             lookups: %{Config.source() => Discovery.finished()},
             counts: Membership.counts() | nil,
             failures: %{String.t() => {reason :: term, failure}},
@@ -68,16 +70,23 @@ defmodule Caravan.Cluster.DnsStrategy.Status do
     true = :ets.insert(table, {:config, config})
     true = :ets.insert(table, {:topology, config.topology, config.sources})
     true = :ets.insert(table, {:readiness, status.readiness})
+    true = :ets.insert(table, {:complete, status.complete})
     true = :ets.insert(table, {:lookups, status.lookups})
     true = :ets.insert(table, {:nodes, []})
     status
   end
 
-  @doc "Writes what has changed since the last call. `responded` says whether each source has had a response."
-  @spec update(t, Membership.t(), Discovery.t(), responded :: boolean) :: t
-  def update(%__MODULE__{} = status, membership, discovery, responded) do
+  @doc """
+  Writes what has changed since the last call.
+
+  `responded` says whether each source has had a response, and `complete` whether `Caravan.Epmd.Peers` has all nodes that
+  the queries name.
+  """
+  @spec update(t, Membership.t(), Discovery.t(), responded :: boolean, complete :: boolean) :: t
+  def update(%__MODULE__{} = status, membership, discovery, responded, complete) do
     status
     |> put_readiness(membership, responded)
+    |> put_complete(complete)
     |> put_lookups(Discovery.finished_lookups(discovery))
     |> put_nodes(membership, now())
   end
@@ -149,7 +158,7 @@ defmodule Caravan.Cluster.DnsStrategy.Status do
     end
   end
 
-  @doc "Handles the message of the timer. Call `update/4` afterwards. Returns `:unknown` for other messages."
+  @doc "Handles the message of the timer. Call `update/5` afterwards. Returns `:unknown` for other messages."
   @spec handle(t, message :: term) :: t | :unknown
   def handle(%__MODULE__{} = status, {__MODULE__, :write}), do: %{status | timer: nil}
   def handle(%__MODULE__{}, _message), do: :unknown
@@ -178,6 +187,13 @@ defmodule Caravan.Cluster.DnsStrategy.Status do
     if readiness != before, do: :ets.insert(status.table, {:readiness, readiness})
     changed = status.changed or counts != status.counts
     %{status | readiness: readiness, counts: counts, changed: changed}
+  end
+
+  defp put_complete(%{complete: complete} = status, complete), do: status
+
+  defp put_complete(status, complete) do
+    :ets.insert(status.table, {:complete, complete})
+    %{status | complete: complete}
   end
 
   defp put_lookups(%{lookups: lookups} = status, lookups), do: status
@@ -242,6 +258,10 @@ defmodule Caravan.Cluster.DnsStrategy.Status do
       nil -> :not_running
     end
   end
+
+  @doc "Returns whether `Caravan.Epmd.Peers` has all nodes that the queries of a strategy name."
+  @spec complete?(table :: atom) :: boolean
+  def complete?(table), do: lookup(table, :complete) == {:complete, true}
 
   @doc "Returns the topology of a strategy, or `nil` if it does not run."
   @spec topology(table :: atom) :: atom

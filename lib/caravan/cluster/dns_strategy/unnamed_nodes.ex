@@ -54,8 +54,8 @@ defmodule Caravan.Cluster.DnsStrategy.UnnamedNodes do
       due == [] ->
         unnamed
 
-      # A topology whose queries are not all answered may still name these nodes.
-      not Enum.all?(others, &(Status.ready?(&1, 0) == true)) ->
+      # The nodes that another topology lacks in the peer table may be these.
+      not Enum.all?(others, &Status.complete?/1) ->
         unnamed
 
       # Several strategies see the same nodes. The first one reports them.

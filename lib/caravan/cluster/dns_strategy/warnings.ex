@@ -155,19 +155,14 @@ defmodule Caravan.Cluster.DnsStrategy.Warnings do
     warn(%{warnings | peer_table_full?: true}, :peer_table, text)
   end
 
-  @doc """
-  Reports connected nodes that no query names, if the queries name all members (`complete?`), and the peer table has
-  all of them.
-  """
-  @spec unnamed_nodes(t, complete? :: boolean) :: t
-  def unnamed_nodes(
-        %__MODULE__{unnamed_nodes: unnamed, peer_table_full?: full?} = warnings,
-        complete?
-      ) do
-    if complete? and not full?,
-      do: %{warnings | unnamed_nodes: UnnamedNodes.report(unnamed, now())},
-      else: warnings
-  end
+  @doc "Returns whether addresses of the topology did not fit into `Caravan.Epmd.Peers`."
+  @spec peer_table_full?(t) :: boolean
+  def peer_table_full?(%__MODULE__{peer_table_full?: full?}), do: full?
+
+  @doc "Reports connected nodes that no query names. Call it when the peer table has all members."
+  @spec unnamed_nodes(t) :: t
+  def unnamed_nodes(%__MODULE__{} = warnings),
+    do: %{warnings | unnamed_nodes: UnnamedNodes.report(warnings.unnamed_nodes, now())}
 
   # Without nodes that differ, the condition is over. Names one node only, so that the text takes no time while
   # thousands of nodes differ.

@@ -37,8 +37,10 @@ defmodule Caravan.Cluster.DnsStrategy.StatusTest do
       {:answer, @source,
        %{endpoints: Map.new(names, &{&1, %Endpoint{}}), ttl: 5_000, complete: true}}
 
-  defp update(context, status, membership),
-    do: Status.update(status, membership, context.discovery, Membership.responded?(membership))
+  defp update(context, status, membership, complete \\ false) do
+    responded = Membership.responded?(membership)
+    Status.update(status, membership, context.discovery, responded, complete)
+  end
 
   defp read(context) do
     {:ok, status} = Status.read(context.table)
@@ -212,6 +214,15 @@ defmodule Caravan.Cluster.DnsStrategy.StatusTest do
       _ = update(context, status, membership)
       assert length(read(context).connected) == 60
     end
+  end
+
+  test "another strategy reads whether the peer table has all nodes of the topology", context do
+    refute Status.complete?(context.table)
+    status = update(context, context.status, context.membership, true)
+    assert Status.complete?(context.table)
+    _ = update(context, status, context.membership, false)
+    refute Status.complete?(context.table)
+    refute Status.complete?(:not_a_strategy)
   end
 
   test "ready counts the nodes that were connected at the same time since the last drain",

@@ -5,6 +5,7 @@ defmodule Caravan.Cluster.DnsStrategy.UnnamedNodesTest do
   import Caravan.Test.Strategy, only: [start_servers: 1, options: 2]
   import ExUnit.CaptureLog
 
+  alias Caravan.Cluster
   alias Caravan.Cluster.Config
   alias Caravan.Cluster.DnsStrategy
   alias Caravan.Cluster.DnsStrategy.Status
@@ -62,13 +63,14 @@ defmodule Caravan.Cluster.DnsStrategy.UnnamedNodesTest do
     assert {"", _unnamed} = report(unnamed, @minute)
   end
 
-  test "the first strategy of the VM reports, once all have had a response", context do
+  test "the first strategy of the VM reports, once the peer table has the nodes of all",
+       context do
     # The test is the first strategy.
     Status.new(context.key, context.unnamed.config)
     second = up(%{context.unnamed | key: :unnamed_other}, :a@h, 0)
     assert {"", ^second} = report(second, @minute)
 
-    :ets.insert(context.key, {:readiness, {_drained = false, _responded = true, _connected = 0}})
+    :ets.insert(context.key, {:complete, true})
     assert {"", %{waiting: none}} = report(second, @minute)
     assert none == %{}
   end
@@ -93,6 +95,52 @@ defmodule Caravan.Cluster.DnsStrategy.UnnamedNodesTest do
       end)
 
     refute log =~ "not named by any query"
+  end
+
+  test "a strategy does not report while :max_nodes of another one leaves out nodes", context do
+    Process.unregister(context.key)
+    context = Map.merge(context, start_servers(context))
+    records = for port <- 1..2, do: {0, 0, port, "n.test"}
+    DnsServer.put(context.server, "_app._tcp.test", :srv, records)
+    DnsServer.put(context.server, "_web._tcp.test", :srv, [{0, 0, 1, "web.test"}])
+
+    log =
+      capture_log(fn ->
+        start_supervised!({DnsStrategy, options(context, topology: :unnamed_b, max_nodes: 1)})
+        assert Eventually.true?(fn -> Cluster.ready?(:unnamed_b) end)
+
+        options = options(context, topology: :unnamed_a, query: "_web._tcp.test")
+        strategy = start_supervised!({DnsStrategy, options})
+        for port <- 1..2, do: send(strategy, {:nodeup, :"app-#{port}@n.test", @visible})
+        let_a_minute_pass(strategy)
+        for _ <- 1..3, do: assert_receive({:dns_query, %{name: "_web._tcp.test"}}, 5_000)
+        assert map_size(:sys.get_state(strategy).warnings.unnamed_nodes.waiting) == 2
+      end)
+
+    refute log =~ "not named by any query"
+  end
+
+  test "a strategy lacks nodes in the peer table while it is full, and during a drain", context do
+    Process.unregister(context.key)
+    context = Map.merge(context, start_servers(context))
+    DnsServer.put(context.server, "_app._tcp.test", :srv, [{0, 0, 1, "n.test"}])
+    strategy = start_supervised!({DnsStrategy, options(context, [])})
+    assert Eventually.true?(fn -> Status.complete?(context.key) end)
+
+    :sys.replace_state(strategy, &put_in(&1.warnings.peer_table_full?, true))
+    send(strategy, :tick)
+    _ = :sys.get_state(strategy)
+    refute Status.complete?(context.key)
+
+    :sys.replace_state(strategy, &put_in(&1.warnings.peer_table_full?, false))
+    send(strategy, :tick)
+    _ = :sys.get_state(strategy)
+    assert Status.complete?(context.key)
+
+    :ok = Cluster.drain(strategy)
+    refute Status.complete?(context.key)
+    :ok = Cluster.resume(strategy)
+    assert Status.complete?(context.key)
   end
 
   defp let_a_minute_pass(strategy) do

@@ -73,25 +73,23 @@ defmodule Caravan.Cluster.DnsStrategy.WarningsTest do
     assert warnings |> Warnings.stop() |> Warnings.handle(timer) == :unknown
   end
 
-  test "nodes that no query names are reported only while the peer table has all members" do
-    # Returns whether they are reported. They do not wait any longer then.
-    reported? = fn warnings, complete? ->
-      test = self()
-      capture_log(fn -> send(test, Warnings.unnamed_nodes(warnings, complete?)) end)
-      assert_received %Warnings{} = warnings
-      warnings.unnamed_nodes.waiting == %{}
-    end
-
+  test "a node that has been reported, or is not connected, does not wait for a report" do
     warnings = Warnings.nodeup(new(), :a@h, @visible)
+    assert Warnings.nodedown(warnings, :a@h).unnamed_nodes.waiting == %{}
 
     warnings =
       put_in(warnings.unnamed_nodes.waiting[:a@h], System.monotonic_time(:millisecond) - 60_000)
 
-    full = Warnings.peer_table(warnings, {:error, :full})
-    refute reported?.(full, true)
-    refute reported?.(warnings, false)
-    assert full |> Warnings.peer_table(:ok) |> reported?.(true)
-    assert Warnings.nodedown(warnings, :a@h).unnamed_nodes.waiting == %{}
+    test = self()
+    capture_log(fn -> send(test, Warnings.unnamed_nodes(warnings)) end)
+    assert_received %Warnings{unnamed_nodes: %{waiting: none}} when none == %{}
+  end
+
+  test "the peer table is full until the addresses of the topology fit again" do
+    refute Warnings.peer_table_full?(new())
+    full = Warnings.peer_table(new(), {:error, :full})
+    assert Warnings.peer_table_full?(full)
+    refute full |> Warnings.peer_table(:ok) |> Warnings.peer_table_full?()
   end
 
   test "each text names the cause" do
