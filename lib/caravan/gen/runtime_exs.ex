@@ -54,9 +54,13 @@ defmodule Caravan.Gen.RuntimeExs do
     ] ++ more(options.platform)
   end
 
-  # The agent of Consul is on each host of Nomad. Its targets begin with the address, as the names of the nodes do.
+  # The agent of Consul is on each host of Nomad. Its targets begin with the address, as the names of the nodes do. Over UDP,
+  # it leaves out the records that do not fit, about all but eleven, and does not say so (trimUDPResponse in agent/dns.go).
   defp more(%Platform{name: "nomad"}),
-    do: [~s(node_name: "{name}-{port}@{host_label}.addr"), ~s(nameservers: ["127.0.0.1:8600"])]
+    do: [
+      ~s(node_name: "{name}-{port}@{host_label}.addr"),
+      ~s(nameservers: ["tcp://127.0.0.1:8600"])
+    ]
 
   defp more(_platform), do: []
 

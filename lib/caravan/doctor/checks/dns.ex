@@ -252,13 +252,20 @@ defmodule Caravan.Doctor.Checks.Dns do
       some ->
         {:warning,
          "#{length(sets)} lookups name different nodes. Not all of them name #{shown(Enum.sort(some))}",
-         "the same nodes in each answer",
-         "nothing: a node stays a member for #{lookup.config.keep} ms (:keep) after the last answer with it, so the members become complete. " <>
-           "This is harmless where a server answers with a part of its records, or where nodes start and stop"}
+         "the same nodes in each answer", drift_fix(lookup.config)}
     end
   end
 
   defp drift(_lookup, _self), do: {:skipped, "there is no answer"}
+
+  defp drift_fix(%Config{prune: nil, keep: keep}) do
+    "nothing: a node stays a member for #{keep} ms (:keep) after the last answer with it, so the members become complete. " <>
+      "This is harmless where a server answers with a part of its records, or where nodes start and stop"
+  end
+
+  defp drift_fix(_prune) do
+    "remove the option :prune, unless nodes start and stop at this moment. It disconnects nodes that the answers lack"
+  end
 
   defp names_again(%{result: {:ok, _answer, endpoints, _left_out}}), do: Map.keys(endpoints)
   defp names_again(_failed), do: nil

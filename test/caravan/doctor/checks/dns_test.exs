@@ -219,6 +219,14 @@ defmodule Caravan.Doctor.Checks.DnsTest do
       assert findings(report(server, [])) == []
     end
 
+    test "warns with another fix if :prune disconnects nodes that an answer lacks" do
+      replies = [[{0, 0, 4001, "a.test"}], [{0, 0, 4002, "a.test"}]]
+      server = server([{@query, :srv, {:sequence, replies}}, {"a.test", :a, [{10, 0, 0, 1}]}])
+
+      assert check(report(server, prune: [after: 3]), "dns.drift").fix =~
+               "remove the option :prune"
+    end
+
     test "is ok if the order of the records changes, or a further lookup fails" do
       records = for port <- 4001..4003, do: {0, 0, port, "a.test"}
       replies = [records, Enum.reverse(records), :servfail]
