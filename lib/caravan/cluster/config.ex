@@ -37,9 +37,9 @@ defmodule Caravan.Cluster.Config do
       required: true,
       doc:
         "The DNS names to look up. The members of the cluster are the nodes that any of the answers contains. " <>
-          "With `{basename, name}`, the placeholder `{name}` of this query has its own value. A list may have one DNS " <>
-          "name with several basenames. Each record of it is then one node of each basename. With `:ignore` or `nil`, " <>
-          "the strategy starts and does nothing."
+          "With `{basename, string}`, the string is the DNS name, and the basename is the value of the placeholder " <>
+          "`{name}` for its records. A list may have one DNS name with several basenames. Each record then makes one " <>
+          "node per basename. With `:ignore` or `nil`, the strategy starts and does nothing."
     ],
     type: [
       type: {:custom, __MODULE__, :check_type, []},
@@ -111,8 +111,8 @@ defmodule Caravan.Cluster.Config do
       default: nil,
       doc:
         "Disconnects a node that is no longer a member and was missing from this number of consecutive " <>
-          "complete answers of every query. This is rarely worth it, see \"Pruning\". By default, Caravan " <>
-          "disconnects no node."
+          "complete answers of every query. This is rarely worth it, see \"Pruning\" in " <>
+          "`Caravan.Cluster.DnsStrategy`. By default, Caravan disconnects no node."
     ],
     links: [
       type: {:custom, __MODULE__, :check_links, []},
@@ -120,15 +120,15 @@ defmodule Caravan.Cluster.Config do
       default: :all,
       doc:
         "The number of members that this node connects to. With `0`, only the addresses of the members are published. " <>
-          "A number needs `-connect_all false`, see \"Links\"."
+          "A number needs `-connect_all false`, see \"Links\" in `Caravan.Cluster.DnsStrategy`."
     ],
     release_links: [
       type: {:or, [:boolean, nil]},
       type_doc: "boolean",
       default: nil,
       doc:
-        "Whether stand-ins are disconnected when the preferred members are back, see \"Links\". Only with a number " <>
-          "in `:links`. Defaults to `true`."
+        "Whether stand-ins are disconnected when the preferred members are back, see \"Links\" in " <>
+          "`Caravan.Cluster.DnsStrategy`. Only with a number in `:links`. Defaults to `true`."
     ],
     max_nodes: [
       type: {:in, 1..16_384},
