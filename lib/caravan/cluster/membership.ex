@@ -100,7 +100,8 @@ defmodule Caravan.Cluster.Membership do
   defp mature(%{links: nil} = state, env),
     do: %{state | queue: DialQueue.mature(state.queue, env.now, env.self)}
 
-  # The queue is empty. Its time and its name of this node are kept for delete_self/2.
+  # With a limited number of links, the nodes wait in `links`, and the queue is empty. delete_self/2 reads the name of
+  # this node from it.
   defp mature(state, env) do
     %{
       state
@@ -109,14 +110,14 @@ defmodule Caravan.Cluster.Membership do
     }
   end
 
-  # When distribution starts, this node gets its name. An earlier answer may have contained that name. Members
-  # leaves it out of later answers.
+  # When distribution starts, this node gets its name. An earlier answer may have made a peer of that name. Members
+  # leaves the name out of later answers.
   defp delete_self(%{queue: %{self: self}} = state, self), do: state
 
   defp delete_self(state, self),
     do: self |> NodeName.aliases() |> Enum.reduce(%{state | repeats: %{}}, &delete_peer(&2, &1))
 
-  @doc "Returns when the next `:tick` is needed."
+  @doc "Returns when the next `:tick` is needed, in monotonic milliseconds."
   @spec wake(t, now :: integer) :: integer | :never
   def wake(%State{drained: true}, _now), do: :never
 
@@ -152,9 +153,9 @@ defmodule Caravan.Cluster.Membership do
 
   @doc """
   Returns the nodes that may be linked: the members, and the connected nodes of the topology. With a limited number of
-  links, a member that this node does not prefer may prefer this node.
+  links, this includes the members that this node does not prefer, because they may prefer this node.
 
-  With `links: 0`, the topology needs no links, so there are none.
+  With `links: 0`, returns no nodes, because the topology needs no links.
   """
   @spec linked(t) :: [String.t()]
   def linked(%State{options: %{links: 0}}), do: []
@@ -170,7 +171,7 @@ defmodule Caravan.Cluster.Membership do
   def wants?(%State{peers: peers, links: links} = state, name) do
     case peers do
       %{^name => peer} -> Peer.member?(peer) and (links == nil or Links.needed?(links, name))
-      # The answer that is still to come may name it.
+      # A source without a response may still name the node.
       _ -> not responded?(state)
     end
   end
@@ -197,9 +198,9 @@ defmodule Caravan.Cluster.Membership do
   defdelegate missing(state), to: State
 
   @doc """
-  Returns for how many milliseconds a source has had no response: the one for which it is longest.
+  Returns the time in milliseconds since the last response of a source. Of several sources, it takes the longest time.
 
-  "No such name" is a response. Before the first response, the time begins with the start of the strategy.
+  "No such name" is a response. For a source without a response, the time begins with the start of the strategy.
   """
   @spec answer_age(t, now :: integer) :: non_neg_integer
   def answer_age(%State{sources: sources}, now),
@@ -217,7 +218,7 @@ defmodule Caravan.Cluster.Membership do
         do: {source, poll.failing_since}
   end
 
-  @doc "Returns what the status of the topology says of each node."
+  @doc "Returns the members and the connected nodes of the topology, each with its status."
   @spec nodes(t) :: [{String.t(), State.node_status()}]
   defdelegate nodes(state), to: State
 
@@ -284,7 +285,8 @@ defmodule Caravan.Cluster.Membership do
   defp handle_event(state, {:release_result, name, :released}, _env),
     do: add_action(state, {:report, {:link_released, name}})
 
-  # It is not released again, because it is no link of this topology any more.
+  # The node stays connected, because something else needs the link. The topology does not count it as one of its
+  # links, so it does not release it again.
   defp handle_event(state, {:release_result, name, :kept}, _env) do
     if is_map_key(state.peers, name),
       do: update_peers(state, [name], &%{&1 | released: false}),
@@ -307,7 +309,7 @@ defmodule Caravan.Cluster.Membership do
   defp handle_event(state, :drain, _env) do
     connecting = Slots.names(state.slots)
 
-    # The jobs that would release them are stopped.
+    # A drain stops the jobs that release these nodes, so no :release_result will come.
     released = for {name, %{released: true}} <- state.peers, do: name
 
     %{state | drained: true, published: []}
@@ -344,7 +346,7 @@ defmodule Caravan.Cluster.Membership do
 
   ## Connections
 
-  # An answer may name many nodes of which few are connected.
+  # Walks the connected nodes instead of the answer, because an answer may name many nodes of which few are connected.
   defp connected_names(%{connected_nodes: nodes}, answer),
     do: for(name <- nodes, is_map_key(answer.endpoints, name), do: name)
 
@@ -369,7 +371,8 @@ defmodule Caravan.Cluster.Membership do
     for name <- Enum.take(names, room), do: Peer.new(name, now)
   end
 
-  # Reports what the connections are before a nodedown, or while a connect is in progress. `before` is the state then.
+  # Reports peers that came up or went down, grouped by the kind of their link. The kind is that in `before`: a nodeup
+  # ends the connect of the peer, and a nodedown ends the link.
   defp report_nodes(state, _what, [], _before), do: state
 
   defp report_nodes(state, what, peers, %{links: nil}),
@@ -408,8 +411,8 @@ defmodule Caravan.Cluster.Membership do
 
   defp steady?(peer), do: peer.was_connected and peer.flaps == 0
 
-  # The first walk over all peers has limited their waits to this time. A second walk within it would gain less
-  # than that, and it is expensive.
+  # The last walk over all peers has limited the waits of lost nodes to this time. Another walk within this time would
+  # shorten them by less, and a walk is expensive.
   defp retried_others?(%{retried_others_at: nil}, _now), do: false
 
   defp retried_others?(%{retried_others_at: at} = state, now),

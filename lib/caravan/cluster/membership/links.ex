@@ -38,7 +38,7 @@ defmodule Caravan.Cluster.Membership.Links do
     * `:self`: the name of this node, on which ranks depend;
     * `:members`: all members by name;
     * `:preferred`: the first `:limit` members by rank, and `:others`: the other members;
-    * `:preferred_queue` and `:other_queue`: those of them that wait to be dialled;
+    * `:preferred_queue` and `:other_queue`: the preferred and the other members that wait to be dialled;
     * `:connected`: the number of preferred members that are connected;
     * `:stand_ins`: the other members that are connected because this topology dialled them;
     * `:hopeful`: the connects in progress that will probably succeed. They count as links;
@@ -79,7 +79,7 @@ defmodule Caravan.Cluster.Membership.Links do
           | {:connected, opened? :: boolean}
           | :leaving
 
-  @doc "Returns no links for the option `links: :all`, with which all members are dialled."
+  @doc "Returns the links for the option `links: limit`, or `nil` for `:all`, with which all members are dialled."
   @spec new(:all | non_neg_integer, release? :: boolean) :: t | nil
   def new(:all, _release), do: nil
 
@@ -202,7 +202,7 @@ defmodule Caravan.Cluster.Membership.Links do
     DialQueue.ready(links.preferred_queue) ++ others
   end
 
-  @doc "Returns when `next/1` returns a member: `:now`, a time, or `nil` if none that it may return waits."
+  @doc "Returns when `next/1` will return a member: `:now`, a time, or `nil` if no member waits that it may return."
   @spec next_at(t) :: :now | integer | nil
   def next_at(%__MODULE__{} = links) do
     preferred = DialQueue.next_at(links.preferred_queue)

@@ -15,8 +15,8 @@ defmodule Caravan.Cluster.Membership.Prune do
   A connected node is selected only if
 
     * it is not a member any more, because no source has named it within `:keep`, and
-    * it was missing from `needed` consecutive complete answers of *every* source. After each attempt that left it
-      connected, it takes twice as many answers.
+    * it was missing from `needed` consecutive complete answers of *every* source. Each attempt that leaves the node
+      connected doubles the number of answers that this node needs.
   """
   @spec select([Peer.t()], [Config.source()], needed :: pos_integer) ::
           {[String.t()], spared :: non_neg_integer}

@@ -35,13 +35,14 @@ defmodule Caravan.Cluster.Membership.State do
     * `:connected_nodes`: all connected nodes, of this topology or not;
     * `:leaving`: the nodes that have announced that they leave, and until when they are expected to disconnect;
     * `:retried_others_at`: when `retry_others/3` of `Membership` last walked over all peers;
-    * `:queue`: the members that are neither connected nor being dialled. It stays empty if there are `:links`;
+    * `:queue`: the members that are neither connected nor being dialled. It stays empty if `:links` is not `nil`;
     * `:links`: which members are dialled if the option `:links` is a number, or `nil` if all are;
     * `:slots`: the nodes that are being dialled;
     * `:published`: the entries of the last `:publish` action, or `nil` if the table had no room for them;
     * `:alarms`: the conditions that were reported and still last;
     * `:prune_round`: the sources that must answer before the next nodes are disconnected;
-    * `:repeats`: by source, its last answer, if an equal one changes only when its nodes were last seen;
+    * `:repeats`: by source, the last answer. A source is missing if an equal answer would change more than the time at
+      which its nodes were last seen;
     * `:drained`: whether the strategy has left the cluster. Then it neither looks up nor dials;
     * `:actions`: the actions of the current event, latest first.
   """
@@ -96,10 +97,10 @@ defmodule Caravan.Cluster.Membership.State do
   What a node is to the topology, and whether it is a member:
 
     * `:preferred`, `:stand_in`: it is connected. Without a limit of links, all connected members are preferred;
-    * `:connected`: it is connected, and the topology does not need that;
+    * `:connected`: it is connected, and the topology does not need the connection;
     * `{:missing, since, draining}`: it is to be connected, and is not. `draining` says whether it has announced that it
       leaves;
-    * `:unlinked`: it is not connected, and the topology does not need that.
+    * `:unlinked`: it is not connected, and the topology does not need a connection.
   """
   @type node_status ::
           {member :: boolean,
