@@ -9,8 +9,8 @@ defmodule Caravan.Cluster do
 
   If no strategy has this name, `await/2`, `drain/1` and `resume/1` log a warning with the topologies that run.
 
-  The functions also take the pid of a strategy. If several strategies have the same name, they act on all of
-  them. `status/1` returns the status of the first one.
+  The functions also take the pid of a strategy. If several strategies have the same name, the functions act on all of
+  these strategies, but `status/1` returns the status of the first one.
 
       # In Application.start/2, after the supervisor has started: waits for two other nodes, for at most 10 s.
       Caravan.Cluster.await(:app, nodes: 2, timeout: 10_000)
@@ -49,8 +49,8 @@ defmodule Caravan.Cluster do
       preferred members and their stand-ins. By default, all members are preferred.
     * `:missing`: the members that the topology needs and that are not connected. `:since_ms` is the time since the last
       nodedown, or since DNS first named the node. `:finding` says why the last attempt to connect the node failed, or
-      that the node has announced that it leaves. `:id` is the check that the finding belongs to. Both are `nil` while
-      neither has happened.
+      that the node has announced that it leaves. `:id` is the check that the finding belongs to. Both are `nil` until an
+      attempt fails or the node announces that it leaves.
     * `:sources`: the last lookup of each query and type. `:result` is `"ok"`, or the reason of `Caravan.Dns.Error`, such
       as `"nxdomain"`. `:records` is the number of records, `:ttl` their TTL in seconds, `:nameserver` the one that answered
       or that the error is about, and `:age_ms` the time since the lookup ended. All of them are `nil` before the first lookup has
@@ -84,10 +84,11 @@ defmodule Caravan.Cluster do
           ]
         }
 
-  # Milliseconds. The strategy replies by the deadline of a call. If no reply comes until this long after the deadline,
-  # the VM is too busy to run the strategy, and the call ends with a timeout.
+  # Milliseconds. The strategy replies by the deadline of a call. If there is no reply within this time after the
+  # deadline, the VM is too busy to run the strategy, and the call ends with a timeout.
   @grace 1_000
 
+  # The largest value of the option :max_nodes.
   @most_nodes 16_384
 
   @ready_schema [
@@ -133,9 +134,9 @@ defmodule Caravan.Cluster do
       {:ok, status} = Caravan.Cluster.status(:app)
       for %{node: node, finding: finding} <- status.missing, do: IO.puts([node, ": ", finding || "no failure yet"])
 
-  Reads a table that the strategy writes, and sends no message. So it answers while the strategy hangs. The lists of
-  nodes are written after a change, but in a topology of 57 nodes and more at most once in 80 ms, and in one of n > 3,200
-  nodes at most once in n / 40 ms. So with 4,000 nodes, they can be 100 ms old.
+  Reads a table that the strategy writes, and sends no message. So the function returns the status while the strategy
+  hangs. After a change, the strategy writes the lists of nodes within 80 ms. In a topology of more than 3,200 nodes, it
+  takes 1 ms for each 40 nodes: with 4,000 nodes, the lists can be 100 ms old.
 
   Returns `{:error, :not_running}` if no strategy of this name runs in this VM.
   """
@@ -227,11 +228,11 @@ defmodule Caravan.Cluster do
 
     * other hidden nodes, such as remote consoles, which can still connect;
     * nodes that another topology of this VM names, unless it has `links: 0`;
-    * nodes on which a topology with the name of that other topology wants a link to this node.
+    * nodes whose strategy of the other topology wants a link to this node.
 
-  This ends when the other topology is drained too. So to leave all nodes, drain each topology. `:global.disconnect/0`
-  disconnects the nodes of the other topology for a moment, and that topology connects them again at once. With
-  `connect_all: false` of `:kernel`, they stay connected.
+  The other topology keeps its nodes until it is drained too. So to leave all nodes, drain each topology.
+  `:global.disconnect/0` disconnects the nodes of the other topology for a moment, and that topology connects them again
+  at once. With `connect_all: false` of `:kernel`, they stay connected.
 
   While the strategy of another topology does not reply, or while its queries have not all had an answer since it
   started, its nodes are unknown. Then no node is disconnected.

@@ -1,5 +1,5 @@
 defmodule Caravan.Cluster.NameList do
-  # Pure. Names in a sentence.
+  # Pure. Writes lists of names for log lines.
   @moduledoc false
 
   @doc "Returns the first `most` names, separated by commas, and how many more there are."
@@ -10,7 +10,7 @@ defmodule Caravan.Cluster.NameList do
     Enum.join(first, ", ") <> more
   end
 
-  @doc "Does the same with the sorted names."
+  @doc "Sorts the names, and returns the first ten as `text/2` does."
   @spec sorted([String.t()]) :: String.t()
   def sorted(names), do: names |> Enum.sort() |> text()
 end

@@ -1,6 +1,6 @@
 defmodule Caravan.Cluster.NodeName do
-  # Pure. Makes the name of a node from a DNS record, by a template. It stays a string: only names that are valid
-  # can become atoms later.
+  # Pure. Makes the name of a node from a DNS record, by a template. The name is a string. It is checked here, because
+  # other modules may make an atom of it.
   @moduledoc false
 
   alias Caravan.Dns
@@ -12,7 +12,7 @@ defmodule Caravan.Cluster.NodeName do
 
   @type dns_record :: Service.t() | :inet.ip_address()
 
-  # The characters of an atom, and so of a node name (MAX_ATOM_CHARACTERS in ERTS).
+  # Characters. The maximum length of an atom, and so of a node name (MAX_ATOM_CHARACTERS in ERTS).
   @max_length 255
 
   @placeholders %{
@@ -27,7 +27,7 @@ defmodule Caravan.Cluster.NodeName do
   def default_template(:srv, :srv), do: "{name}@{host}"
   def default_template(type, _ports) when type in [:a, :aaaa], do: "{name}@{ip}"
 
-  @doc "Returns whether the host of the names comes from the record, and so the addresses of the node."
+  @doc "Returns whether the host of the name comes from the record. The addresses of the record are then the node's."
   @spec host_from_record?(template) :: boolean
   def host_from_record?(template), do: Enum.any?(template, &(&1 in [:host, :host_label, :ip]))
 
@@ -76,15 +76,15 @@ defmodule Caravan.Cluster.NodeName do
   @doc """
   Returns whether the host of this name has a dot or a colon.
 
-  OTP starts such a node with a long name only (kernel/src/net_kernel.erl). Any other node, such as `app@localhost`, has
-  a short name, unless it was started with `-name` and its host in full.
+  OTP starts such a node with a long name only (kernel/src/net_kernel.erl). Any other node has a short name, unless it
+  was started with `-name` and a host without a dot, such as `-name app@localhost`.
   """
   @spec long?(name :: String.t()) :: boolean
   def long?(name), do: host(name) =~ ~r/[.:]/
 
   @doc """
-  Returns what `{name}` has to be, so that the template can make the name of this node: all before the `@`, or with
-  `{port}` in the template, what is before the digits of the port.
+  Returns the value of `{name}` with which the template can make the name of this node. This is the part before the `@`.
+  If the template has `{port}`, the digits of the port and a `-` before them are left out.
   """
   @spec own_basename(self :: String.t(), template) :: String.t()
   def own_basename(self, template) do
@@ -122,8 +122,8 @@ defmodule Caravan.Cluster.NodeName do
     end
   end
 
-  # The part before the @ is what net_kernel accepts (create_name in kernel/src/net_kernel.erl). The part behind it
-  # takes host names, and addresses of both families.
+  # Before the @, the characters that net_kernel accepts (create_name in kernel/src/net_kernel.erl). After the @, those
+  # of host names, and of addresses of both families.
   defp valid?(name), do: name =~ ~r/\A[0-9A-Za-z_\-]+@[0-9A-Za-z_.:\-]+\z/
 
   defp fill(text, _basename, _record) when is_binary(text), do: text

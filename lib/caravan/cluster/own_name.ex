@@ -26,10 +26,10 @@ defmodule Caravan.Cluster.OwnName do
   @type difference :: :basename | :port | :host | :case | :trailing_dot
 
   @typedoc """
-    * `:named`: DNS names this node, by its name only;
-    * `{:also_called, name}`: DNS names this node, and gives it another name, too;
-    * `{:called, name}`: DNS gives this node another name: that of a record with its host or one of its addresses, and
-      with its port;
+    * `:named`: DNS has the name of this node, and no other name for it;
+    * `{:also_called, name}`: DNS has the name of this node, and another name for it, too;
+    * `{:called, name}`: DNS has only another name for this node. The record of this name has the port of this node, and
+      its host or one of its addresses;
     * `{:perhaps, name}`: DNS names another port on this host, and not this node. It may be the port of another node;
     * `:not_named`: DNS does not name this node.
   """
@@ -40,7 +40,7 @@ defmodule Caravan.Cluster.OwnName do
           | {:perhaps, String.t()}
           | :not_named
 
-  @doc "Compares this node with the endpoints of the answers. `endpoints` without a name give `:not_named`."
+  @doc "Compares this node with the endpoints of the answers. Returns `:not_named` if there are no endpoints."
   @spec compare(own, endpoints, port_of) :: finding
   def compare(own, endpoints, port_of) do
     named? = Enum.any?(NodeName.aliases(own.name), &is_map_key(endpoints, &1))
@@ -61,7 +61,7 @@ defmodule Caravan.Cluster.OwnName do
   @spec others(own, endpoints, port_of) :: [String.t()]
   def others(%{port: nil}, _endpoints, _port_of), do: []
 
-  # The port is compared first, because that is faster: many nodes may be on one host.
+  # Many nodes may be on one host. So ports, which are fast to compare, leave few names to sort by similarity.
   def others(own, endpoints, port_of) do
     names =
       for {name, endpoint} <- neighbours(own, endpoints),
@@ -89,7 +89,7 @@ defmodule Caravan.Cluster.OwnName do
   @doc """
   Returns the endpoints that have the host of this node, or one of its addresses.
 
-  The other functions return the same for these as for all endpoints.
+  `compare/3` and `others/3` return the same for these endpoints as for all endpoints.
   """
   @spec on_this_host(own, endpoints) :: endpoints
   def on_this_host(own, endpoints) do
@@ -153,7 +153,7 @@ defmodule Caravan.Cluster.OwnName do
     {base, digits}
   end
 
-  @doc "Returns the text of a finding for the log, but for `:named`."
+  @doc "Returns the text of a finding for the log. `:named` has no text."
   @spec text(finding, own) :: String.t()
   def text({:called, name}, own) do
     "DNS calls this node #{name}, but its name is #{own.name}. Peers dial the first name and are refused. " <>
@@ -179,7 +179,7 @@ defmodule Caravan.Cluster.OwnName do
     differences = differences(own.name, name)
     {basename, _digits} = left(own.name)
 
-    # With a short name, OTP starts no node of this host.
+    # OTP refuses the dots of the new host unless the release uses long names.
     long =
       if NodeName.long?(name) and not NodeName.long?(own.name),
         do: "RELEASE_DISTRIBUTION=name and "

@@ -289,7 +289,7 @@ defmodule Caravan.Cluster.Report do
   defp configured(%{nameservers: [_]}), do: ""
   defp configured(config), do: ". Nameservers: #{nameservers(config)}"
 
-  @doc "Returns a text for the reason why a connect failed, or a disconnect. `function` says which of the two."
+  @doc "Returns a text that says why a connect or a disconnect failed. `function` is `connect` or `disconnect`."
   @spec describe(Connector.reason() | :not_listed, String.t()) :: String.t()
   def describe(reason, function \\ "connect")
 

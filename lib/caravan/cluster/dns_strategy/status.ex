@@ -1,11 +1,11 @@
 defmodule Caravan.Cluster.DnsStrategy.Status do
   # Owner-state. The table from which Caravan.Cluster reads the status of a topology.
   #
-  # The strategy owns the table and writes it. Other processes read it without a message, so it answers while the
-  # strategy hangs. The table has the registered name of the strategy, and ends with it.
+  # The strategy owns the table and writes it. Other processes read it without a message, so they can read it while the
+  # strategy hangs. The table has the registered name of the strategy, and ends with the strategy.
   #
-  # A write of all nodes walks over all peers. So after a change, the nodes are written at once only if the last
-  # write is long enough ago for their number. Else a timer writes them. What ready?/2 reads is written at once.
+  # A write of the nodes walks over all peers. So there is a shortest time between two writes, which grows with the
+  # number of nodes. After a change within this time, a timer writes the nodes. What ready?/2 reads is written at once.
   @moduledoc false
 
   alias Caravan.Cluster.Config
@@ -31,10 +31,10 @@ defmodule Caravan.Cluster.DnsStrategy.Status do
               ]
 
   @typedoc """
-    * `:readiness`, `:complete`, `:lookups`: what the table has of them;
-    * `:counts`: those of the last update;
-    * `:failures`: why nodes could not be connected, by name. Those of nodes that are not missing are deleted when the
-      nodes are written;
+    * `:readiness`, `:complete`, `:lookups`: the contents of these rows of the table;
+    * `:counts`: the counts at the last update;
+    * `:failures`: why nodes could not be connected, by name. A write of the nodes deletes the failures of nodes that are
+      not missing;
     * `:changed`: whether the nodes have changed since they were written;
     * `:timer`: the timer of the next write, if it waits for its time.
   """
@@ -115,7 +115,7 @@ defmodule Caravan.Cluster.DnsStrategy.Status do
   def connect_failed(%__MODULE__{} = status, name, {:probe, finding, _duration}),
     do: put_failure(status, name, {:finding, finding})
 
-  # A diagnosis has found more than OTP returns. Later attempts are not diagnosed.
+  # Later attempts are not diagnosed, and OTP returns less than the diagnosis has found. So its finding stays.
   def connect_failed(%__MODULE__{} = status, name, reason) do
     case status.failures do
       %{^name => {{:finding, finding}, _failure}} when reason in [:unreachable, :timeout] ->

@@ -27,7 +27,7 @@ defmodule Caravan.Cluster.DnsStrategy.Warnings do
   # Milliseconds between two checks for troubles that last. A check walks over all peers.
   @check_every 10_000
 
-  @doc "`key` is the registered name of the strategy."
+  @doc "Returns the warnings of a strategy. `key` is its registered name."
   @spec new(Config.t(), key :: atom) :: t
   def new(%Config{} = config, key) do
     %__MODULE__{
@@ -51,7 +51,7 @@ defmodule Caravan.Cluster.DnsStrategy.Warnings do
     }
   end
 
-  @doc "Starts these checks of the node of a nodeup. `info` is that of `:net_kernel.monitor_nodes/2`."
+  @doc "Starts the same checks of a node after its nodeup. `info` is that of `:net_kernel.monitor_nodes/2`."
   @spec nodeup(t, node, info :: term) :: t
   def nodeup(%__MODULE__{} = warnings, node, info) do
     %{
@@ -72,14 +72,17 @@ defmodule Caravan.Cluster.DnsStrategy.Warnings do
     )
   end
 
-  @doc "Handles the messages of questions to connected nodes. Returns `:unknown` for other messages."
+  @doc """
+  Handles the replies of connected nodes to the question for their connect_all, and the timer before the next question.
+  Returns `:unknown` for other messages.
+  """
   @spec handle(t, message :: term) :: t | :unknown
   def handle(%__MODULE__{} = warnings, message) do
     with {_differing, _settings} = result <- PeerSettings.handle(warnings.peer_settings, message),
          do: connect_all(warnings, result)
   end
 
-  @doc "Ends the questions to connected nodes."
+  @doc "Stops asking connected nodes for their connect_all."
   @spec stop(t) :: t
   def stop(%__MODULE__{} = warnings),
     do: %{warnings | peer_settings: PeerSettings.stop(warnings.peer_settings)}
