@@ -1,5 +1,5 @@
 defmodule Caravan.Doctor.Check do
-  # Pure. One check of the doctor: what it looks at, what must be right before it can run, and its result.
+  # Pure. One check of the doctor: its subject, the checks on which it depends, and its result.
   @moduledoc false
 
   @enforce_keys [:id, :group, :run]
@@ -16,10 +16,10 @@ defmodule Caravan.Doctor.Check do
               ]
 
   @typedoc """
-    * `:run` - the function that looks;
+    * `:run` - the function that makes the check;
     * `:grounds` - the ids of the checks on which this one depends. It runs after them. If one of them has failed, it is
       skipped;
-    * `:topology`, `:subject` - what it looks at: the topology, and a node, a query or a file;
+    * `:topology`, `:subject` - what is checked: the topology, and a node, a query or a file;
     * `:status`, `:seen`, `:expected`, `:fix` - the result;
     * `:time_us` - how long `:run` took, in microseconds.
   """
@@ -41,8 +41,10 @@ defmodule Caravan.Doctor.Check do
   @type status :: :ok | :warning | :failed | :skipped
 
   @typedoc """
-  What `:run` returns. The fix is what to type, or the lines to change as they are in their file. A check that climbs a
-  ladder of checks returns the id of the one that has failed.
+  What `:run` returns. The fix is a command to type, or lines as they must be in their file.
+
+  A function may make several checks in a row, and stop at the first that fails. It then also returns the id of that
+  check.
   """
   @type result ::
           outcome | {id :: String.t(), outcome}
@@ -63,7 +65,7 @@ defmodule Caravan.Doctor.Check do
     cluster.topology cluster.nodes cluster.mesh cluster.connect_all
   )
 
-  # The group of the checks whose ids begin like this.
+  # The groups of the checks, by the part of the id before the dot.
   @groups %{
     "release" => :release,
     "node" => :node,
@@ -126,7 +128,8 @@ defmodule Caravan.Doctor.Check do
   end
 
   @doc """
-  Returns the checks of these groups. If all of them were skipped, also the checks that have failed, on which they depend.
+  Returns the checks of these groups. If all of them were skipped, also returns the failed checks of other groups, which
+  are the cause.
   """
   @spec reported([t], [group]) :: [t]
   def reported(checks, groups) do
@@ -138,8 +141,10 @@ defmodule Caravan.Doctor.Check do
   end
 
   @doc """
-  Splits checks that have not run into those that can run now and those that wait for their grounds, after `done` have
-  run. A check whose ground has failed gets its result here.
+  Splits the checks that have not run. `done` are the checks that have run.
+
+  Returns the checks that are skipped because one of their grounds has failed, with this as their result. Then the checks
+  that can run now, and the checks that wait for their grounds.
   """
   @spec ready([t], done :: [t]) :: {skipped :: [t], ready :: [t], waiting :: [t]}
   def ready(checks, done) do
@@ -153,7 +158,8 @@ defmodule Caravan.Doctor.Check do
     {Enum.map(skipped, &skip(&1, ground(&1, causes))), ready, waiting}
   end
 
-  # If a check was skipped because another one has failed, its :expected is the id of that one, and is passed on.
+  # Returns the id of the failed check because of which others are skipped. The :expected of a skipped check is the id of
+  # the failed one, so that the checks that depend on the skipped check get the same cause.
   defp cause(%__MODULE__{status: :failed, id: id}), do: id
   defp cause(%__MODULE__{status: :skipped, expected: cause}), do: cause
   defp cause(_check), do: nil

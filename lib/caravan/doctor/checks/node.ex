@@ -75,7 +75,7 @@ defmodule Caravan.Doctor.Checks.Node do
     end)
   end
 
-  # The text is that of the loader (dlopen). For a file of another CPU it says that there is no such file.
+  # The text comes from the loader (dlopen). It says "no such file" also if the file is for another CPU.
   defp library_fix(text) do
     [path] = Regex.run(~r/library (.+\.so) cannot be loaded/, text, capture: :all_but_first)
 
@@ -179,7 +179,7 @@ defmodule Caravan.Doctor.Checks.Node do
     end
   end
 
-  # Whether the nodes of a topology have long names. That is nil if it depends on records, and there is none.
+  # Returns whether the nodes of a topology have long names, or nil if this depends on records and DNS has none.
   defp long_names?(%Config{templates: templates} = config, context) do
     kinds = for {_type, template} <- templates, do: template |> host_part() |> long_host?()
     names = context |> Context.endpoints(config) |> Map.keys() |> Enum.sort()
@@ -329,7 +329,7 @@ defmodule Caravan.Doctor.Checks.Node do
       {:ok, "the host #{host} is #{text}"}
     else
       {:warning, "the host #{host} is #{text}, which is not an address of this machine",
-       "an address of this machine, unless a NAT or a port mapping leads from there to here",
+       "an address of this machine, unless a NAT or a port mapping leads from that address to this machine",
        "RELEASE_NODE=app-4001@ADDRESS with one of: #{texts(Enum.reject(own, &loopback?/1))}"}
     end
   end
