@@ -87,6 +87,8 @@ impl Resolver {
 
     /// Queries the names of the search list until one has an answer. NXDOMAIN, "no records" and SERVFAIL lead to the
     /// next name, as in the C library. Any other error ends the lookup, because that name could have an answer.
+    ///
+    /// If no name has an answer, the result is SERVFAIL if a name had it, or else "no records" if a name had it.
     async fn query_search_list(
         &self,
         name: &Name,

@@ -20,9 +20,9 @@ use super::{Answer, LookupError, LookupFailure, LookupOptions, Question};
 const MAX_RESOLVERS: usize = 32;
 /// Time without a lookup after which all idle sockets and connections are closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-/// Interval at which `close_idle` checks whether there was a lookup, while there is at least one within it on average. It
-/// is short for another reason: while it is the runtime's next timer, setting the later deadline of a lookup does not
-/// wake the runtime's thread.
+/// Interval at which `close_idle` checks whether there was a lookup, while each interval has at least one lookup on
+/// average. The interval is short so that it is the runtime's next timer: then setting the later deadline of a lookup
+/// does not wake the runtime's thread.
 const TICK: Duration = Duration::from_millis(250);
 /// The interval doubles up to this one while there are fewer lookups. Each check wakes the thread two or three times.
 const LONGEST_TICK: Duration = Duration::from_secs(8);
@@ -64,9 +64,11 @@ pub struct PendingLookup {
 }
 
 impl PendingLookup {
-    /// Polls the lookup a second time. Returns an answer within the inline limit, or `None`: then `reply` gets the
-    /// outcome. It must be called exactly once, because `reply` is not called before. It finds an answer more often if
-    /// the thread has done something else first.
+    /// Polls the lookup a second time. Returns an answer within the inline limit, or `None` if `reply` will get the
+    /// outcome.
+    ///
+    /// Call this function exactly once: `reply` is not called before. Let the thread do other work first, so that the
+    /// answer has more time to arrive.
     #[must_use]
     pub fn poll(&self) -> Option<Answer> {
         self.accept(self.task.poll_second())
@@ -189,7 +191,7 @@ impl Resolvers {
         if let Some(entry) = self.current(config, &stamp) {
             return Ok(entry);
         }
-        // The old contents would stay in memory while the new ones are read.
+        // Frees the old contents before the new ones are read.
         self.entries
             .write()
             .retain(|entry| entry.config != *config || entry.stamp == stamp);
@@ -238,7 +240,7 @@ impl Resolvers {
     }
 }
 
-/// Returns the interval after one of `tick` with this number of lookups.
+/// Returns the interval that follows an interval of `tick` with this number of lookups.
 fn next_tick(tick: Duration, lookups: u32) -> Duration {
     if TICK * lookups >= tick {
         TICK
