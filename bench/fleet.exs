@@ -1,6 +1,6 @@
 # Counts the lookups that many strategies with the default options send to one nameserver, on a simulated clock. All
-# strategies start in the same millisecond. Later, DNS fails for a minute. Then a node goes down to which all strategies
-# were connected.
+# strategies start in the same millisecond. Later, DNS fails for a minute. Then a node goes down. All strategies were
+# connected to it.
 #
 #   mix run bench/fleet.exs           # 1,000 strategies
 #   mix run bench/fleet.exs 10000
@@ -16,7 +16,7 @@ load = Fleet.load(options)
 
 IO.puts("""
 #{size} strategies, :poll_interval #{limits.poll_interval} ms. DNS fails from 60 s to 120 s. A node goes down at 200 s.
-Each line shows five seconds: when they begin, and the lookups in the busiest of them. All strategies start in the first.
+Each line is an interval of five seconds: its start, and the lookups in its busiest second. All strategies start at 0 s.
 
 #{Fleet.histogram(load, 5)}
 

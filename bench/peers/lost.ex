@@ -5,12 +5,15 @@ defmodule Bench.Peers.Lost do
   alias Bench.Nodes
   alias Caravan.Test.Knot
 
-  # A connection that ends sooner counts as a flap.
+  # Milliseconds. A connection that ends sooner counts as a flap.
   @steady 6_000
-  # Rounds for each time in seconds.
+  # The number of rounds, by the seconds for which a node is gone.
   @rounds %{2 => 5, 10 => 4}
 
-  @doc "A node is killed and starts again. It dials nobody: the time from its listening until it is connected."
+  @doc """
+  Kills a node, and starts it again. Prints the time from when the node listens until other nodes have connected it. The
+  node itself dials no other node.
+  """
   def back(knot) do
     targets = for {gone, n} <- Enum.with_index([2, 2, 10, 10], 1), do: {gone, n, {127, 2, 5, n}}
     records = for {_gone, n, ip} <- targets, do: Lab.records("back#{n}", [ip], 60)
@@ -48,7 +51,10 @@ defmodule Bench.Peers.Lost do
     {gone, times}
   end
 
-  @doc "All packets of pairs of nodes are dropped for 15 to 30 s: the time from the end of that until they are connected."
+  @doc """
+  Drops all packets between pairs of nodes for 15 to 30 s. Prints the time from the end of the cut until the pairs are
+  connected again.
+  """
   def cut(knot) do
     groups =
       for group <- 1..3 do
@@ -91,7 +97,7 @@ defmodule Bench.Peers.Lost do
     end)
   end
 
-  @doc "The nameserver is silent for 15 s: how many of 10 connected nodes are dropped."
+  @doc "Silences the nameserver for 15 s. Prints how many of 10 connected nodes a strategy disconnects."
   def silent(knot) do
     ips = for n <- 1..10, do: {127, 2, 2, n}
     Knot.put_records(knot, Lab.records("silent", ips, 1))
@@ -121,7 +127,7 @@ defmodule Bench.Peers.Lost do
     |> Task.await_many(:infinity)
   end
 
-  # In milliseconds.
+  # Times are in microseconds. Returns milliseconds.
   defp since(times, start), do: Enum.map(times, &((&1 - start) / 1_000))
 
   defp by_library(rounds), do: Enum.zip(Lab.libraries(), Enum.zip_with(rounds, & &1))

@@ -75,7 +75,7 @@ defmodule Caravan.Test.Fleet do
     [at | redials(peer, size, gone)]
   end
 
-  @doc "Returns the busiest second divided by the mean, without the first second, in which all query by design."
+  @doc "Returns the busiest second divided by the mean. Leaves out the first second, in which all strategies query."
   @spec peak([non_neg_integer]) :: float
   def peak([_start | load]), do: Enum.max(load) / mean(load)
 

@@ -2,8 +2,8 @@ defmodule Caravan.Test.LinkFleet do
   @moduledoc """
   Many nodes with a limited number of links, on a simulated clock.
 
-  Each node is a real `Caravan.Cluster.Membership`. No node of the simulation is dialled by another one, because they dial
-  only the members. So the nodes are simulated one by one.
+  Each node is a real `Caravan.Cluster.Membership`. The members that it dials are only names that are alive or dead at a
+  time. So no node depends on another one, and the nodes are simulated one by one.
   """
 
   alias Caravan.Cluster.Config
@@ -12,7 +12,8 @@ defmodule Caravan.Test.LinkFleet do
 
   @hashes 4_294_967_296
 
-  # Milliseconds that a lookup takes, that a connect takes, and until one fails.
+  # Milliseconds until a lookup ends, until a connect succeeds, until it is refused, and until a connect or a probe to a
+  # host that drops packets fails.
   @lookup 5
   @connect 5
   @refused 1
@@ -58,21 +59,24 @@ defmodule Caravan.Test.LinkFleet do
   @ends @back + 120_000
 
   @doc """
-  Simulates a cluster of two roles, and returns what the acceptance of `:links` needs.
+  Simulates a cluster of two roles, and returns the figures that show whether `:links` keeps its promises.
 
   `edges` nodes connect to `links` of the `cores` core nodes, and the core nodes connect to each other. First one
   core node dies, then 30 % of them. Later all of them are back.
 
     * `:core_links`: the number of links between core nodes
     * `:edge_links`: the number of links of edge nodes before the deaths, and whether all of them are preferred
-    * `:busiest_core`: the links of edge nodes of the core node with most of them, divided by the mean
-    * `:dialled_after_one`: whether exactly the edge nodes of the core node that died have dialled
-    * `:anew`: the share of links that the deaths of the others have made
-    * `:busiest_dials`: the most dials of a core node within 100 ms, divided by the mean of its edge nodes
-    * `:below`: the longest time in milliseconds in which an edge node had fewer links
-    * `:only_stand_ins`: whether all disconnects were of stand-ins
+    * `:busiest_core`: the largest number of edge nodes that are linked to one core node, divided by the mean
+    * `:dialled_after_one`: whether after the first death, all edge nodes that prefer the dead core node have dialled, and
+      no others
+    * `:replaced`: the number of links that were opened while 30 % of the core nodes were dead, divided by the number of
+      all links of edge nodes
+    * `:busiest_dials`: the largest number of dials that one core node got within 100 ms, divided by the mean number of
+      edge nodes that are linked to a core node
+    * `:below`: the longest time in milliseconds in which an edge node had fewer than `links` links
+    * `:only_stand_ins`: whether edge nodes disconnected stand-ins only
     * `:settled`: whether all edge nodes have only their preferred links in the end
-    * `:settled_after`: the time from the return of the core nodes to the last disconnect
+    * `:settled_after`: the time in milliseconds from the return of the core nodes to the last disconnect
   """
   @spec roles(keyword) :: map
   def roles(options) do
@@ -141,7 +145,7 @@ defmodule Caravan.Test.LinkFleet do
       edge_links: {length(before), Enum.all?(histories, &preferred?(&1, @one_dies - 1))},
       busiest_core: most(before) / share,
       dialled_after_one: Enum.all?(histories, &(dials?(&1) == first in &1.preferred)),
-      anew: length(opened) / total,
+      replaced: length(opened) / total,
       busiest_dials: most(dials) / share,
       below: histories |> Enum.map(& &1.below) |> Enum.max(),
       only_stand_ins: Enum.all?(released, fn {_at, name, node} -> name not in node.preferred end),
@@ -160,13 +164,13 @@ defmodule Caravan.Test.LinkFleet do
   @doc """
   Simulates a node until the last one of the times `at`, in milliseconds.
 
-    * `:links`: the option of the strategy
+    * `:links`: the option `:links` of the strategy
     * `:members`: the names in DNS
     * `:alive?`: returns whether a member is alive at a time
     * `:deaths`: the times at which members die, and their names
     * `:silent`: whether the hosts of dead members drop packets. Otherwise they refuse connections
-    * `:at`: the times at which `:links` are noted, ascending
-    * `:seed`: of the random numbers of the node
+    * `:at`: the times at which the links are noted in the history, ascending
+    * `:seed`: the seed of the random numbers of the node
   """
   @spec node(String.t(), keyword) :: history
   def node(self, options) do
@@ -310,10 +314,10 @@ defmodule Caravan.Test.LinkFleet do
   ## Graphs
 
   @doc """
-  Returns what becomes of the graph of nodes that are all members for each other, with `links` links each.
+  Returns figures of the graph of nodes that are all members of one topology, and prefer `links` of the others each.
 
     * `:components`: the sizes of the components
-    * `:most_links`: the largest number of links of a node, those of others to it included
+    * `:most_links`: the largest number of links of a node, with those that other nodes opened to it
     * `:components_without_repair`: the sizes of the components of the living nodes after 30 % of the nodes have died
     * `:components_after_repair`: the same when stand-ins have replaced the links to dead nodes
   """
