@@ -54,7 +54,7 @@ defmodule CaravanTest do
       assert advice =~ "$(hostname -i)"
     end
 
-    test "names the module of a node that runs on another one, and the missing flags" do
+    test "names the epmd module of a node that does not use Caravan.Epmd, and the missing flags" do
       node = PeerNode.start!(name: "app@127.0.0.1", epmd: false, args: ~w(-dist_listen false))
       assert {:error, {:other_epmd_module, advice}} = PeerNode.call(node, Caravan, :check, [])
       assert advice =~ "runs on :erl_epmd in place of Caravan.Epmd"
@@ -101,7 +101,7 @@ defmodule CaravanTest do
       assert PeerNode.call(b, :erlang, :nodes, [:connected]) == [a.name]
     end
 
-    test "shows no link as missing that no node wants", %{nodes: [a, b, c]} do
+    test "does not show a link as missing if no node wants it", %{nodes: [a, b, c]} do
       for node <- [a, b] do
         {:ok, _} = PeerNode.call(node, :application, :ensure_all_started, [:logger])
         options = [query: :ignore, links: 0, log_level: :none]

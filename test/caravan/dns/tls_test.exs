@@ -131,7 +131,7 @@ defmodule Caravan.Dns.TlsTest do
         OsResources.await_no_more(Map.delete(before, :atoms))
       end
 
-      test "large answers of the same moment come over one connection", context do
+      test "large answers to simultaneous lookups come over one connection", context do
         address = context.addresses.named <> "#dns.test"
         options = [nameservers: [address], ca_file: context.ca_file, timeout: @patience]
         Dns.lookup!("app.test", :a, options)
@@ -145,7 +145,7 @@ defmodule Caravan.Dns.TlsTest do
         end
       end
 
-      test "a response that comes after the attempt that opened the connection is received",
+      test "a response is received although the attempt that opened its connection has ended",
            context do
         # The first of two attempts ends after 500 ms: after the handshake, and before the response.
         delay = fn _since_connect -> 300 end
@@ -159,7 +159,7 @@ defmodule Caravan.Dns.TlsTest do
         delay = fn since_connect -> max(1_500 - since_connect, 0) end
         options = relayed(context, delay)
 
-        # The handshake ends in the third attempt. No lookup uses the connection of an earlier one.
+        # The handshake ends in the third attempt. After flush/0, each lookup opens a new connection.
         options_of_ten = options ++ [timeout: 6_000, attempts: 10]
         found? = fn options -> match?({:ok, _}, Dns.lookup("app.test", :a, options)) end
         alone? = fn -> Dns.flush() == :ok and found?.(options_of_ten) end
@@ -194,7 +194,7 @@ defmodule Caravan.Dns.TlsTest do
         assert reason([address], ca_file: ca_file, timeout: 60_000) == :connection
       end
 
-      test "a connection over which nothing comes any more is replaced", context do
+      test "a connection that no longer delivers responses is replaced", context do
         scheme = context.transport
         relay = start_supervised!({Relay, Unbound.ports(context.servers.named)[scheme]})
         path = URI.parse(context.addresses.named).path
@@ -266,7 +266,7 @@ defmodule Caravan.Dns.TlsTest do
       assert reason([address], dnssec: true, trust_anchors: path) == :bad_file
     end
 
-    test "that is not a path raises an error with the expectation" do
+    test "that is not a path raises an error that says what is expected" do
       assert_raise ArgumentError, ~r/expected :ca_file to be .* got: 1/, fn ->
         Dns.lookup("app.test", :a, ca_file: 1)
       end

@@ -4,7 +4,8 @@ defmodule Caravan.LinkMap.TextTest do
   alias Caravan.LinkMap.Matrix
   alias Caravan.LinkMap.Text
 
-  # Returns what nodes say that are all connected, but for `missing`: by node, the nodes that it lacks.
+  # Returns the views of nodes that are all connected to each other. In `missing`, a node has the nodes to which it is not
+  # connected.
   defp mesh(names, missing \\ %{}) do
     for name <- names, into: %{} do
       {name,
@@ -49,7 +50,7 @@ defmodule Caravan.LinkMap.TextTest do
     assert text =~
              "4 nodes, 3 of 4 links. 1 node did not reply. 1 node was not asked, because a is not connected to it. Asked by a.\n"
 
-    # Nothing is known about the link of two of them, and the words below the matrix name them.
+    # Neither s nor c has replied, so their link is unknown. The lines below the matrix say why.
     assert text =~ "\n  3  c  .  +  -  ?\n  4  s  +  .  ?  -\n"
     assert text =~ "   ? neither has replied\n"
     assert String.ends_with?(text, "\n\nno reply: s\nnot asked: c")
@@ -72,7 +73,7 @@ defmodule Caravan.LinkMap.TextTest do
              "a@h is connected to no node."
   end
 
-  test "more than 40 nodes are lines of the nodes that lack links or did not reply" do
+  test "with more than 40 nodes, there is no matrix, but a line for each node that lacks links or did not reply" do
     [first, second | rest] = names = for n <- 101..160, do: "n#{n}@h"
     views = mesh(names, %{first => [second | rest], second => [first]})
 

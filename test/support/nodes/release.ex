@@ -26,7 +26,8 @@ defmodule Caravan.Test.Release do
   defmodule Node do
     @moduledoc """
     One node of the release: the environment of its script, and its directory. `name` is `nil` if the release names the
-    node. `wrapper` are the words before each command, as those of `Caravan.Test.Netns`.
+    node. `wrapper` are words to put before each command, such as those of `Caravan.Test.Netns.wrapper/2`, which run it on
+    another host.
     """
 
     @enforce_keys [:script, :name, :dir, :env]

@@ -46,7 +46,7 @@ defmodule Caravan.Test.Netns do
   @spec start_link(hosts: %{host => [address :: String.t()]}) :: GenServer.on_start()
   def start_link(opts), do: GenServer.start_link(__MODULE__, Keyword.fetch!(opts, :hosts))
 
-  @doc "Returns the words that run a command on a host if they are put before it."
+  @doc "Returns words that run a command on a host, if they are put before the command."
   @spec wrapper(pid, host) :: [String.t()]
   def wrapper(net, host), do: GenServer.call(net, {:wrapper, host}, @deadline)
 
@@ -136,7 +136,7 @@ defmodule Caravan.Test.Netns do
 
   defp ip(namespace, lines), do: run(namespace, ["ip", "-batch", "-"], Enum.join(lines))
 
-  # A shell gives the input to the command, because System.cmd/3 has no stdin.
+  # A shell pipes the input to the command, because System.cmd/3 cannot write to the stdin of a command.
   defp run(namespace, command, input) do
     args = ["-c", ~S(printf %s "$0" | "$@"), input | enter(namespace) ++ command]
 

@@ -6,7 +6,7 @@ defmodule Caravan.Test.HttpsServer do
       server = start_supervised!({HttpsServer, certificate: {certificate, key}})
       HttpsServer.put(server, fn _query -> {301, [{"location", "/elsewhere"}], ""} end)
 
-  `certificate` are the paths of PEM files.
+  `certificate` and `key` are the paths of PEM files.
   """
   use GenServer, restart: :temporary
 
@@ -75,7 +75,7 @@ defmodule Caravan.Test.HttpsServer do
 
   defp accept(listener, server) do
     {:ok, socket} = ssl().transport_accept(listener)
-    # Ends with the server. The client may close the connection at any time.
+    # The process is linked, so that it ends with the server.
     pid = spawn_link(fn -> receive(do: (:go -> serve(socket, server))) end)
     # An error means that the client has closed the connection already.
     _ = ssl().controlling_process(socket, pid)

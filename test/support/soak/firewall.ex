@@ -8,7 +8,7 @@ defmodule Caravan.Test.Soak.Firewall do
   @typedoc "All addresses of one node."
   @type addresses :: [:inet.ip4_address(), ...]
 
-  @doc "Returns whether rules can be written. `.ci/soak` sets the variable if it made a namespace."
+  @doc "Returns whether rules can be written. `.ci/soak` sets `SOAK_NETNS` if it made a network namespace."
   @spec possible?() :: boolean
   def possible?, do: System.get_env("SOAK_NETNS") == "1" and System.find_executable("nft") != nil
 
@@ -33,7 +33,7 @@ defmodule Caravan.Test.Soak.Firewall do
   defp rule(from, to), do: "ip saddr #{set(from)} ip daddr #{set(to)} drop\n"
   defp set(addresses), do: "{ #{Enum.map_join(addresses, ", ", &:inet.ntoa/1)} }"
 
-  # System.cmd/3 has no stdin.
+  # The shell pipes the rules to nft, because System.cmd/3 cannot write to the stdin of a command.
   defp nft!(rules) do
     args = ["-c", ~S(printf %s "$0" | nft -f -), rules]
     {_, 0} = System.cmd("/bin/sh", args, stderr_to_stdout: true)

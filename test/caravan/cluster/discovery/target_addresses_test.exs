@@ -49,7 +49,7 @@ defmodule Caravan.Cluster.Discovery.TargetAddressesTest do
     refute "b.test" in known(targets, 6_000)
   end
 
-  test "the version changes when an address changes, comes or goes, and is unknown when one is too old" do
+  test "the version grows when an address changes, comes or goes, and is nil when an address must be added again" do
     targets = two()
     version = TargetAddresses.version(targets, 0)
 
@@ -63,7 +63,7 @@ defmodule Caravan.Cluster.Discovery.TargetAddressesTest do
       assert TargetAddresses.version(targets, 1_000) == version + 1
     end
 
-    # Half of the time in which the addresses are used after the shorter TTL.
+    # 30 seconds after the TTL of b.test, which is 20 seconds.
     assert TargetAddresses.version(targets, 49_999) == version
     assert TargetAddresses.version(targets, 50_000) == nil
     {_, targets} = add(targets, [service("a.test", [])], 80_000)
@@ -104,7 +104,7 @@ defmodule Caravan.Cluster.Discovery.TargetAddressesTest do
     assert known(targets, 60_000) == []
   end
 
-  test "what belongs to no target is forgotten" do
+  test "the hosts of unreachable nodes are forgotten if they belong to no target" do
     hosts = for n <- 1..100, do: "other#{n}.test"
     targets = Enum.reduce(hosts, two(), &TargetAddresses.unreachable(&2, &1))
     {_, targets} = add(targets, [service("a.test", [@ip], 60)], 90_000)

@@ -81,7 +81,7 @@ defmodule Caravan.Cluster.Distribution.HandshakeTest do
       assert PeerNode.call(node, Witness, :report, []).ups == []
     end
 
-    test "can be asked by many at the same time, and while it is connected" do
+    test "can be asked by 40 processes at the same time, and while it is connected" do
       node = PeerNode.start!(name: PeerNode.name("app"))
       asker = PeerNode.start!(name: PeerNode.name("asker"))
       assert PeerNode.call(asker, :net_kernel, :connect_node, [node.name])
@@ -111,7 +111,7 @@ defmodule Caravan.Cluster.Distribution.HandshakeTest do
       )
 
       assert log.() == ""
-      # A visible node would be one for OTP's global and for the application.
+      # OTP's global and the application would get a nodeup of a visible node.
       assert PeerNode.call(node, Witness, :report, []).ups == []
 
       assert {:error, {:cookie, %{name: ^name}}} = ask(asker, where(node), "wrong")
@@ -173,7 +173,7 @@ defmodule Caravan.Cluster.Distribution.HandshakeTest do
   end
 
   describe "another program" do
-    test "that refuses, closes or says nothing" do
+    test "that refuses, closes or sends nothing is an error" do
       closed = {:inet, @loopback, Host.free_port()}
       assert Handshake.ask(closed, "h") == {:error, {:connect, :econnrefused}}
       assert Handshake.ask(serve(""), "h") == {:error, :closed}
@@ -196,7 +196,7 @@ defmodule Caravan.Cluster.Distribution.HandshakeTest do
       assert byte_size(bytes) == 32
     end
 
-    test "that begins a handshake and does not end it" do
+    test "that begins a handshake and does not end it is an error" do
       assert Handshake.ask(serve(packet("sok"), :hang), "h") == {:error, :silent}
       assert Handshake.ask(serve(packet("sok")), "h") == {:error, :closed}
 
@@ -207,7 +207,7 @@ defmodule Caravan.Cluster.Distribution.HandshakeTest do
                {:error, {:status, "not_allowed"}}
     end
 
-    test "whose challenge has a name of 64 KiB" do
+    test "whose challenge has a name of 64 KiB speaks another protocol" do
       name = :binary.copy("a", 65_000)
       challenge = <<?N, 0::64, 0::32, 0::32, byte_size(name)::16, name::binary>>
       where = serve(packet("sok") <> packet(challenge))
@@ -241,7 +241,7 @@ defmodule Caravan.Cluster.Distribution.HandshakeTest do
       end
     end
 
-    # Other tests of this VM may make some.
+    # Other tests in this VM may make some atoms meanwhile.
     assert :erlang.system_info(:atom_count) - before < 10_000
   end
 

@@ -130,7 +130,8 @@ defmodule Caravan.Cluster.Membership.LinksTest do
       assert {[^third], _links} = links |> put(context.first, :leaving) |> dial(1)
     end
 
-    test "is enough while a preferred node that failed is dialled again", context do
+    test "that is connected is enough while a preferred node that failed is dialled again",
+         context do
       links = put(context.links, context.second, {:connected, true})
       links = put(links, context.first, waiting(500, 1).(context.first))
       {[_third], links} = dial(links, 1)
@@ -141,7 +142,7 @@ defmodule Caravan.Cluster.Membership.LinksTest do
       assert links |> Links.observe(60_000) |> Links.next() == nil
     end
 
-    test "is dialled while a preferred node that failed before is dialled again" do
+    test "is dialled after another one failed, although a preferred node is being dialled again" do
       [first, second, third | _] = @ranked
       links = put_all(links(1), @names, waiting())
       {[^first], links} = dial(links, 0)
@@ -151,7 +152,7 @@ defmodule Caravan.Cluster.Membership.LinksTest do
       assert {[^first, ^third], _links} = dial(links, 500, false)
     end
 
-    test "that failed is dialled again only if links are missing, and after members that did not",
+    test "that failed is dialled again only if links are missing, and after members that did not fail",
          context do
       links = put_all(links(2), @names, waiting(100, 1))
       assert Links.next(links) == nil

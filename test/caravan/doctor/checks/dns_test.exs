@@ -67,7 +67,7 @@ defmodule Caravan.Doctor.Checks.DnsTest do
       assert [{"failed", "dns.lookup", _seen}] = findings(report)
     end
 
-    test "names the one transport of a nameserver that has a scheme, and all of several" do
+    test "names the transport of the scheme, or the transports of several nameservers" do
       at = "127.0.0.1:#{Host.free_port()}"
 
       for {nameservers, transports} <- [
@@ -90,7 +90,7 @@ defmodule Caravan.Doctor.Checks.DnsTest do
       assert seen =~ ~r/\(SRV\) failed: .* after \d+ µs\z/
     end
 
-    test "is ok if the nameserver answers that there are no records, and has the same" do
+    test "is ok if the nameserver answers that there are no records, and names nameserver, time and transport" do
       server = server([{@query, :srv, :nxdomain}])
 
       assert check(report(server, []), "dns.lookup").seen =~
@@ -124,7 +124,7 @@ defmodule Caravan.Doctor.Checks.DnsTest do
       assert findings(report(server, [])) == []
     end
 
-    test "fails for another type or name than that of the records, and the fix is the right one" do
+    test "fails if the records have another type or name, and the fix has that type or name" do
       ip = {10, 0, 0, 1}
 
       for {answers, query, type} <- [
@@ -175,7 +175,7 @@ defmodule Caravan.Doctor.Checks.DnsTest do
       assert [{"warning", "dns.names", _seen}] = findings(report)
     end
 
-    test "warns about records of one name, and of too many nodes" do
+    test "warns if several records make one node name, or if there are more than :max_nodes nodes" do
       records = [{0, 0, 4001, "a.test"}, {0, 0, 4002, "a.test"}]
       server = server([{@query, :srv, records}])
       report = report(server, ports: :srv)
@@ -215,7 +215,7 @@ defmodule Caravan.Doctor.Checks.DnsTest do
                "3 lookups name different nodes. Not all of them name app-4001@a.test, app-4002@a.test, app-4003@a.test"
 
       assert check(report, "dns.drift").fix =~ "for 300000 ms (:keep)"
-      # The last reply stays.
+      # The server repeats its last reply, so the lookups are equal now.
       assert findings(report(server, [])) == []
     end
 
@@ -278,7 +278,8 @@ defmodule Caravan.Doctor.Checks.DnsTest do
   end
 
   describe "dns.self" do
-    # A node whose topology has one SRV record of this port, made a name by this template.
+    # Starts a node whose topology has one SRV record. The record has this port, and this template makes a name from it.
+    # Returns the findings and the check dns.self.
     defp own_name(name, port, node_name, options \\ []) do
       server =
         start_supervised!({DnsServer, answers: [{@query, :srv, [{0, 0, port, "host.test"}]}]},
