@@ -88,8 +88,9 @@ defmodule Caravan.Cluster.DnsStrategy do
 
     * Each wait of a probe has at least 4 ms per member. So a lost node gets about 330 probes a second from all members
       together. In a cluster of 1,000 nodes, a lost node is probed every 2 to 4 s by each of them.
-    * Each wait after a failed connect of a lost node has at least 10 ms per member. So a lost node whose handshakes fail,
-      for example because it has another cookie now, gets about 130 handshakes a second from all members together.
+    * Each wait after a failed connect has at least 10 ms per member. So a node whose handshakes fail, for example because
+      it has another cookie, gets about 130 handshakes a second from all members together. The first connect of a new
+      node is an exception, because the node may only be starting.
     * If DNS names n nodes that are not connected, a node that was never connected waits at least n × 10 ms. Its longest
       wait is a minute, or n × 120 ms if that is more.
     * A lost node whose connections end within 5 s, again and again, is dialled after 500 ms at first. The wait doubles

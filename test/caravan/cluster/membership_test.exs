@@ -156,6 +156,26 @@ defmodule Caravan.Cluster.MembershipTest do
       assert Enum.sum(Enum.take(waits, -4)) > 120_000
     end
 
+    test "dials a new node whose handshakes fail more rarely if there are many members" do
+      names = for n <- 1..999, do: "n#{n}@h"
+
+      [0, second | later] =
+        membership(poll_interval: 60_000)
+        |> handle({:connected_nodes, names}, 0)
+        |> handle(answer(["new@h" | names]), 0)
+        |> handle({:connect_result, "new@h", {:error, :unreachable}}, 0)
+        |> dials(60_000)
+        |> then(&[0 | for({time, "new@h"} <- &1, do: time)])
+
+      # The first connect may fail because the node is only starting.
+      assert second <= 500
+
+      for {time, next} <- Enum.zip([second | later], later),
+          do: assert(next - time >= 5_000 - 1_024)
+
+      assert length(later) <= 6
+    end
+
     test "dials a dead node whose address alternates as rarely as one with a fixed address" do
       fixed = dead_node(fn _round -> [{10, 0, 0, 1}] end)
       rotating = dead_node(fn round -> [{10, 0, 0, 1 + rem(round, 2)}] end)

@@ -9,12 +9,13 @@ defmodule Caravan.Cluster.Membership.Backoff do
   @typedoc """
   What has failed:
 
-    * `:new`: a probe or connect of a node that was never connected;
+    * `:new`: a probe of a node that was never connected, or its first connect, before which there is no probe;
+    * `:new_connect`: a later connect of such a node;
     * `:probe`: a probe of a node that was connected: it refuses, or does not reply;
     * `:connect`: a connect of a node that was connected. It hangs, or the handshake fails, or the connect failed where
       probes are not possible.
   """
-  @type failure :: :new | :probe | :connect
+  @type failure :: :new | :new_connect | :probe | :connect
 
   @typedoc """
   The number of members, and of connected nodes of the topology.
@@ -43,7 +44,7 @@ defmodule Caravan.Cluster.Membership.Backoff do
   @per_member 4
 
   # Milliseconds. The same for a connect that has failed. A handshake costs both nodes milliseconds of CPU, with TLS above
-  # all. A lost node whose handshakes fail then gets about 130 of them a second.
+  # all. A node whose handshakes fail then gets about 130 of them a second.
   @per_member_connect 10
 
   # Milliseconds for each member that is not connected. DNS may name many nodes that never existed. So the first and the
@@ -61,16 +62,21 @@ defmodule Caravan.Cluster.Membership.Backoff do
   end
 
   @doc """
-  Returns the time of the next attempt after a failure of a new node.
+  Returns the time of the next attempt after a failure of a node that was never connected.
 
   The time is rounded down to a multiple of a power of two, the largest within an eighth of the wait before its random part
   is taken off. So many nodes are dialled together, and the VM wakes up less often. The clocks of two
   VMs begin when they start, so the VMs are not in step.
   """
-  @spec next_at_of_new(now :: integer, gone :: non_neg_integer, counts, random :: float) ::
-          integer
-  def next_at_of_new(now, gone, counts, random) do
-    wait = longest_wait(:new, gone, counts)
+  @spec next_at_of_new(
+          :new | :new_connect,
+          now :: integer,
+          gone :: non_neg_integer,
+          counts,
+          random :: float
+        ) :: integer
+  def next_at_of_new(failure, now, gone, counts, random) do
+    wait = longest_wait(failure, gone, counts)
     at = now + random_half(wait, random)
     at - Integer.mod(at, power_of_two(div(wait, 8)))
   end
@@ -87,6 +93,11 @@ defmodule Caravan.Cluster.Membership.Backoff do
     {first, share, longest} = @waits.new
     missing = members - connected
     {max(first, missing * @per_missing), share, max(longest, missing * @per_missing_longest)}
+  end
+
+  defp waits(:new_connect, %{members: members} = counts) do
+    {first, share, longest} = waits(:new, counts)
+    {max(first, members * @per_member_connect), share, longest}
   end
 
   defp waits(:probe, counts) do

@@ -345,8 +345,10 @@ defmodule Caravan.Cluster.Membership.Peer do
         {_kind, %{was_connected: true}} ->
           now + Backoff.wait(:connect, gone, counts, random)
 
-        {_kind, %{was_connected: false}} ->
-          Backoff.next_at_of_new(now, gone, counts, random)
+        # A first connect without a probe may have failed because the node is only starting.
+        {kind, %{was_connected: false, connect_failures: failures}} ->
+          failure = if failures == 0 or match?({:probe, _, _}, kind), do: :new, else: :new_connect
+          Backoff.next_at_of_new(failure, now, gone, counts, random)
       end
 
     %{peer | connect_failures: peer.connect_failures + 1, retry_at: retry_at}

@@ -66,9 +66,11 @@ defmodule Caravan.Cluster.Membership.BackoffTest do
   end
 
   test "in a large cluster, a node whose handshakes fail is connected more rarely by each of its peers" do
-    for members <- [50, 100, 1_000, 16_000], gone <- [0, @minute] do
+    for members <- [50, 100, 1_000, 16_000],
+        gone <- [0, @minute],
+        failure <- [:connect, :new_connect] do
       counts = %{members: members, connected: members - 1}
-      assert members * 1_000 / Backoff.wait(:connect, gone, counts, 0.5) <= 135
+      assert members * 1_000 / Backoff.wait(failure, gone, counts, 0.5) <= 135
     end
 
     # The members saw the nodedown together, so their second connects begin together.
@@ -89,13 +91,13 @@ defmodule Caravan.Cluster.Membership.BackoffTest do
     counts = %{members: 1_000, connected: 10}
 
     for now <- [-500_123, 77_000] do
-      times = for n <- 0..989, do: Backoff.next_at_of_new(now, 0, counts, n / 990)
+      times = for n <- 0..989, do: Backoff.next_at_of_new(:new, now, 0, counts, n / 990)
       assert Enum.all?(times, &((&1 - now) in 3_700..9_900))
       assert length(Enum.uniq(times)) in 5..7
     end
 
     for random <- [0.0, 0.999999],
-        do: assert(Backoff.next_at_of_new(0, 0, @few, random) in 180..500)
+        do: assert(Backoff.next_at_of_new(:new, 0, 0, @few, random) in 180..500)
   end
 
   test "a node that flaps waits twice as long each time, up to :poll_interval or a minute" do
