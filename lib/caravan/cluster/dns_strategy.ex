@@ -191,6 +191,8 @@ defmodule Caravan.Cluster.DnsStrategy do
 
   use GenServer
 
+  import Caravan.Cluster.DnsStrategy.State, only: [update: 3]
+
   alias Caravan.Cluster.Discovery
   alias Caravan.Cluster.Distribution.Connector
   alias Caravan.Cluster.Distribution.NodeAtom
@@ -202,6 +204,7 @@ defmodule Caravan.Cluster.DnsStrategy do
   alias Caravan.Cluster.DnsStrategy.OwnRecord
   alias Caravan.Cluster.DnsStrategy.Rounds
   alias Caravan.Cluster.DnsStrategy.StartReport
+  alias Caravan.Cluster.DnsStrategy.State
   alias Caravan.Cluster.DnsStrategy.Status
   alias Caravan.Cluster.DnsStrategy.Tick
   alias Caravan.Cluster.DnsStrategy.Waiters
@@ -210,9 +213,6 @@ defmodule Caravan.Cluster.DnsStrategy do
   alias Caravan.Cluster.Report
   alias Caravan.Cluster.Topologies
   alias Caravan.Epmd.Peers
-
-  @enforce_keys ~w(config key membership discovery jobs nodes own_record waiters departure warnings status tick)a
-  defstruct @enforce_keys
 
   @typedoc "The options above, or libcluster's list of one `Cluster.Strategy.State`."
   @type options :: keyword | [struct]
@@ -249,23 +249,7 @@ defmodule Caravan.Cluster.DnsStrategy do
 
   @impl true
   def init(%Config{} = config) do
-    key = Topologies.register(config.topology)
-
-    state = %__MODULE__{
-      config: config,
-      key: key,
-      membership: new_membership(config),
-      discovery: Discovery.new(config),
-      jobs: %Jobs{},
-      nodes: NodeList.new(config),
-      own_record: OwnRecord.new(config),
-      waiters: Waiters.new(),
-      departure: Departure.new(key),
-      warnings: Warnings.new(config, key),
-      status: Status.new(key, config),
-      tick: Tick.new()
-    }
-
+    state = State.new(config, Topologies.register(config.topology))
     {:ok, state, {:continue, :start}}
   end
 
@@ -511,7 +495,7 @@ defmodule Caravan.Cluster.DnsStrategy do
     # An idle strategy has seen no events of which it would have to know.
     state =
       if Connector.idle?(config),
-        do: dispatch(%{state | membership: new_membership(config)}, []),
+        do: dispatch(%{state | membership: State.new_membership(config)}, []),
         else: state |> dispatch([:resume]) |> refresh([])
 
     :ok = Rounds.report(config, state.membership)
@@ -520,10 +504,6 @@ defmodule Caravan.Cluster.DnsStrategy do
 
   defp report_drained(%{config: config, membership: membership}, what),
     do: Report.drained(config, what, Membership.counts(membership).connected)
-
-  defp new_membership(config), do: Membership.new(config, :rand.uniform(1_000_000_000), now())
-
-  defp update(state, field, fun), do: Map.update!(state, field, fun)
 
   defp now, do: System.monotonic_time(:millisecond)
 end

@@ -2,36 +2,24 @@ defmodule Caravan.Cluster.DnsStrategy.Actions do
   # Effect. Carries out what Membership has decided: lookups, connects, disconnects, entries of Peers and reports.
   @moduledoc false
 
-  alias Caravan.Cluster.Config
+  import Caravan.Cluster.DnsStrategy.State, only: [update: 3]
+
   alias Caravan.Cluster.Discovery
   alias Caravan.Cluster.Distribution.Drain
   alias Caravan.Cluster.DnsStrategy.Connections
-  alias Caravan.Cluster.DnsStrategy.Jobs
+  alias Caravan.Cluster.DnsStrategy.State
   alias Caravan.Cluster.DnsStrategy.Status
   alias Caravan.Cluster.DnsStrategy.Warnings
   alias Caravan.Cluster.Membership
-  alias Caravan.Cluster.Membership.State
   alias Caravan.Cluster.Report
   alias Caravan.Epmd.Peers
-
-  @typedoc "The parts of the strategy's state that the actions read and change."
-  @type state :: %{
-          :config => Config.t(),
-          :key => atom,
-          :discovery => Discovery.t(),
-          :jobs => Jobs.t(),
-          :status => Status.t(),
-          :warnings => Warnings.t(),
-          :membership => Membership.t(),
-          optional(atom) => term
-        }
 
   @doc """
   Carries out one action with the state of the strategy. Returns the events that follow at once, and the new state.
 
   The results of lookups and jobs come later, as messages to the calling process.
   """
-  @spec perform(State.action(), state) :: {[Membership.event()], state}
+  @spec perform(Membership.State.action(), State.t()) :: {[Membership.event()], State.t()}
   def perform({:lookup, source}, state),
     do: {[], update(state, :discovery, &Discovery.start(&1, source))}
 
@@ -66,6 +54,4 @@ defmodule Caravan.Cluster.DnsStrategy.Actions do
     :ok = Report.report(state.config, report, Membership.counts(state.membership))
     {[], update(state, :status, &Status.changed/1)}
   end
-
-  defp update(state, field, fun), do: Map.update!(state, field, fun)
 end

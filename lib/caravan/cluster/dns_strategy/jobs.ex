@@ -9,6 +9,9 @@ defmodule Caravan.Cluster.DnsStrategy.Jobs do
   @type tag :: term
   @opaque t :: %__MODULE__{running: %{reference => {tag, Job.t(), started :: integer}}}
 
+  @spec new() :: t
+  def new, do: %__MODULE__{}
+
   @doc "Starts a job."
   @spec start(t, tag, (() -> term), timeout :: pos_integer) :: t
   def start(%__MODULE__{} = jobs, tag, fun, timeout) do
