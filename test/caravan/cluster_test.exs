@@ -32,7 +32,7 @@ defmodule Caravan.ClusterTest do
       assert Cluster.await(context.topology) == :ok
       # From then on it returns at once, without any event.
       assert Cluster.await(context.topology, nodes: 1) == :ok
-      assert Eventually.true?(fn -> :sys.get_state(strategy).jobs == %Jobs{} end)
+      assert Eventually.true?(fn -> :sys.get_state(strategy).jobs == Jobs.new() end)
       assert Cluster.await(context.topology, timeout: 0) == :ok
     end
 

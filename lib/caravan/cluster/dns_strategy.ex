@@ -197,9 +197,9 @@ defmodule Caravan.Cluster.DnsStrategy do
   alias Caravan.Cluster.Distribution.Connector
   alias Caravan.Cluster.Distribution.NodeAtom
   alias Caravan.Cluster.DnsStrategy.Actions
-  alias Caravan.Cluster.DnsStrategy.Connections
   alias Caravan.Cluster.DnsStrategy.Departure
   alias Caravan.Cluster.DnsStrategy.Jobs
+  alias Caravan.Cluster.DnsStrategy.Messages
   alias Caravan.Cluster.DnsStrategy.NodeList
   alias Caravan.Cluster.DnsStrategy.OwnRecord
   alias Caravan.Cluster.DnsStrategy.Rounds
@@ -260,12 +260,8 @@ defmodule Caravan.Cluster.DnsStrategy do
     state = update(state, :warnings, &Warnings.start/1)
 
     # A strategy that was drained before a crash stays drained.
-    state =
-      if Departure.drained?(state.departure),
-        do: state |> stop_discovery() |> update(:departure, &Departure.check/1),
-        else: state
-
-    state = start_unless_idle(state)
+    state = if Departure.drained?(state.departure), do: stop_discovery(state), else: state
+    state = state |> update(:departure, &Departure.check/1) |> start_unless_idle()
 
     # These come after the first lookups have started, and take place while nameservers are waited for.
     :ok = StartReport.log(state.config)
@@ -310,97 +306,16 @@ defmodule Caravan.Cluster.DnsStrategy do
   @impl true
   def handle_cast(_unexpected, state), do: {:noreply, state}
 
-  # Forgets the timer that sent this message. Otherwise Tick.set/2 would start no timer for a next tick at the same time.
-  # If the timer was replaced while this :tick was in the mailbox, the new timer still runs, so it is cancelled.
   @impl true
-  def handle_info(:tick, state) do
-    state = update(state, :tick, &Tick.cancel/1)
-    {:noreply, state |> refresh_if_stale([]) |> dispatch([:tick])}
-  end
-
   def handle_info(:start_unless_idle, %{config: config} = state) do
     unless Connector.idle?(config), do: StartReport.log(config)
     {:noreply, start_unless_idle(state)}
   end
 
-  def handle_info({:nodeup, node, info}, state) when is_atom(node) do
-    state = update(state, :warnings, &Warnings.nodeup(&1, node, info))
-    state = listed(state, NodeList.nodeup(state.nodes, node))
-    {:noreply, update(state, :departure, &Departure.check/1)}
-  end
-
-  def handle_info({:nodedown, node, _info}, state) when is_atom(node) do
-    state = update(state, :warnings, &Warnings.nodedown(&1, node))
-    state = unreachable(state, NodeAtom.to_name(node))
-    {:noreply, listed(state, NodeList.nodedown(state.nodes, node))}
-  end
-
-  # The owner-state modules to which messages belong.
-  @modules [
-    discovery: Discovery,
-    jobs: Jobs,
-    nodes: NodeList,
-    departure: Departure,
-    waiters: Waiters,
-    warnings: Warnings,
-    status: Status
-  ]
-
-  # A message that none of these modules knows is stray, or comes from a job or lookup that was stopped.
   def handle_info(message, state) do
-    Enum.find_value(@modules, {:noreply, state}, fn {field, module} ->
-      case module.handle(Map.fetch!(state, field), message) do
-        :unknown -> nil
-        result -> {:noreply, handled(field, result, state)}
-      end
-    end)
+    {events, state} = Messages.events(message, state)
+    {:noreply, dispatch(state, events)}
   end
-
-  ## Results of the owner-state modules
-
-  defp handled(:discovery, {source, {:ok, answer, left_out}, discovery}, state) do
-    state = update(state, :warnings, &Warnings.left_out(&1, source, left_out))
-    complete = Membership.responded?(state.membership)
-    connected? = &Membership.connected?(state.membership, &1)
-
-    {answer, own_record} =
-      OwnRecord.answer(state.own_record, source, answer, complete, connected?)
-
-    state = %{state | discovery: discovery, own_record: own_record}
-    refresh_if_stale(state, [{:answer, source, answer}])
-  end
-
-  defp handled(:discovery, {source, {:error, error}, discovery}, state),
-    do: dispatch(%{state | discovery: discovery}, [{:lookup_failed, source, error}])
-
-  defp handled(:jobs, {tag, outcome, duration, jobs}, state) do
-    connected? = &Membership.connected?(state.membership, &1)
-    state = update(%{state | jobs: jobs}, :status, &Status.job_ended(&1, tag, outcome))
-
-    case Connections.finished(tag, outcome, duration, state.config, connected?) do
-      # The nodeup of the connected node may still be in the mailbox. So the list of connected nodes is read.
-      [{:connect_result, name, result}] = events when result in [:ok, :already] ->
-        if connected?.(name), do: refresh_if_stale(state, events), else: refresh(state, events)
-
-      [{:connect_result, name, _error}] = events ->
-        state |> unreachable(name) |> refresh_if_stale(events)
-
-      events ->
-        state |> dispatch([]) |> refresh_if_stale(events)
-    end
-  end
-
-  defp handled(:nodes, {result, events, nodes}, state) do
-    state = update(state, :warnings, &Warnings.list_nodes(&1, result))
-    listed(state, {events, nodes})
-  end
-
-  defp handled(:departure, {result, departure}, state) do
-    :ok = Report.left(state.config, result)
-    refresh_if_stale(%{state | departure: departure}, [])
-  end
-
-  defp handled(field, result, state), do: state |> Map.replace!(field, result) |> dispatch([])
 
   ## Events and actions
 
@@ -450,19 +365,6 @@ defmodule Caravan.Cluster.DnsStrategy do
     }
   end
 
-  ## Connected nodes
-
-  defp refresh(state, events), do: listed(state, NodeList.refresh(state.nodes, events))
-
-  defp refresh_if_stale(state, events),
-    do: listed(state, NodeList.refresh_if_stale(state.nodes, events))
-
-  # There are no events while a custom list_nodes function runs, or if there is nothing new.
-  defp listed(state, {[], nodes}), do: %{state | nodes: nodes}
-  defp listed(state, {events, nodes}), do: dispatch(%{state | nodes: nodes}, events)
-
-  defp unreachable(state, name), do: update(state, :discovery, &Discovery.unreachable(&1, name))
-
   ## Starting and leaving
 
   # Distribution may start later.
@@ -473,6 +375,11 @@ defmodule Caravan.Cluster.DnsStrategy do
     else
       refresh(state, [:tick])
     end
+  end
+
+  defp refresh(state, events) do
+    {events, nodes} = NodeList.refresh(state.nodes, events)
+    dispatch(%{state | nodes: nodes}, events)
   end
 
   defp stop_discovery(state) do

@@ -239,7 +239,7 @@ defmodule Caravan.Cluster.LinksNodesTest do
       "the end of the stand-in"
     )
 
-    Host.await(fn -> strategy_state(edge).jobs == %Jobs{} end, "the end of the release")
+    Host.await(fn -> strategy_state(edge).jobs == Jobs.new() end, "the end of the release")
     assert {peers(edge), downs(edge)} == {Enum.sort([preferred, stand_in]), []}
   end
 

@@ -71,7 +71,7 @@ defmodule Caravan.Cluster.DnsStrategy.ConnectionsTest do
       options = [query: "app.test", node_sname: "app"] ++ FakeNetwork.options(network) ++ options
       config = Config.new!(options)
       own = :"Caravan.Cluster.DnsStrategy:own"
-      jobs = apply(Connections, function, [%Jobs{}, config, own, @name])
+      jobs = apply(Connections, function, [Jobs.new(), config, own, @name])
       assert_receive message, 5_000
       message = if match?({:disconnect, _node}, message), do: receive(do: (m -> m)), else: message
       {{^function, @name} = tag, outcome, duration, _jobs} = Jobs.handle(jobs, message)
@@ -154,7 +154,7 @@ defmodule Caravan.Cluster.DnsStrategy.ConnectionsTest do
       alias Caravan.Cluster.Config
       alias Caravan.Cluster.DnsStrategy.{Connections, Jobs}
       config = Config.new!(query: "app.test", node_sname: "app", links: 1, log_level: :none)
-      jobs = Connections.release(%Jobs{}, config, :own, name)
+      jobs = Connections.release(Jobs.new(), config, :own, name)
       message = receive(do: (message -> message))
       {tag, outcome, duration, _jobs} = Jobs.handle(jobs, message)
       Connections.finished(tag, outcome, duration, config, fn _name -> true end)

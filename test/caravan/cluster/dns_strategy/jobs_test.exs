@@ -12,7 +12,7 @@ defmodule Caravan.Cluster.DnsStrategy.JobsTest do
   end
 
   test "an outcome comes with the tag and the duration of its job" do
-    jobs = Jobs.start(%Jobs{}, :a, fn -> 1 end, 5_000)
+    jobs = Jobs.start(Jobs.new(), :a, fn -> 1 end, 5_000)
     assert {:a, {:ok, 1}, duration, jobs} = next(jobs)
     assert duration > 0
     assert Jobs.count(jobs, fn _tag -> true end) == 0
@@ -20,7 +20,7 @@ defmodule Caravan.Cluster.DnsStrategy.JobsTest do
 
   test "a job that hangs does not delay others, and ends at its deadline" do
     jobs =
-      %Jobs{}
+      Jobs.new()
       |> Jobs.start(:hangs, fn -> Process.sleep(:infinity) end, 60_000)
       |> Jobs.start(:quick, fn -> :done end, 60_000)
 
@@ -41,17 +41,17 @@ defmodule Caravan.Cluster.DnsStrategy.JobsTest do
       Process.sleep(:infinity)
     end
 
-    jobs = %Jobs{} |> Jobs.start(:a, hang, 60_000) |> Jobs.start(:b, hang, 60_000)
+    jobs = Jobs.new() |> Jobs.start(:a, hang, 60_000) |> Jobs.start(:b, hang, 60_000)
     assert_receive {:started, one}
     assert_receive {:started, two}
     monitors = for pid <- [one, two], do: {Process.monitor(pid), pid}
-    assert Jobs.stop(jobs) == %Jobs{}
+    assert Jobs.stop(jobs) == Jobs.new()
     for {monitor, pid} <- monitors, do: assert_receive({:DOWN, ^monitor, :process, ^pid, :killed})
     refute_received {:DOWN, _, _, _, _}
   end
 
   test "a message of another process is unknown" do
-    assert Jobs.handle(%Jobs{}, :hello) == :unknown
-    assert Jobs.handle(%Jobs{}, {:DOWN, make_ref(), :process, self(), :normal}) == :unknown
+    assert Jobs.handle(Jobs.new(), :hello) == :unknown
+    assert Jobs.handle(Jobs.new(), {:DOWN, make_ref(), :process, self(), :normal}) == :unknown
   end
 end
