@@ -31,8 +31,9 @@ defmodule Caravan.Dns do
       default: false,
       doc:
         "Whether an SRV lookup also returns the addresses of the targets: of both families (`true`), of IPv4 only " <>
-          "(`:inet`) or of IPv6 only (`:inet6`). They are taken from the answer, but not with `:dnssec`. A target is looked " <>
-          "up for each wanted family of which no address was taken, in parallel, within 9/10 of the timeout."
+          "(`:inet`) or of IPv6 only (`:inet6`). Without `:dnssec`, the addresses that come with the SRV records are used. " <>
+          "For each wanted family of which a target has no such address, the target is looked up. These lookups run in " <>
+          "parallel, within 9/10 of the timeout."
     ],
     known_targets: [
       type: {:custom, __MODULE__, :check_targets, []},
@@ -112,7 +113,7 @@ defmodule Caravan.Dns do
   | a name | 253 octets, labels of 63 octets, ASCII letters, digits, `-`, `_` |
   | records of one answer | 4,096. More records return `:too_many_records`. |
   | a file: `/etc/resolv.conf`, `/etc/hosts`, `:ca_file`, `:trust_anchors` | 16 MiB. A larger file is `:unreadable_file`. |
-  | threads that look at files | 8. A file that blocks occupies up to two threads. Lookups that need this file fail with `:unreadable_file` at their deadline. While all 8 threads are occupied, this is true of all lookups that need a file. Lookups that need none go on. |
+  | threads that look at files | 8. A file that blocks occupies up to two threads. Lookups that need this file fail with `:unreadable_file` at their deadline. While all 8 threads are occupied, all lookups that need a file fail like this. Lookups that need no file go on. |
   | addresses of an SRV target | 16. More addresses are left out. |
   | size of a response | 1,232 octets over UDP, as requested by EDNS. Up to 4,095 octets are accepted, and a larger one counts as truncated. 65,535 octets over TCP. |
   | CNAME records of a name | 8 within one response. If they lead to a name whose records are not in the response, this name is queried, 8 times at most in one lookup. More of either return `:bad_response`. |
@@ -355,8 +356,8 @@ defmodule Caravan.Dns do
           "Caravan.Dns: expected #{inspect(key)} to be #{expected}, got: false"
   end
 
-  # A reload of Caravan.Native between the two calls makes the reference unknown to the library. That lookup
-  # ends without a message when its reference is collected, so it is started again.
+  # A reload of Caravan.Native between dns_lookup and dns_poll makes the reference unknown to the library. The first lookup
+  # then ends without a message, when its reference is collected. So this function starts another one.
   defp start_and_poll(name, type, options, wanted, poll, restarts \\ @max_restarts) do
     with ref when is_reference(ref) <- start(name, type, options, wanted),
          :unknown <- poll_known(ref, poll) do
