@@ -33,12 +33,12 @@ defmodule Caravan.Cluster.Discovery.TargetAddresses do
   # rule for resolvers). A lookup takes this long at most.
   @stale 60_000
 
-  # Milliseconds after the TTL. An answer that is equal to the last one does not get to add/3 before. This is less than
-  # @stale, so that addresses that each answer confirms never become too old.
+  # Milliseconds after the TTL of a target. From then on, an answer is passed to add/3 also if it is equal to the last one,
+  # which renews the TTL. This time is less than @stale, so that addresses which each answer confirms never become too old.
   @add_again 30_000
 
-  # The maximum number of records of an answer. If there are more targets, only those of the last answer stay. Each lookup
-  # passes them to the library, on a scheduler.
+  # The maximum number of records of an answer. If there are more targets, only those of the last answer stay. The number
+  # has a limit, because each lookup passes the targets to the library, on a scheduler.
   @max_targets 4_096
 
   @spec new() :: t
@@ -54,9 +54,11 @@ defmodule Caravan.Cluster.Discovery.TargetAddresses do
   end
 
   @doc """
-  Returns the version of the addresses, or `nil` if the TTL of some of them has been over for 30 seconds: then the records
-  of the next answer must be added, also if they are those of the last one. While the version is the same, `add/3` gives
-  the same addresses to records without addresses.
+  Returns the version of the addresses. While the version is the same, `add/3` gives the same addresses to records without
+  addresses, so an answer that is equal to the last one need not be added.
+
+  Returns `nil` if the TTL of a target has been over for #{div(@add_again, 1_000)} seconds. Then the next answer must be
+  added, also if it is equal to the last one.
   """
   @spec version(t, now :: integer) :: non_neg_integer | nil
   def version(%__MODULE__{entries: entries, version: version}, now),
