@@ -35,7 +35,7 @@ defmodule Caravan.Cluster.DnsStrategy.Departure do
   @spec new(Drain.key()) :: t
   def new(key), do: %__MODULE__{key: key}
 
-  @doc "Returns whether the strategy is drained. A strategy that was restarted after a crash may be."
+  @doc "Returns whether the strategy is drained. It stays drained if it crashes and is restarted."
   @spec drained?(t) :: boolean
   def drained?(%__MODULE__{key: key}), do: Drain.drained?(key)
 
@@ -54,8 +54,8 @@ defmodule Caravan.Cluster.DnsStrategy.Departure do
   Starts a job if the strategy is drained and a node is connected. Call it after a nodeup, and after a restart of the
   strategy.
 
-  It treats no node as exempt, because the exempt nodes may have changed since the last job. The new job asks the other
-  strategies for them.
+  The function does not use the exempt nodes of the last job, because they may have changed since then. The new job asks
+  the other strategies which nodes are exempt.
   """
   @spec check(t) :: t
   def check(%__MODULE__{} = departure), do: check(departure, [])

@@ -39,7 +39,8 @@ defmodule Caravan.Cluster.Membership.Members do
 
   defp put_seen(state, source, now), do: put_in(state.repeats[source].seen_at, now)
 
-  # Since the last publish, the answers of another source may have become too old to come first in Peer.entry/3.
+  # Since the last publish, the answers of another source may have become too old, so that Peer.entry/3 takes the ports and
+  # addresses of this source.
   defp publish_if_several_sources(%{sources: [_]} = state, _now), do: state
   defp publish_if_several_sources(state, now), do: publish(state, now)
 
@@ -63,9 +64,9 @@ defmodule Caravan.Cluster.Membership.Members do
     |> put_repeat(source, answer, now)
   end
 
-  # Equal answers are applied in full in three cases. With :prune, each one counts as missed by the nodes that it lacks.
-  # At :max_nodes, it may name nodes that were left out. If it lacks a peer of its source, that peer must be deleted when
-  # :keep is over.
+  # Equal answers are applied in full in three cases. With :prune, each answer adds to the missed answers of the nodes that
+  # it lacks. At :max_nodes, an answer may name nodes that were left out. If an answer lacks a peer of its source, that peer
+  # must be deleted when :keep is over.
   defp put_repeat(%{options: %{prune: nil, max_nodes: most}} = state, source, answer, now)
        when map_size(state.peers) < most do
     lacking? =
