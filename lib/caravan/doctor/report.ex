@@ -20,7 +20,7 @@ defmodule Caravan.Doctor.Report do
     %{node: node, ok: good and ran?(counts), counts: counts, checks: checks}
   end
 
-  @doc "Returns whether a check could look at something: not all of them were skipped."
+  @doc "Returns whether at least one check was not skipped."
   @spec ran?(counts :: map) :: boolean
   def ran?(counts), do: counts.ok + counts.warning + counts.failed > 0
 

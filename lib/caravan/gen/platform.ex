@@ -10,13 +10,13 @@ defmodule Caravan.Gen.Platform do
 
     * `port`, whether all nodes have the same port (`:fixed`) or each gets one from the platform (`:dynamic`)
     * `type`, the type of the records. With IPv6, `:a` becomes `:aaaa`
-    * `ipv6`, whether the platform has IPv6 alone
+    * `ipv6`, whether the platform has IPv6 only
     * `query`, the name to look up, or `nil` if the user has to choose it
     * `addresses`, words that contain the address of the node
     * `source`, where the addresses come from, for the message if there is none
     * `role`, the variable that has the role of the node, if the platform has one
-    * `group`, the name to look up for the nodes of a role, in which `ROLE` is the role, or `nil` if the name is made
-      from `query`, by a service for each role
+    * `group`, the name to look up for the nodes of a role. `ROLE` in it is the role. With `nil`, each role is a service
+      of its own, whose name is put into `query`
   """
   @type t :: %__MODULE__{
           name: String.t(),

@@ -54,8 +54,9 @@ defmodule Caravan.Gen.RuntimeExs do
     ] ++ more(options.platform)
   end
 
-  # The agent of Consul is on each host of Nomad. Its targets begin with the address, as the names of the nodes do. Over UDP,
-  # it leaves out the records that do not fit, about all but eleven, and does not say so (trimUDPResponse in agent/dns.go).
+  # Each host of Nomad runs an agent of Consul. The SRV targets in its answers begin with the address of a node, as the hosts
+  # of the node names do. Over UDP, the agent leaves out the records that do not fit, and does not say so: an answer has about
+  # eleven records at most (trimUDPResponse in agent/dns.go).
   defp more(%Platform{name: "nomad"}),
     do: [
       ~s(node_name: "{name}-{port}@{host_label}.addr"),

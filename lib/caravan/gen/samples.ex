@@ -56,8 +56,8 @@ defmodule Caravan.Gen.Samples do
     """
 
     text = """
-    %% TLS between the nodes. The certificate of each node needs the host of its name, up to OTP 25 as DNS name even if it is
-    %% an address, and both uses, server and client.
+    %% TLS between the nodes. The certificate of each node must be for the host of the node's name. If the host is an address,
+    %% OTP 25 and earlier look for it among the DNS names of the certificate. The certificate must be for server and client.
     [{server, [#{files}, {fail_if_no_peer_cert, true}]},
      {client, [#{files}]}].
     """
