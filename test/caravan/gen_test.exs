@@ -184,7 +184,10 @@ defmodule Caravan.GenTest do
       end
     end
 
-    test "says that a node with a name of its own finds no other nodes", %{root: root, env: env} do
+    test "says that a node with RELEASE_NODE and without CARAVAN_QUERY finds no other nodes", %{
+      root: root,
+      env: env
+    } do
       assert {0, _} = gen(root, "--platform kubernetes --yes")
       assert {exported, line} = run(env, [{"RELEASE_NODE", "app@10.0.0.5"}])
       assert exported["RELEASE_NODE"] == "app@10.0.0.5"
@@ -218,7 +221,7 @@ defmodule Caravan.GenTest do
       assert {%{"RELEASE_NODE" => "app@fd77::7"} = exported, ""} = run(env, [{"POD_IPS", ips}])
       assert exported["ERL_AFLAGS"] == " -proto_dist inet6_tcp"
 
-      # As in a command that the node itself starts.
+      # A command that the node itself starts has the node's ERL_AFLAGS.
       assert {again, ""} = run(env, [{"POD_IPS", ips}, {"ERL_AFLAGS", exported["ERL_AFLAGS"]}])
       assert again["ERL_AFLAGS"] == exported["ERL_AFLAGS"]
     end
@@ -301,7 +304,10 @@ defmodule Caravan.GenTest do
       for {key, value} <- tl(vars), do: assert(exported[key] == value)
     end
 
-    test "works with that of `fly launch`, on Fly and on a laptop", %{root: root, env: env} do
+    test "works together with the script of `fly launch`, on Fly and on a laptop", %{
+      root: root,
+      env: env
+    } do
       File.write!(env, @fly_launch)
       assert {0, output} = gen(root, "--platform fly --yes")
 
@@ -612,7 +618,7 @@ defmodule Caravan.GenTest do
     end
   end
 
-  # Puts a program in front of those of the system, and returns the variable for it.
+  # Creates a program in a directory. Returns the variable PATH with this directory before those of the system.
   defp program(root, name, line) do
     bin = Path.join(root, "bin")
     File.mkdir_p!(bin)

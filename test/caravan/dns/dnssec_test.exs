@@ -65,14 +65,14 @@ defmodule Caravan.Dns.DnssecTest do
   # A transfer begins and ends with the same SOA record.
   defp transferred(knot), do: knot |> Knot.dump("AXFR") |> Enum.drop(-1)
 
-  # Options for a nameserver with the root, the unsigned zone, and the given copy of the signed zone.
+  # Returns options for a nameserver with the root, the unsigned zone, and the given copy of the signed zone.
   defp serving(context, zone) do
     more = [{".", context.root}, {"sec.test", zone}, {"plain.test", @plain}]
     knot = start_supervised!({Knot, zone: "beside.test", more: more}, id: make_ref())
     [nameservers: [Knot.address(knot)]] ++ context.options
   end
 
-  # Options for a nameserver whose copy of the signed zone is changed by `change`.
+  # Returns options for a nameserver whose copy of the signed zone is changed by `change`.
   defp broken(context, change) do
     options = Keyword.delete(context.options, :nameservers)
     zone = Enum.flat_map(context.zone, &List.wrap(change.(&1)))
@@ -94,7 +94,7 @@ defmodule Caravan.Dns.DnssecTest do
              Dns.lookup!("_app._tcp.sec.test", :srv, options)
   end
 
-  test "it is proved that a name or record does not exist", %{options: options} do
+  test "in a signed zone, a missing name or record is proved", %{options: options} do
     assert {:error, %Error{reason: :nxdomain}} = Dns.lookup("none.sec.test", :a, options)
     assert {:error, %Error{reason: :no_records}} = Dns.lookup("node1.sec.test", :srv, options)
   end
@@ -237,7 +237,7 @@ defmodule Caravan.Dns.DnssecTest do
     end
   end
 
-  test "the error of a bogus answer names the clock, because signatures are valid for a time" do
+  test "the error of a bogus answer names the clock, because signatures are valid for a limited time" do
     error = %Error{name: "app.test", type: :a, reason: :bogus}
     assert Exception.message(error) =~ "clock"
   end
@@ -274,7 +274,7 @@ defmodule Caravan.Dns.DnssecTest do
     end
 
     test "may hold keys of algorithms that cannot be checked, beside one that can", context do
-      # 16 is Ed448: a zone that changes to it has keys of both for a while.
+      # 16 is Ed448. A zone that changes its algorithm has keys of both algorithms for a while.
       other = "sec.test. 5 IN DNSKEY 257 3 16 " <> Base.encode64(:binary.copy(<<1>>, 57))
 
       both =
@@ -293,14 +293,15 @@ defmodule Caravan.Dns.DnssecTest do
       assert %{secure: false} = Dns.lookup!("app.plain.test", :a, options)
     end
 
-    test "that are not a path raise an error with the expectation", %{options: options} do
+    test "that are not a path raise an error that says what is expected", %{options: options} do
       assert_raise ArgumentError, ~r/expected :trust_anchors to be .* got: 1/, fn ->
         Dns.lookup("app.test", :a, Keyword.put(options, :trust_anchors, 1))
       end
     end
   end
 
-  # Options for a nameserver that forwards all queries to that of the context, except for the address of `name`.
+  # Returns options for a nameserver that answers the A query for `name` with `forged`, and forwards all other queries to
+  # the nameserver of the context.
   defp forging(context, name, forged) do
     server = start_supervised!({DnsServer, []}, id: make_ref())
 

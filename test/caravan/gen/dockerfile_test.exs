@@ -30,14 +30,14 @@ defmodule Caravan.Gen.DockerfileTest do
   CMD ["/app/bin/server"]
   """
 
-  test "that of Phoenix lacks Rust alone" do
+  test "the Dockerfile of Phoenix lacks only Rust" do
     assert [note] = Dockerfile.notes(@phoenix, "rel")
     assert note =~ "has no Rust"
     assert note =~ "rustup"
     assert Dockerfile.notes(@phoenix, "rel", true) == []
   end
 
-  test "one that does not copy the templates gets the line to add" do
+  test "for a Dockerfile that does not copy the templates, the note has the line to add" do
     without = String.replace(@phoenix, "COPY rel rel\n", "COPY relx relx # rel\n")
     assert [copy, _rust] = Dockerfile.notes(without, "rel")
     assert copy =~ "without the files in rel."
@@ -46,7 +46,7 @@ defmodule Caravan.Gen.DockerfileTest do
     assert copy =~ "COPY rel/worker rel/worker"
   end
 
-  test "one that copies after the build, or from another stage, lacks the templates" do
+  test "a Dockerfile that copies after the build, or from another stage, lacks the templates" do
     for wrong <- [
           "FROM rust\nRUN mix release\nCOPY . .",
           "FROM rust\nCOPY --from=x . .\nRUN mix release"
@@ -56,7 +56,7 @@ defmodule Caravan.Gen.DockerfileTest do
     end
   end
 
-  test "one that copies everything lacks nothing" do
+  test "a Dockerfile that copies the templates in any way lacks nothing" do
     for copy <- [
           "COPY . .",
           "ADD ./ /app",
@@ -68,7 +68,7 @@ defmodule Caravan.Gen.DockerfileTest do
     end
   end
 
-  test "one that builds no release, or none at all, lacks nothing" do
+  test "a Dockerfile that builds no release has no notes, and neither has a missing one" do
     assert Dockerfile.notes("FROM debian\n# RUN mix release\n", "rel") == []
     assert Dockerfile.notes(nil, "rel") == []
   end

@@ -14,7 +14,7 @@ defmodule Caravan.Hosts.DeadAddressesTest do
   @live Enum.to_list(1..10)
   @dead Enum.to_list(101..110)
 
-  # Milliseconds by which measurements differ. That is less than a connect to one dead address takes.
+  # Milliseconds by which two measurements may differ. A connect to one dead address takes longer.
   @noise 80
 
   # Milliseconds by which a connect to a dead address delays the next one.
@@ -30,7 +30,7 @@ defmodule Caravan.Hosts.DeadAddressesTest do
     :ok = Netns.set(hosts.net, [{:silent, for(n <- @dead, do: {10, 77, 0, n})}])
     refute reachable?(hosts.nodes[1], 101)
 
-    # With four connects at a time, the ten dead addresses take all of them two or three times.
+    # With four connects at a time, the ten dead addresses take all four slots two or three times.
     kinds = [
       without: {@live, []},
       with: {@dead ++ @live, []},
@@ -70,7 +70,7 @@ defmodule Caravan.Hosts.DeadAddressesTest do
 
     # The witness of a node gets its nodeups a moment later.
     complete_at = fn {_n, node} -> PeerNode.call(node, Witness, :complete_at, [others]) end
-    Host.await(fn -> Enum.all?(hosts.nodes, complete_at) end, "the news of all")
+    Host.await(fn -> Enum.all?(hosts.nodes, complete_at) end, "the nodeups of all nodes")
     times = for node <- hosts.nodes, do: complete_at.(node) - start
 
     part(hosts.nodes)
@@ -87,7 +87,7 @@ defmodule Caravan.Hosts.DeadAddressesTest do
       Hosts.peers(node) == []
     end
 
-    Host.await(fn -> Enum.all?(nodes, alone?) end, "all alone again")
+    Host.await(fn -> Enum.all?(nodes, alone?) end, "all nodes without peers")
   end
 
   defp reachable?(node, n) do

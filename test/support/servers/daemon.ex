@@ -1,8 +1,8 @@
 defmodule Caravan.Test.Daemon do
   @moduledoc """
-  Runs a server program that ends with the process that started it, even if the VM is killed.
+  Runs a server program that ends with the process that called `start/2`, even if the VM is killed.
 
-  The process that started it gets its output as `{port, {:data, bytes}}` and its end as
+  This process gets the output of the server as `{port, {:data, bytes}}`, and the end of the server as
   `{port, {:exit_status, status}}`.
   """
 

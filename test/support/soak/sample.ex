@@ -43,7 +43,7 @@ defmodule Caravan.Test.Soak.Sample do
     String.to_integer(kilobytes) * 1_024
   end
 
-  # The messages wait for a process that is linked to the server of `global`.
+  # The processes of `global` are linked to its server, global_name_server.
   defp global_backlog do
     {:links, links} = :global_name_server |> Process.whereis() |> Process.info(:links)
 
