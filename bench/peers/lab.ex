@@ -18,7 +18,10 @@ defmodule Bench.Lab do
   def zone, do: @zone
   def dns, do: @dns
 
-  @doc "Prepares the namespace. `peers` is the directory of the compiled libraries. Raises if it cannot be used."
+  @doc """
+  Prepares the network namespace, and starts the nameserver. `peers` is the directory of the compiled libraries. Raises if
+  this is not a separate namespace, or if a library is missing.
+  """
   def open(peers) do
     {links, 0} = System.cmd("ip", ~w(-brief link))
 
