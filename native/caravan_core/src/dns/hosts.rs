@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_without_a_valid_address_or_in_another_encoding_costs_only_itself() {
+    fn a_line_without_a_valid_address_or_in_another_encoding_does_not_affect_other_lines() {
         let text =
             b"\xef\xbb\xbf10.0.0.1 a.test\n# caf\xe9\n10.0.0.2 b.test\nnonsense c.test\n10.0.0.3 d.test # e.test\n";
         assert_eq!(addresses(text, "a.test"), ["10.0.0.1"]);

@@ -60,8 +60,8 @@ impl UdpSocketPool {
         }
     }
 
-    /// Returns the response to `request`, or `None` if it is truncated. Ignores datagrams that do not match. So it ends
-    /// with a matching datagram, with a network error, or when the caller drops it at its deadline.
+    /// Returns the response to `request`, or `None` if the response is truncated. Ignores datagrams that do not match. So
+    /// the query ends with a matching datagram, with a network error, or when the caller drops it at the deadline.
     pub async fn query(
         &self,
         request: &DnsRequest,
@@ -211,8 +211,8 @@ struct SentQuery {
 impl SentQuery {
     /// Returns whether a datagram is a response with the id and the question of the query. The errors of
     /// [`is_server_error`] may come without the question, because a nameserver that cannot parse a query has no
-    /// question to copy (RFC 1035). With `exact_case`, the question is always required, because it makes forging
-    /// harder.
+    /// question to copy (RFC 1035). With `exact_case`, the question is always required: its random case makes a response
+    /// harder to forge.
     fn matches(&self, datagram: &[u8]) -> bool {
         let (Some(ours), Some(theirs)) = (self.bytes.get(..HEADER), datagram.get(..HEADER)) else {
             return false;
