@@ -255,7 +255,8 @@ defmodule Caravan.Cluster.Config do
   @type source :: {query :: String.t(), Dns.type()}
 
   @typedoc """
-  The options. `:basenames` has those of each query. `nil` in it is `:basename`, or else the basename of this node.
+  The options. `:basenames` has the basenames of each query. In this list, `nil` means `:basename`, or if that is `nil`
+  too, the basename of this node.
   """
   @type t :: %__MODULE__{
           sources: [source],
@@ -383,7 +384,10 @@ defmodule Caravan.Cluster.Config do
     end
   end
 
-  @doc "Returns whether the node names of a source depend on the name of this node. If so, it must have a name first."
+  @doc """
+  Returns whether the node names of a source depend on the name of this node. Then the source is not looked up before
+  this node has a name.
+  """
   @spec own_basename?(t, source) :: boolean
   def own_basename?(%__MODULE__{} = config, {query, type}) do
     nil in config.basenames[query] and config.basename == nil and :name in config.templates[type]

@@ -1,6 +1,7 @@
 defmodule Caravan.Cluster.Distribution.TlsSocket do
-  # Effect. A connection over TLS with the options of distribution (inet_tls_dist.erl), with the functions that
-  # Handshake uses of inet_tcp and inet6_tcp. The handshake over TLS has four bytes before each message in place of two.
+  # Effect. A connection over TLS with the options of distribution (inet_tls_dist.erl). Handshake uses this module in
+  # place of inet_tcp and inet6_tcp, so it has the same functions. Over TLS, the size before each message of the handshake
+  # has four bytes. Over TCP, it has two.
   @moduledoc false
 
   # Bytes. A longer message ends the connection.
@@ -11,8 +12,8 @@ defmodule Caravan.Cluster.Distribution.TlsSocket do
   @doc """
   Returns the options of this VM for connections to other nodes, or `:error` if they cannot be used here.
 
-  OTP reads the file of `-ssl_dist_optfile` into this table. The older `-ssl_dist_opt` is not read here, and neither are
-  sockets whose encryption the kernel takes over.
+  OTP reads the file of `-ssl_dist_optfile` into the table `ssl_dist_opts`. Returns `:error` with the older argument
+  `-ssl_dist_opt`, and with the option `ktls`, which lets the operating system encrypt.
   """
   @spec options() :: {:ok, keyword} | :error
   def options do
@@ -68,7 +69,7 @@ defmodule Caravan.Cluster.Distribution.TlsSocket do
     end
   end
 
-  # What came was no message of TLS.
+  # The other side has sent something other than TLS.
   defp error({:tls_alert, {:unexpected_message, _text}}), do: :unexpected_message
 
   # With TLS 1.3, an alert of the other side may come after the connection was made.

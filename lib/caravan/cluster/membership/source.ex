@@ -79,7 +79,7 @@ defmodule Caravan.Cluster.Membership.Source do
   @doc """
   Marks the lookup as failed. Returns whether this kind of failure is to be reported.
 
-  `nodes` is the number of connected nodes, which may see the same failure.
+  `nodes` is the number of nodes that may see the same failure.
   """
   @spec lookup_failed(
           t,
