@@ -4,7 +4,7 @@ for file <- ["daemon", "knot"],
     do: Code.require_file("../test/support/servers/#{file}.ex", __DIR__)
 
 defmodule Bench.Nodes do
-  # It is lower than the ports that Linux uses for outgoing connections.
+  # The port of the node with number 0. The ports that Linux uses for outgoing connections are higher.
   @first_port 20_000
 
   @doc "Starts a VM for each number. The number determines its port and name."
@@ -287,8 +287,12 @@ end
     end
 
     @doc """
-    Connects to `count` nodes through the strategy. Returns the times until then and until the strategy is at rest, and
-    the CPU time until half a second later, in ms, and the memory that was taken, in MiB.
+    Connects to `count` nodes through the strategy. Returns
+
+      * `:links`: the time until all nodes are connected, in ms;
+      * `:rest`: the time from then until the strategy is at rest, in ms;
+      * `:cpu`: the CPU time up to half a second after that, in ms;
+      * `:rss`, `:beam`: by how much the memory of the VM has grown, in MiB.
     """
     def grow(options, count) do
       measure(count, fn ->

@@ -58,7 +58,7 @@ target_records =
     records: Nodes.zone(Enum.flat_map(cases, records) ++ target_records)
   )
 
-# Its answers have no addresses of targets.
+# This nameserver does not send the addresses of targets with the SRV records.
 {:ok, bare} = DnsServer.start_link(port: Nodes.port(9_999))
 
 for {target, ip} <- targets,
@@ -138,7 +138,7 @@ for {{nodes, all} = config, spent} <- Enum.zip(cases, spent) do
 end
 
 print.("100 targets with addresses", with_addresses, " (wanted: #{targets_limits.cpu})")
-print.("100 targets without", without_addresses, "")
+print.("100 targets without them", without_addresses, "")
 
 IO.puts(
   "their queries               #{queries |> Enum.reverse() |> Enum.join(" ")} (wanted: #{targets_limits.queries})"
