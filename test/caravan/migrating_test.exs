@@ -90,7 +90,7 @@ defmodule Caravan.MigratingTest do
           {option, _value} <- config,
           do: option
 
-    # Those of dns_cluster, of Cluster.Strategy.Epmd and of Cluster.Strategy.Gossip.
+    # The options of dns_cluster, of Cluster.Strategy.Epmd and of Cluster.Strategy.Gossip.
     others = [:name, :resource_types, :interval, :log, :resolver, :hosts, :multicast_addr]
 
     for option <- Enum.uniq(in_guide ++ others) -- [:query, :node_basename] do

@@ -139,7 +139,7 @@ defmodule Caravan.NifCompilerTest do
     assert [_one] = File.ls!(Path.join(dir, "cache/caravan"))
   end
 
-  test "a cache that cannot be written is no obstacle", context do
+  test "the library is built although the cache cannot be written", context do
     File.write!(Path.join(context.dir, "cache"), "a file")
     assert {_output, 0} = compile(context.project)
     assert built?(context.project)
@@ -169,7 +169,7 @@ defmodule Caravan.NifCompilerTest do
     assert built?(project)
   end
 
-  test "targets have other names for a CPU than the library", context do
+  test "a library is accepted although the target has another name for its CPU", context do
     %{dir: dir, project: project} = context
     <<head::binary-size(18), _machine::16, rest::binary>> = File.read!(@library)
 
@@ -270,7 +270,7 @@ defmodule Caravan.NifCompilerTest do
           [{"CARGO_BUILD_TARGET", "aarch64-alpine-linux-musl"}],
           [{"TARGET_ARCH", "aarch64"}, {"TARGET_OS", "linux"}, {"TARGET_ABI", "musl"}]
         ] do
-      # The library in there is one for this machine.
+      # The script in place of cargo has put a library for this machine there.
       assert {output, _status} = compile(project, env)
 
       if head(@library) != "aarch64",

@@ -4,7 +4,7 @@ defmodule Caravan.WorkflowsTest do
 
   alias Caravan.Test.Requirements
 
-  # Prints the job, the requirements of the job, and the commands of each step.
+  # Checks the fields of each job and step, and prints the commands of each step.
   @read """
   import sys, yaml
   workflow = yaml.safe_load(open(sys.argv[1]))

@@ -309,7 +309,7 @@ defmodule Caravan.Cluster.MembershipTest do
       assert dialled(state) == ["z@h"]
     end
 
-    test "dials at most :max_connects nodes at once, without those that are dialled for 100 ms" do
+    test "dials at most :max_connects nodes at once, not counting those that have been dialled for 100 ms" do
       names = for n <- 1..5, do: "n#{n}@h"
       {_, membership} = state = membership(max_connects: 2) |> handle(answer(names), 0)
       assert length(dialled(state)) == 2
@@ -329,7 +329,7 @@ defmodule Caravan.Cluster.MembershipTest do
       assert Enum.all?(first, fn {_name, probe} -> probe == nil end)
       assert Enum.all?(rest, fn {_name, probe} -> is_integer(probe) end)
 
-      # The end of a connect is what is waited for.
+      # No slot is free before one of the connects ends.
       {_, membership} = full = List.last(states)
       assert Membership.wake(membership, 2_000) > 5_000
       {name, nil} = hd(first)
@@ -559,7 +559,7 @@ defmodule Caravan.Cluster.MembershipTest do
       assert state |> handle({:nodeup, "a@h"}, 2) |> reports() == [{:nodes_up, ["a@h"], nil}]
     end
 
-    test "of two lost nodes within 200 ms make the other lost nodes be dialled soon once" do
+    test "of two lost nodes within 200 ms bring the dials of the other lost nodes forward only once" do
       names = ["a@h", "b@h", "c@h"]
       state = membership() |> handle(answer(names), 0) |> handle({:connected_nodes, names}, 1)
       state = handle(state, {:connected_nodes, []}, 10_000)
@@ -580,7 +580,7 @@ defmodule Caravan.Cluster.MembershipTest do
   end
 
   describe "a nodeup" do
-    # Returns nodes of which one was lost and does not answer, and when it is dialled next.
+    # Returns a topology of which one node was lost and does not answer, and the time when this node is dialled next.
     defp one_dead(others) do
       names = ["dead@h" | others]
       state = membership() |> handle(answer(names), 0) |> handle({:connected_nodes, names}, 1)
@@ -714,7 +714,7 @@ defmodule Caravan.Cluster.MembershipTest do
     end
 
     test "beyond :max_nodes are left out, and nodes that were connected before the answer stay" do
-      # So it is when a strategy restarts.
+      # A strategy that restarts finds nodes connected before its first answer.
       state = membership(max_nodes: 2) |> handle({:connected_nodes, ["z@h"]}, 0)
       state = handle(state, answer(["x@h", "y@h", "z@h"]), 1)
       assert {:limit, :max_nodes, 1} in reports(state)
@@ -723,7 +723,8 @@ defmodule Caravan.Cluster.MembershipTest do
   end
 
   describe "a node that DNS no longer names while it is being connected" do
-    # Both ways, the connect to a@h is in progress when :keep is over. OTP continues it during a drain.
+    # In both states, the connect to a@h is still in progress when :keep is over. A drain does not stop it, because OTP
+    # continues it.
     setup do
       start = membership(prune: [after: 2], keep: 0) |> handle(answer(["a@h", "b@h", "c@h"]), 0)
       gone = &handle(&1, answer(["b@h", "c@h"]), &2)
@@ -1061,7 +1062,7 @@ defmodule Caravan.Cluster.MembershipTest do
       assert state |> handle(:tick, 60_000) |> dialled() == ["a@h", "b@h"]
     end
 
-    test "report a full atom table again after a time with atoms, even if that time brought no new name" do
+    test "report a full atom table again if it had room in between, even if no name became an atom then" do
       limits = fn state -> for {:limit, limit, _} <- reports(state), do: limit end
       state = membership(max_new_names: 1) |> handle(answer(["a@h"]), 0)
       state = handle(state, answer(["a@h", "b@h"]), 1, atoms_available: false)
@@ -1134,7 +1135,8 @@ defmodule Caravan.Cluster.MembershipTest do
       assert Enum.sort(Membership.linked(membership)) == Enum.sort(@ranked)
     end
 
-    test "a lost node is stood in for at once, and dialled again by its own waits", context do
+    test "a stand-in replaces a lost node at once, and the lost node is dialled again after its own waits",
+         context do
       [first, _second, third, fourth | _] = @ranked
       state = handle(context.state, {:nodedown, first}, 10_000)
       assert reports(state) == [{:nodes_down, [first], :preferred}]
@@ -1156,7 +1158,7 @@ defmodule Caravan.Cluster.MembershipTest do
       assert Membership.wants?(elem(state, 1), third) == false
       {^third, 80_000, state} = await_release(state, 20_000)
 
-      # That is no failure: the node is not looked up, and it can be a stand-in at once.
+      # A release is no failure: it brings no lookup forward, and the node can be a stand-in again at once.
       before = elem(state, 1).sources
       state = handle(state, {:nodedown, third}, 80_001)
       assert reports(state) == [{:nodes_down, [third], :released}]
@@ -1268,7 +1270,7 @@ defmodule Caravan.Cluster.MembershipTest do
       assert Enum.any?(3..600, &(state |> handle(:tick, &1) |> dialled() == [name]))
     end
 
-    test "no links are kept with `links: 0`" do
+    test "with `links: 0`, no node is dialled, and connected nodes do not count as linked" do
       {_, membership} = state = membership(links: 0) |> handle(answer(@names), 0)
       assert {dialled(state), length(membership.published)} == {[], 6}
       {_, membership} = state |> handle({:nodeup, "n1@h"}, 1) |> handle(:tick, 60_000)

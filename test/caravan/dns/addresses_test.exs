@@ -151,7 +151,8 @@ defmodule Caravan.Dns.AddressesTest do
     end
   end
 
-  test "addresses: of one family looks up and returns only that one", context do
+  test "with :addresses of one family, only addresses of this family are looked up and returned",
+       context do
     DnsServer.put(context.server, "node2.test", :aaaa, [@ip6])
     additional = [Wire.a(["node1", "test"], @ip), Wire.a(["node2", "test"], @ip)]
     DnsServer.put(context.server, @name, :srv, with_additional(additional))
@@ -309,7 +310,7 @@ defmodule Caravan.Dns.AddressesTest do
       assert %{records: [@ip6], dropped: 1} = Dns.lookup!("app.test", :aaaa, options)
     end
 
-    test "that is invalid raises an error with the expectation", %{options: options} do
+    test "that is invalid raises an error that says what is expected", %{options: options} do
       for bad <- [
             "10.0.0.0/33",
             "fd00::/129",

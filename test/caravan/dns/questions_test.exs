@@ -1,7 +1,7 @@
 defmodule Caravan.Dns.QuestionsTest do
   use ExUnit.Case, async: true
 
-  # What a nameserver receives of a lookup.
+  # Checks the queries that a nameserver receives.
 
   alias Caravan.Dns
   alias Caravan.Dns.Error
@@ -13,7 +13,7 @@ defmodule Caravan.Dns.QuestionsTest do
   setup do
     server = start_supervised!(DnsServer)
     DnsServer.put_default(server, [@ip])
-    # On a busy machine, the server gets no query twice.
+    # With this timeout, no query is repeated, not even on a busy machine.
     %{server: server, options: [nameservers: [DnsServer.address(server)], timeout: 60_000]}
   end
 

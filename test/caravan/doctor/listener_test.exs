@@ -14,7 +14,7 @@ defmodule Caravan.Doctor.ListenerTest do
     end
   end
 
-  test "takes a connected socket on the same port for none that listens" do
+  test "does not find a program whose socket on the port is connected, but does not listen" do
     port = Host.free_port()
     {:ok, listener} = :gen_tcp.listen(port, ip: {127, 0, 0, 1})
     {:ok, _client} = :gen_tcp.connect({127, 0, 0, 1}, port, [])

@@ -24,7 +24,7 @@ defmodule Caravan.Gen.NodesTest do
   @dns %{inet: "10.77.0.250", inet6: "fd77::250"}
   @length %{inet: 24, inet6: 64}
 
-  # Runs on a VM. Returns when the server listens.
+  # Runs on a VM: starts an HTTP server in place of the metadata endpoint of ECS. Returns when it listens.
   @serve """
   caller = self()
 
@@ -116,7 +116,7 @@ defmodule Caravan.Gen.NodesTest do
     )
   end
 
-  test "for fly, which has IPv6 alone", %{dir: dir} do
+  test "for fly, which has IPv6 only", %{dir: dir} do
     prove(dir, ["--platform", "fly"],
       family: :inet6,
       env: &[{"FLY_PRIVATE_IP", &1}, {"FLY_APP_NAME", "shop"}],
@@ -178,9 +178,16 @@ defmodule Caravan.Gen.NodesTest do
     )
   end
 
-  # Options: `env` and `name` of a node by its address, `zone` and `records`, `port` that a node listens on, the ports of
-  # what is on each host, a nameserver (`agent`) and the metadata of ECS (`metadata`), `hosts`, the file of a container by its
-  # address, `edit`, a function that changes the project, and `prove`, a function with more checks of a node.
+  # Options:
+  #
+  #   * `env`, `name`: functions from the address of a node to its environment and its name
+  #   * `zone`, `records`: those of the nameserver
+  #   * `port`: the port on which a node listens
+  #   * `agent`: the port of a nameserver on each host. Without it, there is one nameserver on another host
+  #   * `metadata`: the port of a metadata endpoint of ECS on each host
+  #   * `hosts`: a function from the address of a container to the text of its /etc/hosts
+  #   * `edit`: a function that changes the project
+  #   * `prove`: a function with more checks of a node
   defp prove(dir, argv, opts) do
     family = Keyword.get(opts, :family, :inet)
     env = Keyword.get(opts, :env, fn _ip -> [] end)
@@ -327,7 +334,7 @@ defmodule Caravan.Gen.NodesTest do
     PeerNode.eval(vm, @serve, port: port, response: response)
   end
 
-  # The words that run a command under the name of a container, which /etc/hosts has.
+  # Returns words that run a command on a host with the name `container` and with its own /etc/hosts.
   defp container(_dir, _ip, nil), do: []
 
   defp container(dir, ip, hosts) do
@@ -338,7 +345,7 @@ defmodule Caravan.Gen.NodesTest do
       ["unshare", "--uts", "--", "sh", "-c", ~S(hostname container && exec "$@"), "sh"]
   end
 
-  # The words that run a command with `file` in place of `path`.
+  # Returns words that run a command with `file` in place of `path`.
   defp mount(file, path) do
     [
       "unshare",

@@ -43,8 +43,8 @@ defmodule Caravan.Test.Doctor do
   @query "_app._tcp.test"
 
   @doc """
-  Starts a node. Returns it, and the options of a topology with SRV records of it and of these ports. Each is the node
-  `app-PORT@127.0.0.1`.
+  Starts a node. Returns the node, and the options of a topology. In DNS, the topology has an SRV record for the port of
+  the node and for each port of `ports`. A record means the node `app-PORT@127.0.0.1`.
   """
   @spec node_with_members([:inet.port_number()], keyword) :: {PeerNode.t(), keyword}
   def node_with_members(ports, options \\ []) do

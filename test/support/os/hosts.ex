@@ -100,7 +100,7 @@ defmodule Caravan.Test.Hosts do
   def put_addresses(%__MODULE__{} = hosts, numbers),
     do: put_records(hosts, for(n <- numbers, do: "app 1 A #{ip(:inet, n)}"))
 
-  @doc "Returns options of a strategy that finds the nodes of `put_addresses/2`, and these options."
+  @doc "Returns the options of a strategy that finds the nodes of `put_addresses/2`. They end with the options `more`."
   @spec options(t, keyword) :: keyword
   def options(%__MODULE__{} = hosts, more \\ []) do
     [query: "app.#{@zone}", type: :a, node_sname: "app", nameservers: [dns(hosts)]] ++ more
