@@ -354,7 +354,8 @@ defmodule Caravan.Doctor.Checks.PeersTest do
     assert check(report, "peer.connected").status == "skipped"
   end
 
-  test "200 members, 100 of them silent, take no longer than the timeout and less than 64 MiB" do
+  # A node with 200 members. Nothing listens on the ports of 100, and the other 100 are silent.
+  defp node_with_silent_members do
     # Without an accept, the kernel accepts the connection, and nothing comes.
     silent =
       for _ <- 1..100 do
@@ -366,6 +367,11 @@ defmodule Caravan.Doctor.Checks.PeersTest do
     {node, strategy} = node_with_members(silent ++ Enum.to_list(1..100))
     # Loads the code.
     _ = report(node, strategy: strategy, timeout: 100)
+    {node, strategy, silent}
+  end
+
+  test "200 members, 100 of them silent, take no longer than the timeout and less than 64 MiB" do
+    {node, strategy, silent} = node_with_silent_members()
 
     # Takes the greatest number until the caller has its report.
     code = """
@@ -403,6 +409,37 @@ defmodule Caravan.Doctor.Checks.PeersTest do
 
     assert [%{id: "peer.protocol"}] =
              Enum.uniq_by(hanging, & &1.id) |> Enum.map(&Map.take(&1, [:id]))
+  end
+
+  test "200 members, 100 of them silent, hold no scheduler over 1 ms" do
+    {node, strategy, _silent} = node_with_silent_members()
+
+    # Returns the milliseconds that processes ran for over 1 ms, less those that threads waited for a CPU (proc(5)): the
+    # monitor also counts the time for which a busy machine interrupts the VM.
+    code = """
+    waited = fn ->
+      for file <- Path.wildcard("/proc/self/task/*/schedstat"), {:ok, text} <- [File.read(file)], reduce: 0 do
+        sum -> sum + (text |> String.split() |> Enum.at(1) |> String.to_integer())
+      end
+    end
+
+    held = fn held, sum ->
+      receive do
+        {:monitor, _pid, :long_schedule, info} -> held.(held, sum + info[:timeout])
+      after
+        0 -> sum
+      end
+    end
+
+    before = waited.()
+    :erlang.system_monitor(self(), [{:long_schedule, 1}])
+    %{counts: %{failed: 200}} = Caravan.Doctor.report(strategy: strategy, timeout: 60_000)
+    :erlang.system_monitor(:undefined)
+    held.(held, 0) - div(waited.() - before, 1_000_000)
+    """
+
+    # What holds a scheduler does so in each run.
+    assert Enum.any?(1..10, fn _ -> PeerNode.eval(node, code, strategy: strategy) <= 0 end)
   end
 
   test "members whose time is over are skipped" do
