@@ -91,9 +91,10 @@ defmodule Caravan.Doctor.Checks.PeersTest do
     test "fails with peer.refused if nothing listens" do
       port = Host.free_port()
       {node, strategy} = node_with_members([port])
-      assert {"peer.refused", subject, seen, _fix} = finding(node, strategy)
+      assert {"peer.refused", subject, seen, fix} = finding(node, strategy)
       assert subject == name(port)
       assert seen == "nothing listens on #{where(port)}"
+      assert fix == "start the node, or correct its port in its name or record"
       # Its name is no atom.
       code = "try do String.to_existing_atom(name) rescue ArgumentError -> :none end"
       assert PeerNode.eval(node, code, name: "app-#{port}@127." <> "0.0.1") == :none
@@ -107,32 +108,29 @@ defmodule Caravan.Doctor.Checks.PeersTest do
       assert Enum.any?(1..10, fn _ -> fill.() == {:error, :timeout} end)
 
       {node, strategy} = node_with_members([port])
-      assert {"peer.silent", _subject, seen, _fix} = finding(node, strategy)
+      assert {"peer.silent", _subject, seen, fix} = finding(node, strategy)
       assert seen == "#{where(port)} does not reply within 2 seconds"
+      assert fix == "start the host, or open the port in the firewall between the nodes"
     end
 
-    test "fails with peer.network if there is no route" do
-      {node, _strategy} = node_with_members([])
+    test "fails with peer.network if the network does not reach its address" do
+      # From a loopback address, Linux reaches no other host, with or without a route to it.
+      args = ~w(-kernel inet_dist_connect_options [{ip,{127,0,0,1}}])
+      node = PeerNode.start!(name: PeerNode.name("app", "host.test"), args: args)
+      port = Host.free_port()
 
-      server =
-        start_supervised!({DnsServer, answers: [{"app.test", :a, [{192, 0, 2, 7}]}]},
-          id: make_ref()
-        )
-
-      # A node on an address of documentation (RFC 5737), in a network namespace without routes.
-      strategy = [
-        query: "app.test",
-        type: :a,
-        node_sname: "app",
-        nameservers: [DnsServer.address(server)]
+      answers = [
+        {"app.test", :srv, [{0, 0, PeerNode.port(node), "host.test"}, {0, 0, port, "far.test"}]},
+        {"host.test", :a, [@loopback]},
+        {"far.test", :a, [{192, 0, 2, 7}]}
       ]
 
-      if match?({:error, :enetunreach}, :gen_tcp.connect({192, 0, 2, 7}, 4370, [], 500)) do
-        report = peers(node, strategy)
-
-        assert [{"failed", "peer.network", "192.0.2.7:4370: network is unreachable"}] =
-                 findings(report)
-      end
+      server = start_supervised!({DnsServer, answers: answers})
+      strategy = [query: "app.test", node_sname: "app", nameservers: [DnsServer.address(server)]]
+      assert {"peer.network", subject, seen, fix} = finding(node, strategy)
+      assert subject == "app-#{port}@far.test"
+      assert seen =~ ~r/\A192.0.2.7:#{port}: (invalid argument|network is unreachable)\z/
+      assert fix == "a route to the address, or another address in the record"
     end
 
     test "fails with peer.resolve if its host does not resolve, and with ports.rule if its name has no port" do
@@ -154,12 +152,20 @@ defmodule Caravan.Doctor.Checks.PeersTest do
     end
 
     test "fails with peer.protocol if another program listens" do
+      random = :rand.bytes(1_048_576)
+      size = 65_000
+      long_name = <<?N, 0::128, size::16, :binary.copy("a", size)::binary>>
+      challenge = <<byte_size(long_name)::16, long_name::binary>>
+      first = fn bytes -> "sends #{inspect(binary_part(bytes, 0, 32))}" end
+
       for {answer, then, text} <- [
             {"", :close, "then closes the connection"},
             {"", :hang, "then says nothing for 2 seconds"},
             {"HTTP/1.1 400 Bad Request\r\n\r\n", :close,
              ~S(sends "HTTP/1.1 400 Bad Request\r\n\r\n")},
-            {<<0, 3, "sok">>, :close, "then closes the connection"}
+            {<<0, 3, "sok">>, :close, "then closes the connection"},
+            {random, :close, first.(random)},
+            {[<<0, 3, "sok">>, challenge], :close, first.(challenge)}
           ] do
         port = serve(answer, then)
         {node, strategy} = node_with_members([port])
@@ -168,6 +174,22 @@ defmodule Caravan.Doctor.Checks.PeersTest do
         assert seen == "#{where(port)} accepts, and #{text}"
         assert fix =~ "what listens on #{where(port)}"
       end
+    end
+
+    test "fails with peer.protocol if the node hangs" do
+      other = PeerNode.start!(name: PeerNode.name("app"))
+      where = where(PeerNode.port(other))
+      {node, strategy} = node_with_members([PeerNode.port(other)])
+      Cluster.signal(other, "STOP")
+      assert {"peer.protocol", subject, seen, fix} = finding(node, strategy, 1)
+      assert subject == Atom.to_string(other.name)
+      assert seen == "#{where} accepts, and then says nothing for 2 seconds"
+      assert fix == "find out what listens on #{where}. If it is the node, it hangs: restart it"
+
+      # The fix.
+      Cluster.signal(other, "CONT")
+      assert PeerNode.call(node, :net_kernel, :connect_node, [other.name])
+      assert findings(report(node, strategy: strategy)) == []
     end
 
     test "fails with peer.name if the node has another name" do
@@ -214,8 +236,9 @@ defmodule Caravan.Doctor.Checks.PeersTest do
       other = PeerNode.start!(name: PeerNode.name("app"), args: ~w(-kernel logger_level none))
       :ok = PeerNode.call(other, :net_kernel, :allow, [[:"only@127.0.0.1"]])
       {node, strategy} = node_with_members([PeerNode.port(other)])
-      assert {"peer.version", _subject, seen, _fix} = finding(node, strategy)
+      assert {"peer.version", _subject, seen, fix} = finding(node, strategy)
       assert seen == "#{where(PeerNode.port(other))} allows no connection of this node"
+      assert fix =~ "releases of OTP on both nodes that are two apart at most"
 
       port = Host.free_port()
       old = name(port)
@@ -236,13 +259,15 @@ defmodule Caravan.Doctor.Checks.PeersTest do
       tls = PeerNode.tls_args() ++ ~w(-kernel logger_level none)
       other = PeerNode.start!(name: PeerNode.name("app"), args: tls)
       {node, strategy} = node_with_members([PeerNode.port(other)])
-      assert {"peer.tls", _subject, seen, _fix} = finding(node, strategy)
+      assert {"peer.tls", _subject, seen, fix} = finding(node, strategy)
       assert seen == "#{where(PeerNode.port(other))} speaks TLS, and this node does not"
+      assert fix =~ "\n-proto_dist inet_tls\nThis is for this node."
 
       other = PeerNode.start!(name: PeerNode.name("app"))
       {node, strategy} = node_with_members([PeerNode.port(other)], args: tls)
-      assert {"peer.tls", _subject, seen, _fix} = finding(node, strategy)
+      assert {"peer.tls", _subject, seen, fix} = finding(node, strategy)
       assert seen == "#{where(PeerNode.port(other))} does not speak TLS, and this node does"
+      assert fix =~ "\n-proto_dist inet_tls\nThis is for the other node."
     end
 
     test "fails with peer.tls over IPv6 too, with the argument for IPv6" do
