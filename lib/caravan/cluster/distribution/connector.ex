@@ -31,15 +31,15 @@ defmodule Caravan.Cluster.Distribution.Connector do
   def idle?(%Config{} = config),
     do: Probe.net_kernel?(config) and not Node.alive?() and not release?()
 
-  @doc "Returns whether this VM runs a release. The script of a release sets the variable."
+  @doc "Returns whether this VM runs a release. The script of a release sets the variable `RELEASE_NAME`."
   @spec release?() :: boolean
   def release?, do: System.get_env("RELEASE_NAME") != nil
 
   @doc """
   Returns a function that connects a node. The name becomes an atom here, before the job runs.
 
-  With a limited number of links, it matters which of two nodes dials. So the function does not dial, but returns
-  `{Connector, :already}`, if the other node is already connected. It may have dialled during the probe.
+  With a limited number of links, it matters which of two nodes dials. The other node may have dialled during the probe.
+  So if the node is already connected, the function does not dial, but returns `{Connector, :already}`.
   """
   @spec connect(Config.t(), String.t()) :: (() -> term)
   def connect(%Config{connect: mfa, links: :all}, name), do: call(mfa, name)
@@ -52,10 +52,11 @@ defmodule Caravan.Cluster.Distribution.Connector do
 
   @doc """
   Returns a function that probes a node, with a new attempt every `every` milliseconds. If the node accepts, the
-  function calls `connect`. With `nil`, it calls `connect` without a probe, if OTP connects nodes with such a name.
+  function calls `connect`. If `every` is `nil`, there is no probe: the function calls `connect` if OTP connects nodes
+  with such a name.
 
-  The probe takes at most a second. It ends before `:connect_timeout` (50 ms before, or after half of it if that is
-  later), so that the job returns the finding of the probe and not a timeout.
+  The probe takes at most a second. It ends 50 ms before `:connect_timeout`, so that the job returns the finding of the
+  probe and not a timeout. If `:connect_timeout` is less than 100 ms, the probe takes half of that time.
   """
   @spec probe(Config.t(), String.t(), every :: pos_integer | nil, connect :: (() -> term)) ::
           (() -> term)

@@ -30,10 +30,14 @@ defmodule Caravan.Cluster.Distribution.Diagnosis do
   def deadline, do: @deadline
 
   @typedoc """
-  What a probe finds, or the step of the handshake that fails. `:accepted` says that no step fails, `:tls` and `:no_tls` that
-  only the other node or only this one uses TLS, and `:unexamined` that both use it and that the handshake could not be
-  examined. `:own_cookie` says that no step fails before the cookie, which was not sent, because this node has one for the
-  other node alone.
+  What a probe finds, or the step of the handshake that fails. These are no such steps:
+
+    * `:accepted`: no step fails;
+    * `:tls`: only the other node uses TLS;
+    * `:no_tls`: only this node uses TLS;
+    * `:unexamined`: both nodes use TLS, and the handshake could not be examined;
+    * `:own_cookie`: no step before the cookie fails. The cookie was not sent, because this node has a cookie that is for
+      the other node only.
   """
   @type finding ::
           Probe.finding()

@@ -13,10 +13,10 @@ defmodule Caravan.Cluster.Distribution.Drain do
   #     such reports, prevent_overlapping_partitions makes them disconnect healthy nodes.
   #
   # A node that another strategy of this VM names is exempt, unless that strategy is drained too. A new node may look up
-  # this node before this node looks up the new one. So a connected node is also exempt if the strategy there with the
-  # name of that other strategy wants the link. Each job asks all strategies again, so a strategy that has ended exempts
-  # no node. While a strategy of this VM does not reply or has had no answer yet, its nodes are unknown, and no node is
-  # disconnected.
+  # this node before this node looks up the new one. So a connected node is also exempt if it runs a strategy of the same
+  # name as that other strategy, and this one wants a link to this node. Each job asks all strategies again, so a strategy
+  # that has ended exempts no node. While a strategy of this VM does not reply or has had no answer yet, its nodes are
+  # unknown, and no node is disconnected.
   @moduledoc false
 
   alias Caravan.Cluster.Distribution.ConnectAll
@@ -36,7 +36,8 @@ defmodule Caravan.Cluster.Distribution.Drain do
   # Milliseconds after which the job that runs `leave/2` is ended.
   @deadline 10_000
 
-  # Milliseconds to wait until the nodes that :global.disconnect/0 disconnects are no longer listed.
+  # Milliseconds to wait until the nodes that :global.disconnect/0 disconnects are no longer listed, and before exempt
+  # nodes that are unknown are asked for again.
   @retry_after 50
 
   @doc "Returns the deadline of the job that runs `leave/2`, in milliseconds. `leave/2` itself has none."
@@ -63,7 +64,7 @@ defmodule Caravan.Cluster.Distribution.Drain do
   again.
 
   `known` are the names that the strategy knows. Their nodes are put into quarantine even if they are not connected.
-  Run it as a job with `deadline/0`, because it repeats this until it succeeds.
+  Run the function as a job with `deadline/0`, because it has no deadline of its own.
   """
   @spec leave(key, known :: [String.t()]) :: exempt :: [node]
   def leave(key, known) do
@@ -84,8 +85,9 @@ defmodule Caravan.Cluster.Distribution.Drain do
   Disconnects the nodes that have connected after `leave/2`. Returns the nodes that may stay connected, or `[]` if they
   are unknown.
 
-  With `connect_all` and an exempt node that is connected, all nodes stay: `:global.disconnect/0` would disconnect the
-  exempt nodes too, and without it `global` would close connections between healthy nodes. Run it as a job.
+  If `connect_all` is in force and an exempt node is connected, all nodes stay connected. `:global.disconnect/0` would
+  disconnect the exempt nodes too. Without `:global.disconnect/0`, `global` would close connections between healthy
+  nodes. Run the function as a job.
   """
   @spec keep_out(key) :: [node]
   def keep_out(key) do
@@ -119,7 +121,8 @@ defmodule Caravan.Cluster.Distribution.Drain do
     nodes
   end
 
-  # Not drained after a resume/1 during the job. A VM that is not alive has no peers.
+  # Returns :not_drained if the strategy has resumed while the job runs, or if the VM is not alive, so that it has no
+  # peers.
   defp exempt(key) do
     drained = Cookies.drained()
 
@@ -167,8 +170,8 @@ defmodule Caravan.Cluster.Distribution.Drain do
     (Node.list() ++ Enum.filter(Node.list(:hidden), &(&1 in quarantined))) -- exempt
   end
 
-  # Returns the nodes of which a strategy wants a link to this node, and those of which one does not reply. It may want
-  # the link.
+  # Returns the nodes whose strategies want a link to this node. Also returns the nodes with a strategy that does not
+  # reply, because it may want the link.
   defp wanting(nodes, keys) do
     wants = {:wants, NodeAtom.to_name(node())}
     requests = for node <- nodes, key <- keys, do: {{key, node}, wants}
