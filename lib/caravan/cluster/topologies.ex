@@ -60,7 +60,7 @@ defmodule Caravan.Cluster.Topologies do
   defp text(topology, 1), do: "#{@prefix}:#{topology}"
   defp text(topology, number), do: "#{@prefix}:#{topology}##{number}"
 
-  # A topology that is not a strategy's may be too long.
+  # The name of a topology without a strategy may be too long for an atom.
   defp existing_atom(text) do
     String.to_existing_atom(text)
   rescue

@@ -7,7 +7,7 @@ defmodule Mix.Tasks.Caravan.Map do
       mix caravan.map app-4001@10.0.0.1 --cookie "$COOKIE"
       mix caravan.map app-4001@10.0.0.1 --cookie "$COOKIE" --format svg > map.svg
 
-    * `--cookie` - the cookie of the cluster, by default `RELEASE_COOKIE` or that of the user
+    * `--cookie` - the cookie of the cluster, by default `RELEASE_COOKIE`, or else the one in `~/.erlang.cookie`
     * `--format` - `text` (the default) or `svg`
 
   The status is that of the call, and 2 for wrong arguments. In a release, use `bin/app rpc 'IO.puts(Caravan.map())'`.
@@ -27,7 +27,7 @@ defmodule Mix.Tasks.Caravan.Map do
     end
   end
 
-  # A VM of its own, because the flags of distribution cannot be set in a running one.
+  # Starts another VM, because the flags of distribution cannot be set in a running one.
   defp map(node, format, cookie) when format in ["text", "svg"] do
     flags =
       "-pa #{:code.lib_dir(:caravan)}/ebin -epmd_module Elixir.Caravan.Epmd -start_epmd false"

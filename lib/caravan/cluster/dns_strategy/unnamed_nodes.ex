@@ -54,7 +54,7 @@ defmodule Caravan.Cluster.DnsStrategy.UnnamedNodes do
       due == [] ->
         unnamed
 
-      # The nodes that another topology lacks in the peer table may be these.
+      # If the peer table lacks nodes of another topology, a query of that topology may name the nodes that are due.
       not Enum.all?(others, &Status.complete?/1) ->
         unnamed
 

@@ -31,7 +31,7 @@ defmodule Caravan.Cluster.Membership.Dial do
 
     case {ready_at, free_at} do
       {nil, _free_at} -> nil
-      # The end of a connect is an event.
+      # The time alone frees no slot. The end of a connect does, and that is an event.
       {_ready_at, nil} -> nil
       {:now, free_at} -> free_at
       {at, free_at} -> max(at, free_at)

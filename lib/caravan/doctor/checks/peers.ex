@@ -245,7 +245,7 @@ defmodule Caravan.Doctor.Checks.Peers do
     do: {:ok, "#{where} accepts this node, which connects to #{links} other nodes (:links)"}
 
   # With `drained: true`, the node has announced that it leaves, or its connect failed although the diagnosis of the
-  # strategy passed all steps of this ladder.
+  # strategy found no step that fails.
   defp answer({:accepted, _where}, %{drained: true, topology: topology}) do
     drained(
       topology,
