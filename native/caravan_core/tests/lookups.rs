@@ -209,7 +209,7 @@ impl Patient {
         Self { address, go, sent }
     }
 
-    /// Sends one response. Over loopback it has arrived when this returns.
+    /// Sends one response. When this function returns, the response has arrived, because it is sent over loopback.
     fn answer(&self) {
         self.go.send(()).expect("a server");
         self.sent.recv_timeout(ENOUGH).expect("an answer");

@@ -170,7 +170,7 @@ struct ErrorTerm<'a> {
     nameserver: Option<Term<'a>>,
 }
 
-/// Returns `{:ok, %Caravan.Dns.Answer{}}`, or what else is wanted, or `{:error, %Caravan.Dns.Error{}}`.
+/// Returns the tuple with the answer that `wanted` selects, or `{:error, %Caravan.Dns.Error{}}`.
 pub fn result<'a>(
     env: Env<'a>,
     name: &[u8],

@@ -249,9 +249,9 @@ async fn open(
 }
 
 impl Open {
-    /// Returns whether the nameserver may be gone: no query has had a response for as long as connecting took. A shorter
-    /// time says nothing: the time of an attempt includes its wait for the connection, so it may end before a response
-    /// can come.
+    /// Returns whether the nameserver may be gone: no query has had a response for as long as connecting took. After a
+    /// shorter time, this is unknown. The attempt of a query also waits for the connection, so the attempt may end before
+    /// a response can come.
     fn is_silent(&self) -> bool {
         let since = *self.unanswered_since.lock();
         since.is_some_and(|since| since.elapsed() >= self.connect_time)

@@ -68,7 +68,7 @@ pub struct PoolResponse {
 }
 
 impl NameServerPool {
-    /// The nameservers of `system`, queried as `config` and `files` say.
+    /// Returns a pool of the nameservers of `system`, which queries them as `config` and `files` say.
     pub fn new(config: &ResolverConfig, system: &SystemConfig, files: &ResolverFiles) -> Self {
         let servers: Vec<_> = system
             .nameservers
