@@ -209,7 +209,7 @@ defmodule Caravan.ClusterTest do
       assert source.nameserver == DnsServer.address(context.server)
       assert source.ttl >= 0 and source.age_ms in 0..60_000
 
-      # So do the other functions that read the table.
+      # The other functions that read the table do not wait for the strategy either.
       assert context.topology in Cluster.topologies()
       assert Cluster.ready?(context.topology, nodes: 1)
       :ok = :sys.resume(strategy)
@@ -349,7 +349,7 @@ defmodule Caravan.ClusterTest do
   end
 
   # Drops the messages about the queries so far. A query of a lookup that has ended may still be on its way. The server gets
-  # it before that of the lookup here.
+  # such a query before the one for last.test.
   defp flush_queries(context) do
     assert Eventually.true?(fn -> match?({0, _tasks}, Native.dns_in_flight()) end)
     address = DnsServer.address(context.server)

@@ -270,7 +270,7 @@ defmodule Caravan.Epmd.NodesTest do
       {:ok, node: PeerNode.start!(), name: PeerNode.name("late") |> String.to_atom()}
     end
 
-    test "start under one name, stop, start under another", %{node: node, name: name} do
+    test "let a VM start under one name, stop, and start under another", %{node: node, name: name} do
       other = PeerNode.start!(name: PeerNode.name("other"))
 
       for name <- [name, PeerNode.name("later") |> String.to_atom(), name] do

@@ -24,7 +24,7 @@ defmodule Caravan.Cluster.Discovery.EndpointTest do
     assert {%{"app-2@127.0.0.1" => _}, []} = Endpoint.from_records(records, :srv, ["app"], fixed)
   end
 
-  test "with several basenames, a record is one node of each, and is left out once" do
+  test "with several basenames, a record makes one node of each, and a bad record is left out once" do
     ip = {10, 0, 0, 1}
 
     assert Endpoint.from_records([ip], :a, ["app-1", "web-2"], config(type: :a)) ==

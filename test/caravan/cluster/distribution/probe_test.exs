@@ -94,7 +94,7 @@ defmodule Caravan.Cluster.Distribution.ProbeTest do
     refute possible?.(node, connect: {Some.Module, :connect, []})
     refute possible?.(PeerNode.start!(name: nil), [])
 
-    # It is not necessary to start a module of -proto_dist to read the argument.
+    # These VMs are not alive, so they need no module for the protocol. Only the argument is read.
     for {protocol, tcp?} <- [inet_tcp: true, inet6_tls: true, custom: false] do
       node = PeerNode.start!(args: ~w(-proto_dist #{protocol}))
       assert PeerNode.call(node, Caravan.Epmd.Settings, :tcp?, []) == tcp?

@@ -63,7 +63,7 @@ defmodule Caravan.Cluster.DnsStrategy.UnnamedNodesTest do
     assert {"", _unnamed} = report(unnamed, @minute)
   end
 
-  test "the first strategy of the VM reports, once the peer table has the nodes of all",
+  test "the first strategy of the VM reports, once the peer table has the nodes of all topologies",
        context do
     # The test is the first strategy.
     Status.new(context.key, context.unnamed.config)
@@ -120,7 +120,7 @@ defmodule Caravan.Cluster.DnsStrategy.UnnamedNodesTest do
     refute log =~ "not named by any query"
   end
 
-  test "a strategy lacks nodes in the peer table while it is full, and during a drain", context do
+  test "a strategy is not complete while the peer table is full, and during a drain", context do
     Process.unregister(context.key)
     context = Map.merge(context, start_servers(context))
     DnsServer.put(context.server, "_app._tcp.test", :srv, [{0, 0, 1, "n.test"}])

@@ -308,7 +308,7 @@ defmodule Caravan.Doctor.Checks.PeersTest do
 
       assert fix =~ "-ssl_dist_optfile"
 
-      # The option says what is the default.
+      # The value is the default, so only the way in which the option is set differs.
       assert {"peer.connected", "WHERE speaks TLS, and the node is not connected", fix} =
                find.("app", tls, tls ++ ~w(-ssl_dist_opt client_depth 10))
 
@@ -338,7 +338,7 @@ defmodule Caravan.Doctor.Checks.PeersTest do
       assert [{"failed", "peer.drained", "that node accepts the cookie of this node, and" <> _}] =
                findings(report(b))
 
-      # After a restart, the other node does not know of the drain. Its attempts say the same.
+      # After a restart, node b no longer knows that node a is drained. The diagnosis of its failed connects finds it out.
       PeerNode.stop!(b)
       b = Cluster.start_alone(name: Atom.to_string(b.name), args: ~w(-kernel logger_level none))
       :ok = PeerNode.call(b, Cluster, :run_strategy, [strategy(server)])
@@ -398,7 +398,7 @@ defmodule Caravan.Doctor.Checks.PeersTest do
   test "200 members, 100 of them silent, take no longer than the timeout and less than 64 MiB" do
     {node, strategy, silent} = node_with_silent_members()
 
-    # Takes the greatest number until the caller has its report.
+    # Returns the largest growth of the memory while the report is made.
     code = """
     total = fn -> :erlang.memory(:total) end
     caller = self()
