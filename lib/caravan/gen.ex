@@ -23,6 +23,7 @@ defmodule Caravan.Gen do
          {:ok, contents} <- read(Plan.files(options), root),
          deploy? = File.exists?(Path.join(root, Plan.deploy())),
          {:ok, plan} <- Plan.new(options, contents, deploy?),
+         :ok <- check_text(plan.changes),
          :ok <- check_writable(plan.changes, root) do
       for {path, old, new} <- plan.changes, do: shell.info.(Diff.text(path, old, new))
       status = write(plan.changes, options, root, shell)
@@ -90,6 +91,16 @@ defmodule Caravan.Gen do
         {:error, :enoent} -> {:cont, {:ok, Map.put(contents, path, nil)}}
         {:error, reason} -> {:halt, unusable(path, "a file that can be read", reason)}
       end
+    end)
+  end
+
+  # EEx, with which `mix release` reads these files, raises for other encodings, and so would the print of a change.
+  defp check_text(changes) do
+    Enum.find_value(changes, :ok, fn {path, _old, new} ->
+      unless String.valid?(new),
+        do:
+          {:error,
+           "#{path}: expected text in UTF-8, got: other bytes. Save the file in UTF-8, which `mix release` needs too."}
     end)
   end
 

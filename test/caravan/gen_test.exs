@@ -611,6 +611,16 @@ defmodule Caravan.GenTest do
       )
     end
 
+    test "for a file that is not UTF-8", %{root: root, env: env} do
+      File.write!(env, "# caf\xE9\n")
+
+      assert_refused(
+        root,
+        "--platform docker",
+        "rel/env.sh.eex: expected text in UTF-8, got: other bytes."
+      )
+    end
+
     test "for files of a file system that is read-only" do
       project = %{@project | releases: [app: [rel_templates_path: "caravan"]]}
       assert {2, output} = gen("/proc/sys", "--platform kubernetes --yes", project: project)
