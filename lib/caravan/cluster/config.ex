@@ -85,7 +85,7 @@ defmodule Caravan.Cluster.Config do
       default: 5_000,
       doc:
         "The longest time from an answer to the next lookup. An answer with a shorter TTL is looked up " <>
-          "again when its TTL is over."
+          "again when its TTL is over, unless the TTL is 0."
     ],
     min_interval: [
       type: {:or, [{:in, 50..3_600_000}, nil]},

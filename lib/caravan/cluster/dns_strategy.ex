@@ -35,7 +35,8 @@ defmodule Caravan.Cluster.DnsStrategy do
   #{Config.docs()}
 
     * The first lookups start with the process.
-    * The next lookup starts when the TTL of the answer is over, within `:min_interval` and `:poll_interval`.
+    * The next lookup starts when the TTL of the answer is over, within `:min_interval` and `:poll_interval`. After a TTL of 0,
+      as Consul sends it, it starts after `:poll_interval`.
     * After a nodedown, the next lookup starts soon.
     * After lookups without a response, the waits double, up to `:poll_interval`. From 40 connected nodes on, the longest
       wait grows with their number, up to six times `:poll_interval`. With `:links`, the number of members counts.

@@ -33,6 +33,9 @@ defmodule Caravan.Cluster.Membership.PollSchedule do
 
   It is at most `:poll_interval`, and at least `:min_interval` less the jitter. Only the wait after the first answer is
   fully random, from 1 ms on. Otherwise nodes that one deployment started would stay in step for minutes.
+
+  A TTL of 0 counts as none. It says that caches must not keep the answer (RFC 1035), and nothing about the time of the next
+  change. Consul sends it by default, and answers each lookup of each node by a request to its servers.
   """
   @spec after_answer(
           ttl :: non_neg_integer | nil,
@@ -42,7 +45,7 @@ defmodule Caravan.Cluster.Membership.PollSchedule do
         ) :: pos_integer
   def after_answer(ttl, first, options, random) do
     %{min_interval: min, poll_interval: poll} = options
-    base = (ttl || poll) |> max(min) |> min(poll)
+    base = if ttl in [nil, 0], do: poll, else: ttl |> max(min) |> min(poll)
     high = min(poll, round(base * (1 + @jitter)))
     low = min(base, round(high * (1 - @jitter)))
 
