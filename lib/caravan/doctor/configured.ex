@@ -24,7 +24,7 @@ defmodule Caravan.Doctor.Configured do
     libcluster() ++ own()
   end
 
-  # `bin/app eval` loads no application, and the environment of an application is known when it is loaded.
+  # `bin/app eval` loads no application. The environment of an application is known only after it was loaded.
   defp load do
     _ = Application.load(:libcluster)
 

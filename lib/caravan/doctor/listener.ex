@@ -1,9 +1,9 @@
 defmodule Caravan.Doctor.Listener do
-  # Effect. Finds the process that listens on a TCP port of this host, in /proc (proc(5)). Linux alone has it, and it shows the
-  # files of other users' processes to root alone.
+  # Effect. Finds the process that listens on a TCP port of this host, in /proc (proc(5)). Only Linux has /proc with these
+  # files. Only root sees the open files of other users' processes.
   @moduledoc false
 
-  # Bytes of a table that are read. Its first lines are those of sockets that listen.
+  # The maximum number of bytes that are read of a table. The sockets that listen are in the first lines.
   @max_size 1_048_576
 
   @doc ~S|Returns the process as a text, such as `beam.smp (pid 4711)`, or `nil` if it cannot be found.|

@@ -18,7 +18,7 @@ defmodule Caravan.Doctor.Lookups do
           time: microseconds :: non_neg_integer
         }
 
-  # Lookups at the same time. The library has 1,024 for all processes of the VM.
+  # The maximum number of lookups at the same time. The library allows 1,024 for all processes of the VM.
   @parallel 64
 
   # The transports of a nameserver that has no scheme, such as one of resolv.conf: TCP if an answer is too long for UDP.
@@ -33,7 +33,7 @@ defmodule Caravan.Doctor.Lookups do
   def run(topologies, self, timeout) do
     deadline = System.monotonic_time(:millisecond) + timeout
 
-    # The checks copy what they look at into their processes. So the lookups do not all have all queries.
+    # A check copies its lookup to a process. So a lookup has the configuration without the other queries.
     for(config <- topologies, source <- config.sources, do: {%{config | sources: []}, source})
     |> Task.async_stream(fn {config, source} -> lookup(config, source, self, deadline) end,
       max_concurrency: @parallel,

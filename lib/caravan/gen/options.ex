@@ -33,9 +33,9 @@ defmodule Caravan.Gen.Options do
               ]
 
   @typedoc """
-  `rel` is the directory of the templates of the release, and `build` is the command that builds it. `query` is `nil` for that of
-  the platform. In the root of an umbrella, `app` is the first application of the release. `roles` is empty, or has two or more:
-  first that of the core nodes, to which all others connect.
+  `rel` is the directory of the templates of the release, and `build` is the command that builds the release. If `query` is `nil`,
+  the query of the platform is used. In the root of an umbrella, `app` is the first application of the release. `roles` is empty,
+  or has at least two roles. The first one is the role of the core nodes, to which all other nodes connect.
   """
   @type t :: %__MODULE__{
           platform: Platform.t(),
@@ -181,7 +181,7 @@ defmodule Caravan.Gen.Options do
     end
   end
 
-  # `mix release` requires them in an umbrella.
+  # In an umbrella, `mix release` requires the setting :applications.
   defp first_application(settings) do
     case settings[:applications] do
       [{app, _mode} | _] -> app

@@ -1,5 +1,5 @@
 defmodule Caravan.LinkMap.Matrix do
-  # Pure. The state of the link of each two nodes, from what the nodes say.
+  # Pure. The state of the link of each pair of nodes, from the replies of the nodes.
   @moduledoc false
 
   @typedoc "The connections that a node has and wants to have, or `nil` if it has not replied."
@@ -9,8 +9,9 @@ defmodule Caravan.LinkMap.Matrix do
   @typedoc """
     * `:node`: the node that has asked;
     * `:nodes`: all nodes in the order of their names, and whether each was asked and has replied. Only connected nodes are
-      asked. The other nodes are those that these have named;
-    * `:links`: one entry for each two nodes, in this order. Where only one node has the link, it is the first one.
+      asked. The other nodes are known from the replies;
+    * `:links`: one entry for each pair of nodes, in the order of `:nodes`. If only one of the two nodes has the link, this
+      node comes first.
   """
   @type t :: %{
           node: String.t(),
@@ -69,7 +70,7 @@ defmodule Caravan.LinkMap.Matrix do
   @spec counts(t) :: %{state => pos_integer}
   def counts(matrix), do: Enum.frequencies_by(matrix.links, & &1.state)
 
-  @doc "Returns how many nodes there are, and how many of the wanted links."
+  @doc "Returns a text with the number of nodes, the number of links, and the number of wanted links."
   @spec summary(t) :: String.t()
   def summary(%{nodes: nodes, links: links} = matrix) do
     counts = counts(matrix)

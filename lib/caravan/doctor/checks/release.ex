@@ -116,7 +116,8 @@ defmodule Caravan.Doctor.Checks.Release do
 
   defp variables(names), do: Enum.map(names, &System.get_env(&1, ""))
 
-  # Nodes that are connected have the same cookie. The node of `bin/app rpc` is hidden.
+  # Connected nodes have the same cookie, so the cookie is no problem for them. Hidden nodes do not count, because the node
+  # of `bin/app rpc` is one.
   defp cookie(path) do
     with [] <- Node.list(:visible),
          {:ok, [cookie]} <- TextFile.lines(path),
