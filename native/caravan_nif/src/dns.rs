@@ -184,9 +184,9 @@ fn dns_lookup<'a>(
     Ok(started.unwrap_or_else(|error| reply.result(env, &Err(error.into()))))
 }
 
-/// Polls a lookup a second time. Returns `{:ok, answer}`, `{:error, error}` after a panic, or the reference: then the
-/// outcome comes as a message. The caller must call it exactly once, because no outcome is sent before. The poll finds an
-/// answer more often if the caller yields first.
+/// Polls a lookup a second time. Returns `{:ok, answer}`, `{:error, error}` after a panic, or the reference if the
+/// outcome will come as a message. The caller must call this function exactly once, because no outcome is sent before.
+/// The caller yields first, so that the answer has more time to arrive.
 #[rustler::nif]
 fn dns_poll<'a>(env: Env<'a>, lookup: ResourceArc<Lookup>) -> Term<'a> {
     let reply = &lookup.reply;

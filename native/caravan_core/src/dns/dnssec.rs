@@ -93,7 +93,7 @@ pub fn parse_trust_anchors(text: Vec<u8>) -> Result<TrustAnchors, LookupError> {
     Ok(anchors)
 }
 
-/// Returns a response that DNSSEC proves, or of which it proves that the zone is unsigned.
+/// Returns a response that DNSSEC proves to be authentic, or whose zone it proves to be unsigned.
 pub async fn validate(
     validator: &Validator,
     query: &Query,

@@ -121,7 +121,7 @@ impl NameServer {
     }
 }
 
-/// Removes the question from `tcp_only` when it is dropped. `std::mem::forget` prevents that.
+/// Removes the question from `tcp_only` when this guard is dropped. `std::mem::forget` prevents that.
 struct ForgetUnlessAnswered<'a> {
     server: &'a NameServer,
     question: &'a Query,
