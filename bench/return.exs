@@ -7,8 +7,8 @@
 # cut for 15 to 20 seconds, with net_ticktime 4: no TCP packet passes, or no packet at all. The time is counted from the
 # end of the cut. These rounds need root.
 #
-# The bare loop is another node: it connects by TCP once a millisecond, until that succeeds, and then calls
-# Node.connect/1. What it takes is the time of the handshake, and of the rest of the boot of a node that was killed.
+# The bare loop is another node. It connects by TCP once a millisecond until this succeeds, and then calls Node.connect/1.
+# Its time is that of the handshake, and for a node that was killed, also that of the rest of its boot.
 
 for file <- ["nodes.ex", "../test/support/os/netns.ex"], do: Code.require_file(file, __DIR__)
 
@@ -20,7 +20,7 @@ pairs = 2
 rounds = 4
 alone = ~w(-connect_all false)
 options = [query: "bench.test", node_sname: "app", log_level: :none]
-# A connection that ends sooner counts as a flap.
+# Milliseconds. A connection that ends sooner counts as a flap.
 steady = 6_000
 
 seconds =
