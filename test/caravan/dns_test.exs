@@ -185,7 +185,7 @@ defmodule Caravan.DnsTest do
       refute_received {^ref, _}
     end
 
-    test "is not cancelled by the reference of another thing" do
+    test "cannot be cancelled by a reference that belongs to no lookup" do
       refute Dns.cancel(make_ref())
     end
 

@@ -15,7 +15,7 @@ defmodule Caravan.Cluster.DnsStrategyTest do
 
   setup :start_servers
 
-  # Waits for two more queries: what follows from the answer before them is then done.
+  # Waits for two more queries. Then the strategy has handled the answer that came before this call.
   defp await_round() do
     flush_queries()
     assert_receive {:dns_query, _}, 5_000
@@ -742,7 +742,7 @@ defmodule Caravan.Cluster.DnsStrategyTest do
 
       DnsServer.put(context.server, @query, :srv, [srv(4001)])
 
-      # Cluster.Supervisor starts its children so.
+      # Cluster.Supervisor starts its children like this.
       child = %{id: :consul, start: {DnsStrategy, :start_link, [[state]]}}
 
       log =
@@ -802,7 +802,7 @@ defmodule Caravan.Cluster.DnsStrategyTest do
       :erlang.trace(strategy, false, [:receive])
       delivered = :erlang.trace_delivered(strategy)
       assert_receive {:trace_delivered, ^strategy, ^delivered}, 5_000
-      # There is one for each lookup. A pause of this machine adds some.
+      # Each lookup has one tick. If this machine pauses, there are a few more.
       assert ticks() in 5..40
     end
 
@@ -876,7 +876,7 @@ defmodule Caravan.Cluster.DnsStrategyTest do
           assert Caravan.Cluster.await(context.topology, nodes: 0) == :ok
           assert Caravan.Cluster.ready?(context.topology)
 
-          # It has looked twice whether distribution has started.
+          # The strategy has checked twice whether distribution has started.
           for _ <- 1..2, do: assert_receive({:trace, _, :receive, :start_unless_idle}, 5_000)
           assert :sys.get_state(strategy)
 

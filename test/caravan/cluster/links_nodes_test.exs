@@ -134,7 +134,7 @@ defmodule Caravan.Cluster.LinksNodesTest do
     assert [^first | released] = downs(edge)
     assert stand_in in released and second not in released
 
-    # It leaves. The edge node needs a stand-in again.
+    # The core node leaves, so the edge node needs a stand-in again.
     :ok = PeerNode.call(again, Caravan.Cluster, :drain, [:caravan])
     await_linked(edge, [second, stand_in])
     Host.await(fn -> first not in peers(edge) end, "#{first} to leave")
@@ -202,7 +202,7 @@ defmodule Caravan.Cluster.LinksNodesTest do
     Host.await(fn -> length(crossing.()) < 9 end, "fewer links than a full mesh", 100_000)
     for node <- eu ++ us, do: :ok = PeerNode.call(node, Witness, :clear, [])
 
-    # The nodes that prefer this one connect another one of its cell, and no other link is lost.
+    # A node dies. The nodes of the other cell that prefer it connect another node of its cell. No other link is lost.
     [victim | alive] = us
     signal(victim, "KILL")
     us_names = Enum.map(us, & &1.name)

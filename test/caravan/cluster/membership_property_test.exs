@@ -100,7 +100,7 @@ defmodule Caravan.Cluster.MembershipPropertyTest do
       by_rank = Enum.sort_by(@names, &:erlang.phash2({"app@me", &1}, 4_294_967_296))
       {preferred, others} = Enum.split(by_rank, links)
       assert MapSet.subset?(MapSet.new(preferred), world.connected)
-      # A connection of which the topology does not know that it has opened it stays.
+      # A connection stays if the topology does not know that it has opened it.
       assert for(name <- others, world.membership.peers[name].opened, do: name) == []
     end)
   end

@@ -156,7 +156,7 @@ defmodule Caravan.Cluster.NodesTest do
 
     failures = fn -> with %{connect_failures: failures} <- known(watcher, node), do: failures end
 
-    # It is back before ten seconds are over.
+    # The node is back before ten seconds are over, so no failure is reported.
     signal(node, "KILL")
     Host.await(fn -> failures.() > 2 end, "probes")
     {:ok, _} = PeerNode.call(spare, :net_kernel, :start, [[node.name, :longnames]])
@@ -274,7 +274,7 @@ defmodule Caravan.Cluster.NodesTest do
 
   defp hidden(node), do: PeerNode.call(node, :erlang, :nodes, [:hidden])
 
-  test "a strategy that was busy has seen a nodedown and a nodeup during that time", context do
+  test "a strategy sees a nodedown and a nodeup that happened while it was busy", context do
     [a, b] = nodes = for _ <- 1..2, do: start_node(context.knot)
     put_records(context.knot, nodes)
     await_mesh(nodes)
@@ -544,7 +544,7 @@ defmodule Caravan.Cluster.NodesTest do
     assert File.read!(file) =~ "Node1.Caravan.Test"
   end
 
-  test "a node is connected whose first address in DNS does not answer", context do
+  test "a node whose first address in DNS does not answer is connected", context do
     args = ["-kernel", "inet_dist_use_interface", "{127,0,0,2}"]
     b = start_alone(name: PeerNode.name("app", "b.caravan.test"), args: args)
 
@@ -563,7 +563,7 @@ defmodule Caravan.Cluster.NodesTest do
     Host.await(fn -> peers(a) == [b.name] end, "#{a.name} to connect #{b.name}")
   end
 
-  test "over IPv6, a node is found whose address in the SRV answer is IPv4 alone" do
+  test "over IPv6, a node is found although the SRV answer has only an IPv4 address for it" do
     server = start_supervised!(DnsServer)
     {port, other} = {Host.free_port(), Host.free_port()}
 

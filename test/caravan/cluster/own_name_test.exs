@@ -94,7 +94,7 @@ defmodule Caravan.Cluster.OwnNameTest do
     assert compare(own(@dns), endpoints(["app-4001@node2.example.com"])) == :not_named
   end
 
-  test "differences" do
+  test "differences/2 returns in what two names differ" do
     for {other, differences} <- [
           {"app-4001@node1.example.com", []},
           {"myapp-4001@node1.example.com", [:basename]},

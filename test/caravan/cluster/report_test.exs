@@ -33,7 +33,7 @@ defmodule Caravan.Cluster.ReportTest do
   defp reported(config, report),
     do: metadata(fn -> Report.report(config, report, %{members: 1, connected: 1}) end)
 
-  test "a line about a node has it as metadata", %{config: config} do
+  test "a line about a node has the node as metadata", %{config: config} do
     name = "nonode@nohost"
     assert reported(config, {:nodes_up, [name], nil}) == {name, nil}
     assert reported(config, {:nodes_down, [name], nil}) == {name, nil}

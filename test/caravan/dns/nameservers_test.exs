@@ -186,7 +186,7 @@ defmodule Caravan.Dns.NameserversTest do
             %Error{nameserver: ^address, reason: :refused} = error.(nameservers, timeout: @short)
           )
 
-    # The last one that was asked.
+    # After timeouts, the error has the nameserver that was asked last.
     other = "other" |> start(:silent) |> DnsServer.address()
     options = [timeout: 1_000, attempts: 1]
     assert %Error{nameserver: ^other, reason: :timeout} = error.([silent, other], options)
@@ -245,7 +245,7 @@ defmodule Caravan.Dns.NameserversTest do
   end
 
   # The host of the nameserver has vanished, and another one has its address.
-  describe "a TCP connection over which nothing comes any more" do
+  describe "a TCP connection that no longer delivers responses" do
     setup %{server: server} do
       relay = start_supervised!({Relay, DnsServer.port(server)})
       options = [nameservers: ["tcp://127.0.0.1:#{Relay.port(relay)}"], timeout: @short]
@@ -270,7 +270,7 @@ defmodule Caravan.Dns.NameserversTest do
     end
   end
 
-  test "a TCP connection for truncated answers over which nothing comes any more is replaced",
+  test "a TCP connection for truncated answers is replaced if it no longer delivers responses",
        %{server: server, address: address} do
     # The server reads only the first query of a connection.
     DnsServer.put_default(server, {:stream, &one_answer/1})

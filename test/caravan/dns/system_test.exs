@@ -177,7 +177,7 @@ defmodule Caravan.Dns.SystemTest do
     for other <- others, do: assert({:ok, %{records: [@one]}} = other)
     for result <- results, do: assert(not_read_in_time?(result))
 
-    # With the process of the evaluation, the file system is gone, and the threads are free.
+    # The file system ends with the process that ran the code. Then the threads are free.
     SystemFiles.replace!(system, :hosts, "10.0.0.3 hosted.test\n")
     assert a(system, "hosted.test") == [@three]
   end
@@ -189,7 +189,7 @@ defmodule Caravan.Dns.SystemTest do
   defp not_read_in_time?(_result), do: false
 
   test "a large hosts file delays no other lookup by more than 5 ms" do
-    # It takes some 20 ms to parse. A larger one would take longer, in which a busy machine delays some lookup too.
+    # Parsing this file takes some 20 ms. During a longer time, a busy machine would delay some lookup, whatever parses.
     lines = for n <- 1..40_000, do: "10.#{rem(n, 250)}.#{div(n, 1000)}.1 host#{n}.test\n"
     system = start(@localhost)
 

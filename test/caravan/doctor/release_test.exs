@@ -41,7 +41,7 @@ defmodule Caravan.Doctor.ReleaseTest do
     Release.await(b, "Node.list() == [:\"#{a.name}\"]")
     assert Release.rpc(a, ":code.get_mode()") == ":embedded"
 
-    # In embedded mode, the first run loads nothing. It makes the atoms of its name.
+    # In embedded mode, the first run loads no code. It creates only atoms, such as the name of the node of `bin/app rpc`.
     assert {0, _} = doctor(a, "rpc", "Caravan.doctor!()")
 
     state = fn ->

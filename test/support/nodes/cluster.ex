@@ -116,8 +116,8 @@ defmodule Caravan.Test.Cluster do
   @doc """
   Waits until `global` of each node knows the nodes that are connected to it, which takes a moment after a nodeup.
 
-  If the `global` of a drained node does not know a node yet, that node takes the end of the connection for a failure of
-  the network, and `global` may then disconnect healthy nodes.
+  If a node is drained before its `global` knows a new peer, the peer takes the end of the connection for a failure of the
+  network. Then `global` may disconnect healthy nodes.
   """
   @spec sync_global([PeerNode.t()]) :: :ok
   def sync_global(nodes),

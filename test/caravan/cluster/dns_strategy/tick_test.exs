@@ -8,7 +8,7 @@ defmodule Caravan.Cluster.DnsStrategy.TickTest do
 
   defp now, do: System.monotonic_time(:millisecond)
 
-  test "a tick comes at its time, also if that is over" do
+  test "a tick comes at its time, and at once if the time is over" do
     at = now() + 50
     tick = Tick.set(Tick.new(), at)
     assert_receive :tick, 5_000

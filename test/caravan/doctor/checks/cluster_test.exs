@@ -23,7 +23,7 @@ defmodule Caravan.Doctor.Checks.ClusterTest do
     assert check(report, "cluster.connect_all").fix =~ "-connect_all false"
   end
 
-  test "warns with cluster.mesh if a connected node has no link to another one, unless nobody asked for it" do
+  test "warns with cluster.mesh if a connected node has no link to another one, unless neither node wants the link" do
     args = ~w(-connect_all false)
 
     [a, b, c] =
@@ -101,7 +101,7 @@ defmodule Caravan.Doctor.Checks.ClusterTest do
              "fetch_env!(:kernel, Caravan.Cluster.DnsStrategy)[:edge]}"
   end
 
-  test "is ok if a strategy that looks up the same has got another name in the code" do
+  test "is ok if a strategy with the same query runs under another name" do
     node = Cluster.start_alone()
     options = [query: "app.test", node_sname: "app", nameservers: ["127.0.0.1:9"]]
     PeerNode.call(node, Application, :put_env, [:kernel, Caravan.Cluster.DnsStrategy, options])

@@ -126,7 +126,7 @@ defmodule Caravan.Doctor.Checks.NodeTest do
       end
     end
 
-    # Without the argument at its end, cc leaves out a library that is not used.
+    # Without --no-as-needed, gcc does not link a library whose functions are not used.
     defp cc(arguments),
       do:
         assert(
@@ -217,7 +217,7 @@ defmodule Caravan.Doctor.Checks.NodeTest do
   describe "node.longnames" do
     @addresses [query: "app.test", type: :a]
 
-    test "fails for a short name while the topology names addresses, and mends it" do
+    test "fails for a short name while the topology names addresses, and the fix mends it" do
       node = eval("app@node1", [{"RELEASE_DISTRIBUTION", "sname"}])
       report = report(node, [strategy: @addresses] ++ @only)
 
@@ -291,7 +291,7 @@ defmodule Caravan.Doctor.Checks.NodeTest do
       [_text, line] = String.split(check(report, "node.host").fix, "\n")
       assert line =~ "$(hostname -i)"
 
-      # A hostname of the test, so that its address is one of this host.
+      # The program hostname of the test prints an address that this host has.
       dir = Path.join(System.tmp_dir!(), "hostname-#{Host.free_port()}")
       File.mkdir!(dir)
       on_exit(fn -> File.rm_rf!(dir) end)

@@ -7,8 +7,8 @@ defmodule Caravan.Doctor.Checks.ReleaseTest do
 
   @flags "-epmd_module Elixir.Caravan.Epmd\n-start_epmd false\n"
 
-  # The files that `mix release` writes without the directory rel. From Elixir 1.20 on, the text is a function of whether
-  # they are for remote commands.
+  # The files that `mix release` writes without the directory rel. From Elixir 1.20 on, vm_args_text has an argument: whether
+  # the file is for remote commands.
   @init Mix.Tasks.Release.Init
   _ = Code.ensure_loaded(@init)
   @arguments if function_exported?(@init, :vm_args_text, 1), do: [false], else: []
@@ -148,7 +148,12 @@ defmodule Caravan.Doctor.Checks.ReleaseTest do
     node = PeerNode.start!(name: PeerNode.name("app"), env: cookie)
     command = PeerNode.start!(name: PeerNode.name("rpc-1f2e-app"), args: ~w(-hidden))
     true = PeerNode.call(command, :net_kernel, :connect_node, [node.name])
-    Caravan.Test.Host.await(fn -> PeerNode.call(node, :erlang, :nodes, [:hidden]) != [] end, "it")
+
+    Caravan.Test.Host.await(
+      fn -> PeerNode.call(node, :erlang, :nodes, [:hidden]) != [] end,
+      "the node"
+    )
+
     assert check(report(node, only: [:release]), "release.cookie").status == "warning"
 
     # The option cookie: of mix.exs.
