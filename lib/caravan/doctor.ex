@@ -1,5 +1,5 @@
 defmodule Caravan.Doctor do
-  alias Caravan.Cluster.Config
+  alias Caravan.Cluster.Config.Schema
   alias Caravan.Options
 
   @groups [:release, :node, :ports, :dns, :peers]
@@ -180,7 +180,7 @@ defmodule Caravan.Doctor do
   @doc false
   @spec check_topology(term) :: Options.checked()
   def check_topology(nil), do: {:ok, nil}
-  def check_topology(topology), do: Config.check_topology(topology)
+  def check_topology(topology), do: Schema.check_topology(topology)
 
   @doc false
   @spec check_only(term) :: Options.checked()
