@@ -37,9 +37,9 @@ defmodule Caravan.Cluster.Discovery do
            last: last | nil
          }
 
-  # The last answer of a source, and what its endpoints depend on: the basenames, the records, and the version of the
-  # addresses of targets that it came without. Most answers have the records of the last one, and it costs more to make the names
-  # of the nodes than to look them up.
+  # The last answer of a source, and what its endpoints depend on: the basenames, the records, and, if a record came
+  # without addresses, the version of the known addresses of targets. Most answers have the records of the last one. To make
+  # the node names again would cost more than the lookup.
   @typep last :: %{
            basenames: [String.t()] | nil,
            fingerprint: fingerprint,

@@ -41,8 +41,9 @@ defmodule Caravan.Cluster.DnsStrategy.NodeList do
   @doc """
   Lists the nodes. Returns the event `{:connected_nodes, names}`, followed by `events`.
 
-  A custom function is called in a job. Then this function returns no event, and `handle/2` returns them when the job
-  ends. If a job runs already, the events wait for the next one, because its list may be older than they are.
+  A custom function is called in a job. Then this function returns no event, and `handle/2` returns the events when the
+  job ends. If a job runs already, the events wait for the next job, because the list of the running job may be older
+  than the events.
   """
   @spec refresh(t, [event]) :: {[event], t}
   def refresh(%__MODULE__{} = list, events) do
@@ -66,7 +67,7 @@ defmodule Caravan.Cluster.DnsStrategy.NodeList do
        else: refresh(list, events)
   end
 
-  @doc "Returns whether such an event waits for a custom function."
+  @doc "Returns whether an event for which `which` is true waits for a custom function."
   @spec holds?(t, (event -> boolean)) :: boolean
   def holds?(%__MODULE__{events: events, held: held}, which),
     do: Enum.any?(events, which) or Enum.any?(held || [], which)

@@ -1,6 +1,6 @@
 defmodule Caravan.Cluster.DnsStrategy.OwnRecord do
-  # Owner-state. What DNS says about this node. Reports it when it is not the name of this node, and keeps this node from
-  # dialling itself under another name.
+  # Owner-state. What DNS says about this node. Reports when DNS does not give this node its name, and keeps this node
+  # from dialling itself under another name.
   @moduledoc false
 
   alias Caravan.Cluster.Config

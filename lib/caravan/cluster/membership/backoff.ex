@@ -24,8 +24,8 @@ defmodule Caravan.Cluster.Membership.Backoff do
   """
   @type counts :: %{members: non_neg_integer, connected: non_neg_integer}
 
-  # Milliseconds. The range of the wait after a nodedown. The first wait of a probe is at least @latest, and that after a
-  # sign at least @soonest.
+  # Milliseconds. The range of the wait after a nodedown. The first wait of a probe is at least @latest. When another lost
+  # node is connected again (a sign), the wait is at least @soonest.
   @soonest 50
   @latest 200
 
@@ -64,9 +64,9 @@ defmodule Caravan.Cluster.Membership.Backoff do
   @doc """
   Returns the time of the next attempt after a failure of a node that was never connected.
 
-  The time is rounded down to a multiple of a power of two, the largest within an eighth of the wait before its random part
-  is taken off. So many nodes are dialled together, and the VM wakes up less often. The clocks of two
-  VMs begin when they start, so the VMs are not in step.
+  The time is rounded down to a multiple of a power of two. This power is the largest one that is at
+  most an eighth of the wait, before the random part is taken off. So many nodes are dialled together, and the VM wakes up less often. The clock of a VM begins when the VM starts,
+  so two VMs are not in step.
   """
   @spec next_at_of_new(
           :new | :new_connect,

@@ -77,11 +77,11 @@ defmodule Caravan.Cluster.Membership.Peer do
   # Milliseconds. A connection that ends sooner counts as a flap.
   @steady 5_000
 
-  # Milliseconds that a node may take to start with its peers, and to restart.
+  # Milliseconds. The time that a node may take to start if its peers start at the same moment, and the time to restart.
   @starts_within 2_000
   @restarts_within 10_000
 
-  # Addresses of a node. The table in the library keeps this number too.
+  # The maximum number of addresses of a node, as in the peer table of the library (peers.rs).
   @max_addresses 16
 
   # Ports and addresses in :recently_seen. If there are more, the oldest are deleted.
