@@ -16,8 +16,8 @@ defmodule Caravan.Doctor do
       type_doc: "list of #{Enum.map_join(@groups, ", ", &"`#{inspect(&1)}`")}",
       default: @groups,
       doc:
-        "The groups of checks to run. The checks on which they depend run too. The report has these only if they have failed " <>
-          "and all checks of the groups are skipped."
+        "The groups of checks to run. Checks of other groups run too, if these depend on them. The report has such a check " <>
+          "only if it has failed and all checks of the groups are skipped."
     ],
     nodes: [
       type: {:in, 0..16_384},
@@ -76,8 +76,8 @@ defmodule Caravan.Doctor do
   Each check has an id, such as `node.host`, which is a heading of the guide "Troubleshooting". If a check fails,
   the checks that depend on it are skipped.
 
-  The doctor changes nothing on this node: it connects it to no other node, and creates no atoms from names that it reads. It needs no process of
-  Caravan. To find out which node listens on a port, it begins a handshake of the distribution there, under the name
+  The doctor changes nothing on this node. It does not connect this node to other nodes, and creates no atoms from names that it
+  reads. It needs no process of Caravan. To find out which node listens on a port, it begins a handshake of the distribution there, under the name
   `caravan-probe-N@HOST` with N below 64. A member that is not connected also gets the digest of the cookie, as from OTP at each
   connection attempt. If the member accepts the digest, it lists a hidden node of this name until the doctor closes the
   connection. If the member refuses the digest, it logs one line. A node that uses TLS logs one line if this node does not.

@@ -1,6 +1,6 @@
 defmodule Caravan.Epmd.Settings do
-  # Boot-safe. The settings of Caravan.Epmd. When distribution starts, `rem-` and `rpc-` nodes have no
-  # sys.config, and runtime.exs has not run. Hence VM arguments and environment variables.
+  # Boot-safe. The settings of Caravan.Epmd. When distribution starts, `rem-` and `rpc-` nodes have no sys.config, and
+  # runtime.exs has not run. So the settings also come from VM arguments and environment variables.
   @moduledoc false
 
   @type t :: %{
