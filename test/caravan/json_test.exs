@@ -26,7 +26,7 @@ defmodule Caravan.JsonTest do
   end
 
   defp jq(term, filter) do
-    # apply/3, because OTP 25 and 26 have no such module. It has no null for nil.
+    # The module :json is called by apply/3, because OTP 25 and 26 do not have it. By itself, it encodes nil as "nil".
     encoder = fn
       nil, _encoder -> "null"
       other, encoder -> apply(:json, :encode_value, [other, encoder])

@@ -69,7 +69,7 @@ defmodule Caravan.Cluster.DiscoveryTest do
     assert [_] = for(%{name: "app.test"} = query <- DnsServer.queries(context.server), do: query)
   end
 
-  test "an answer names no node while the nodes have the basename of this one, which is not alive",
+  test "an answer names no node while node names need the basename of this node, which is not alive",
        context do
     refute Node.alive?()
     discovery = discovery(context, dns_client: Client, node_sname: nil)
@@ -84,13 +84,13 @@ defmodule Caravan.Cluster.DiscoveryTest do
   test "with :allow, an answer that lacks a record is not complete", context do
     discovery = discovery(context, allow: ["10.0.0.0/8"], type: [:srv, :a], query: "app.test")
 
-    # Its target has no address.
+    # The target of the record has no address.
     DnsServer.put(context.server, "app.test", :srv, [{0, 0, 1, "n.test"}])
     {{:ok, answer, [_reason]}, _} = discovery |> Discovery.start(@source) |> outcome(@source)
     assert %{complete: false, endpoints: none} = answer
     assert none == %{}
 
-    # One of its addresses is not allowed.
+    # One address of the answer is not allowed.
     a = {"app.test", :a}
     DnsServer.put(context.server, "app.test", :a, [{10, 0, 0, 1}, {192, 0, 2, 1}])
     {{:ok, answer, []}, _} = discovery |> Discovery.start(a) |> outcome(a)
@@ -180,7 +180,8 @@ defmodule Caravan.Cluster.DiscoveryTest do
       assert {[{10, 0, 0, 2}], _discovery} = addresses(discovery)
     end
 
-    test "is looked up each time if its node cannot be told from its host", context do
+    test "is looked up each time if the host of the node does not begin with the label of the target",
+         context do
       discovery = discovery(context, node_name: "{name}-{port}@n-{host_label}")
 
       Enum.reduce(1..3, discovery, fn _, discovery ->

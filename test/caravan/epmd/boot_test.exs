@@ -91,7 +91,8 @@ defmodule Caravan.Epmd.BootTest do
       assert PeerNode.call(node, :code, :which, [Kernel]) == :non_existing
       assert PeerNode.call(node, :net_kernel, :epmd_module, []) == Caravan.Epmd
       assert Host.listening_ports(node.os_pid) == [PeerNode.port(node)]
-      # OTP changes 0 to 4 into 4. Only with -1 does each start have another creation.
+
+      # OTP replaces a creation from 0 to 4 by 4. Only with -1 does each start have another creation.
       assert PeerNode.call(node, :erlang, :system_info, [:creation]) > 4
     end
 

@@ -137,7 +137,7 @@ defmodule Caravan.Epmd.SettingsTest do
     :ok = PeerNode.call(node, :application, :set_env, interface)
     assert where.(node, "app-4001", "192.0.2.1") == {:ok, {127, 0, 0, 2}, 5001, 6}
 
-    # Without the port, there is nothing to know.
+    # Without listen_port, the node is at the host and the port of its name.
     export(node, "CARAVAN_LISTEN_PORT", "")
     assert where.(node, "app-4001", "192.0.2.1") == {:ok, {192, 0, 2, 1}, 4001, 6}
   end
