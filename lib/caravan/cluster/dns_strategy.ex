@@ -294,7 +294,7 @@ defmodule Caravan.Cluster.DnsStrategy do
 
   # Jobs ask this: those of other strategies of this VM, and those of the strategies with this name on peers.
   def handle_call({:wants, name}, _from, state) when is_binary(name),
-    do: {:reply, Membership.wants?(state.membership, name), state}
+    do: {:reply, Membership.wants(state.membership, name), state}
 
   # The leave job of a peer sends this.
   def handle_call({:draining, node}, _from, state) when is_atom(node) do

@@ -164,15 +164,16 @@ defmodule Caravan.Cluster.Membership do
   @doc """
   Returns whether the topology wants a link to a node: to any member, or with a limited number of links, to a preferred
   member or a stand-in that is needed.
-  """
-  @spec wants?(t, String.t()) :: boolean
-  def wants?(%State{drained: true}, _name), do: false
 
-  def wants?(%State{peers: peers, links: links} = state, name) do
+  Returns `:unknown` if the first answer of a source is still to come, because it may name the node.
+  """
+  @spec wants(t, String.t()) :: boolean | :unknown
+  def wants(%State{drained: true}, _name), do: false
+
+  def wants(%State{peers: peers, links: links} = state, name) do
     case peers do
       %{^name => peer} -> Peer.member?(peer) and (links == nil or Links.needed?(links, name))
-      # A source without a response may still name the node.
-      _ -> not responded?(state)
+      _ -> if responded?(state), do: false, else: :unknown
     end
   end
 

@@ -212,12 +212,12 @@ defmodule Caravan.Cluster.Report do
   end
 
   @doc "Logs why a node stays connected although this topology would disconnect it."
-  @spec kept(Config.t(), String.t(), :wanted | :no_reply) :: :ok
+  @spec kept(Config.t(), String.t(), :wanted | :unknown) :: :ok
   def kept(config, name, why) do
     why =
       %{
         wanted: "another topology needs it",
-        no_reply: "another topology does not reply, and may need it"
+        unknown: "another topology does not reply, or has had no answer yet, and may need it"
       }[why]
 
     log(config, :info, "#{name} stays connected: #{why}", node: name)

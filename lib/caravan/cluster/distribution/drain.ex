@@ -60,8 +60,8 @@ defmodule Caravan.Cluster.Distribution.Drain do
   Tells the peers that this node leaves, and disconnects them, until only exempt nodes are connected. Returns the exempt
   nodes.
 
-  A node whose strategy does not reply stays connected, but is not among the returned nodes. So the next check asks it
-  again.
+  A node whose strategy does not reply, or has had no answer yet, stays connected, but is not among the returned nodes.
+  So the next check asks it again.
 
   `known` are the names that the strategy knows. Their nodes are put into quarantine even if they are not connected.
   Run the function as a job with `deadline/0`, because it has no deadline of its own.
@@ -69,8 +69,8 @@ defmodule Caravan.Cluster.Distribution.Drain do
   @spec leave(key, known :: [String.t()]) :: exempt :: [node]
   def leave(key, known) do
     case exempt(key) do
-      {:ok, exempt, silent} ->
-        if disconnect_all(key, known, exempt) == [], do: exempt -- silent, else: leave(key, known)
+      {:ok, exempt, unsure} ->
+        if disconnect_all(key, known, exempt) == [], do: exempt -- unsure, else: leave(key, known)
 
       :unknown ->
         Process.sleep(@retry_after)
@@ -87,17 +87,17 @@ defmodule Caravan.Cluster.Distribution.Drain do
 
   If `connect_all` is in force and an exempt node is connected, all nodes stay connected. `:global.disconnect/0` would
   disconnect the exempt nodes too. Without `:global.disconnect/0`, `global` would close connections between healthy
-  nodes. Run the function as a job.
+  nodes. The result lacks the nodes whose strategy has not decided, as that of `leave/2` does. Run the function as a job.
   """
   @spec keep_out(key) :: [node]
   def keep_out(key) do
     case exempt(key) do
-      {:ok, exempt, silent} ->
+      {:ok, exempt, unsure} ->
         if ConnectAll.in_force() and Enum.any?(Node.list(), &(&1 in exempt)) do
-          Node.list(:connected)
+          Node.list(:connected) -- unsure
         else
           _ = disconnect_all(key, [], exempt)
-          exempt -- silent
+          exempt -- unsure
         end
 
       _unknown_or_not_drained ->
@@ -136,8 +136,8 @@ defmodule Caravan.Cluster.Distribution.Drain do
 
     if Enum.all?(replies, &match?({:reply, {:ok, _names}}, &1)) do
       named = nodes(for {:reply, {:ok, names}} <- replies, name <- names, do: name)
-      {wanting, silent} = wanting(to_disconnect(named), others)
-      {:ok, named ++ wanting ++ silent, silent}
+      {wanting, unsure} = wanting(to_disconnect(named), others)
+      {:ok, named ++ wanting ++ unsure, unsure}
     else
       :unknown
     end
@@ -170,15 +170,21 @@ defmodule Caravan.Cluster.Distribution.Drain do
     (Node.list() ++ Enum.filter(Node.list(:hidden), &(&1 in quarantined))) -- exempt
   end
 
-  # Returns the nodes whose strategies want a link to this node. Also returns the nodes with a strategy that does not
-  # reply, because it may want the link.
+  # Returns the nodes whose strategies want a link to this node. Also returns the nodes with a strategy that may want the
+  # link, because it does not reply or has had no answer yet.
   defp wanting(nodes, keys) do
     wants = {:wants, NodeAtom.to_name(node())}
     requests = for node <- nodes, key <- keys, do: {{key, node}, wants}
     replies = for {{{_, node}, _}, reply} <- Enum.zip(requests, ask(requests)), do: {reply, node}
     wanting = for {{:reply, true}, node} <- replies, uniq: true, do: node
-    silent = for {:timeout, node} <- replies, node not in wanting, uniq: true, do: node
-    {wanting, silent}
+
+    unsure =
+      for {reply, node} <- replies,
+          reply in [:timeout, {:reply, :unknown}] and node not in wanting,
+          uniq: true,
+          do: node
+
+    {wanting, unsure}
   end
 
   # Returns the responses of the servers, in order.

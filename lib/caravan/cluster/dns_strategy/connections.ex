@@ -99,7 +99,7 @@ defmodule Caravan.Cluster.DnsStrategy.Connections do
 
   defp others_here(key, name), do: for(other <- Topologies.all() -- [key], do: {other, name})
 
-  # Returns why a link must stay: a strategy wants it, or a strategy that does not reply may want it.
+  # Returns why a link must stay: a strategy wants it, or does not know that yet, or does not reply.
   defp kept(strategies) do
     deadline = System.monotonic_time(:millisecond) + @reply_timeout
 
@@ -111,7 +111,7 @@ defmodule Caravan.Cluster.DnsStrategy.Connections do
 
     cond do
       {:reply, true} in replies -> :wanted
-      :timeout in replies -> :no_reply
+      Enum.any?(replies, &(&1 in [{:reply, :unknown}, :timeout])) -> :unknown
       true -> nil
     end
   end

@@ -9,7 +9,7 @@ defmodule Caravan.Cluster.Membership.Backoff do
   @typedoc """
   What has failed:
 
-    * `:new`: a probe of a node that was never connected, or its first connect, before which there is no probe;
+    * `:new`: a probe of a node that was never connected, or its first connect;
     * `:new_connect`: a later connect of such a node;
     * `:probe`: a probe of a node that was connected: it refuses, or does not reply;
     * `:connect`: a connect of a node that was connected. It hangs, or the handshake fails, or the connect failed where

@@ -5,6 +5,7 @@ defmodule Caravan.Cluster.Distribution.DrainNodesTest do
   import Caravan.Test.Cluster
 
   alias Caravan.Cluster.Topologies
+  alias Caravan.Test.DnsServer
   alias Caravan.Test.Host
   alias Caravan.Test.Knot
   alias Caravan.Test.PeerNode
@@ -351,6 +352,33 @@ defmodule Caravan.Cluster.Distribution.DrainNodesTest do
     call_strategy(a, :two, :resume)
     Host.await(fn -> peers(c) == [b.name] end, "c to be with b alone")
     assert_refused(a, c)
+  end
+
+  for connect_all <- [true, false] do
+    test "with connect_all #{connect_all}, a drain disconnects a node whose topology has had no answer, when it has one",
+         context do
+      server = start_supervised!(DnsServer)
+      none = "_none._tcp.caravan.test"
+      DnsServer.put(server, none, :srv, :silent)
+      two = [topology: :two, query: none]
+
+      [a, b] =
+        nodes = for _ <- 1..2, do: start_alone(args: ~w(-connect_all #{unquote(connect_all)}))
+
+      put_records(context.knot, nodes)
+      for node <- nodes, do: start_strategy(node, context.knot, topology: :one)
+      start_strategy(a, context.knot, two ++ [nameservers: [DnsServer.address(server)]])
+      start_strategy(b, context.knot, two)
+      await_mesh(nodes)
+      await_known(b, :one, [a])
+      :ok = PeerNode.call(b, Caravan.Cluster, :await, [:two, [nodes: 0]])
+
+      await_job(b, :one, fn -> assert drain(b, :one) == :ok end)
+      assert peers(b) == [a.name]
+      DnsServer.put(server, none, :srv, :nxdomain)
+      Host.await(fn -> peers(b) == [] end, "b to be alone")
+      assert_refused(a, b)
+    end
   end
 
   test "a topology with a few links that resumes releases its members, while another one is drained",

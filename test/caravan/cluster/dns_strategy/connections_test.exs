@@ -102,8 +102,14 @@ defmodule Caravan.Cluster.DnsStrategy.ConnectionsTest do
       strategy(context, fn _from -> Process.sleep(:infinity) end)
 
       assert capture_log(fn -> assert release(:disconnect) == [] end) =~
-               "#{@name} stays connected: another topology does not reply, and may need it"
+               "#{@name} stays connected: another topology does not reply, or has had no answer yet, and may need it"
 
+      refute_received {:disconnect, _node}
+    end
+
+    test "keeps a node that another strategy may name in its first answer", context do
+      strategy(context, &GenServer.reply(&1, :unknown))
+      assert release() == [{:release_result, @name, :kept}]
       refute_received {:disconnect, _node}
     end
 
