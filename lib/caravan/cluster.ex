@@ -120,7 +120,7 @@ defmodule Caravan.Cluster do
   @doc """
   Returns the names of the topologies that run in this VM, in alphabetical order.
 
-      for topology <- Caravan.Cluster.topologies(), do: Caravan.Cluster.drain(topology)
+      for topology <- Caravan.Cluster.topologies(), do: Caravan.Cluster.status(topology)
   """
   @spec topologies() :: [atom]
   def topologies do
@@ -228,14 +228,18 @@ defmodule Caravan.Cluster do
 
     * other hidden nodes, such as remote consoles, which can still connect;
     * nodes that another topology of this VM names, unless it has `links: 0`;
-    * nodes whose strategy of the other topology wants a link to this node.
+    * nodes whose strategy of the other topology wants a link to this node, does not reply, or has had no answer yet.
 
-  The other topology keeps its nodes until it is drained too. So to leave all nodes, drain each topology.
-  `:global.disconnect/0` disconnects the nodes of the other topology for a moment, and that topology connects them again
-  at once. With `connect_all: false` of `:kernel`, they stay connected.
+  The other topology keeps its nodes until it is drained too. `:global.disconnect/0` disconnects these nodes for a moment,
+  and the other topology connects them again at once. With `connect_all: false` of `:kernel`, they stay connected.
 
   While the strategy of another topology does not reply, or while its queries have not all had an answer since it
   started, its nodes are unknown. Then no node is disconnected.
+
+  To leave all nodes, drain all topologies at the same time. Then none of them waits for the first answer of another one:
+
+      drains = for topology <- Caravan.Cluster.topologies(), do: Task.async(Caravan.Cluster, :drain, [topology])
+      Task.await_many(drains, 15_000)
 
   Until `resume/1`, connection attempts from known nodes fail in the handshake. Peers with Caravan dial this node
   only every 30 to 60 s. Both sides log each attempt as rejected. A node that was never seen before can connect once, and is
@@ -283,8 +287,15 @@ defmodule Caravan.Cluster do
   defp each(topology, fun) when is_atom(topology) do
     case Topologies.whereis(topology) do
       [] -> not_running(topology)
-      pids -> Enum.reduce(pids, :ok, &with(:ok <- fun.(&1), do: &2))
+      [pid] -> fun.(pid)
+      pids -> each_at_once(pids, fun)
     end
+  end
+
+  # A drain waits for the first answer of the other strategies, until they are drained too.
+  defp each_at_once(pids, fun) do
+    calls = for pid <- pids, do: Task.async(fn -> fun.(pid) end)
+    calls |> Task.await_many(:infinity) |> Enum.find(:ok, &(&1 != :ok))
   end
 
   # Applications often ignore the result.

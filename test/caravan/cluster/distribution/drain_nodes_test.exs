@@ -199,6 +199,20 @@ defmodule Caravan.Cluster.Distribution.DrainNodesTest do
       assert true_cookie?(b, a)
     end
 
+    test "of one name are drained together although a query of one of them has had no answer",
+         context do
+      server = start_supervised!(DnsServer)
+      DnsServer.put_default(server, :silent)
+      [a, b] = nodes = for _ <- 1..2, do: start_alone()
+      put_records(context.knot, nodes)
+      for node <- nodes, do: start_strategy(node, context.knot)
+      start_strategy(b, context.knot, nameservers: [DnsServer.address(server)])
+      await_mesh(nodes)
+      assert drain(b) == :ok
+      assert peers(b) == []
+      assert_refused(a, b)
+    end
+
     test "with different nodes: only those of the drained one are disconnected, and no others",
          context do
       [a, b, c] = nodes = for _ <- 1..3, do: start_alone()
