@@ -34,7 +34,7 @@ defmodule Caravan.Cluster.Membership.State do
     * `:unconnected`: the number of members that are not connected;
     * `:connected_nodes`: all connected nodes, of this topology or not;
     * `:leaving`: the nodes that have announced that they leave, and until when they are expected to disconnect;
-    * `:retried_others_at`: when `retry_others/3` of `Membership` last walked over all peers;
+    * `:retried_others_at`: when `retry_others/3` of `Connectivity` last walked over all peers;
     * `:queue`: the members that are neither connected nor being dialled. It stays empty if `:links` is not `nil`;
     * `:links`: which members are dialled if the option `:links` is a number, or `nil` if all are;
     * `:slots`: the nodes that are being dialled;
@@ -92,23 +92,6 @@ defmodule Caravan.Cluster.Membership.State do
 
   @typedoc "The number of members, and the number of connected peers."
   @type counts :: %{members: non_neg_integer, connected: non_neg_integer}
-
-  @typedoc """
-  What a node is to the topology, and whether it is a member:
-
-    * `:preferred`, `:stand_in`: it is connected. Without a limit of links, all connected members are preferred;
-    * `:connected`: it is connected, and the topology does not need the connection;
-    * `{:missing, since, draining}`: it is to be connected, and is not. `draining` says whether it has announced that it
-      leaves;
-    * `:unlinked`: it is not connected, and the topology does not need a connection.
-  """
-  @type node_status ::
-          {member :: boolean,
-           :preferred
-           | :stand_in
-           | :connected
-           | {:missing, since :: integer, draining :: boolean}
-           | :unlinked}
 
   @typedoc """
   What a connection is to a topology with a limited number of links:
@@ -266,33 +249,6 @@ defmodule Caravan.Cluster.Membership.State do
 
   @spec connected(t) :: [String.t()]
   def connected(state), do: for({name, peer} <- state.peers, Peer.connected?(peer), do: name)
-
-  @spec nodes(t) :: [{String.t(), node_status}]
-  def nodes(state), do: for({name, peer} <- state.peers, do: {name, node_status(state, peer)})
-
-  @doc "Returns the number of members that are not connected, but should be."
-  @spec missing(t) :: non_neg_integer
-  def missing(%__MODULE__{links: nil, unconnected: unconnected}), do: unconnected
-
-  def missing(%__MODULE__{links: links} = state),
-    do: Enum.count(Links.preferred(links), &unconnected?(peer(state, &1)))
-
-  defp node_status(state, peer) do
-    case {Peer.member?(peer), Peer.connected?(peer)} do
-      {true, true} -> {true, connection(link(state, peer))}
-      {true, false} -> {true, if(needed?(state, peer), do: missing_status(peer), else: :unlinked)}
-      {false, _connected} -> {false, :connected}
-    end
-  end
-
-  defp connection(nil), do: :preferred
-  defp connection(link) when link in [:preferred, :stand_in], do: link
-  defp connection(_released_or_other), do: :connected
-
-  defp needed?(%{links: nil}, _peer), do: true
-  defp needed?(%{links: links}, peer), do: Links.preferred?(links, peer.name)
-
-  defp missing_status(peer), do: {:missing, peer.missing_since, peer.draining}
 
   @doc "Returns what the connection of a peer is, or `nil` if the number of links has no limit."
   @spec link(t, Peer.t()) :: link | nil
