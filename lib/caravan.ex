@@ -47,9 +47,9 @@ defmodule Caravan do
 
       :ok = Caravan.doctor(nodes: 2)
 
-  Returns `:ok` if no check has failed, or `{:error, ids}` with the ids of those that have. If all checks were skipped,
-  nothing is known about the node, and the result is `{:error, []}`. The options are those of `Caravan.Doctor`. Raises
-  `ArgumentError` for a wrong option.
+  Returns `:ok` if no check has failed, or `{:error, ids}` with the ids of those that have. If none has failed, but a check was
+  not finished within `:timeout`, or all checks were skipped, the result is `{:error, []}`. The options are those of
+  `Caravan.Doctor`. Raises `ArgumentError` for a wrong option.
   """
   @spec doctor([Doctor.option()]) :: :ok | {:error, [id :: String.t()]}
   def doctor(options \\ []), do: Doctor.print(options)
@@ -59,8 +59,8 @@ defmodule Caravan do
 
       bin/app rpc 'Caravan.doctor!()'
 
-  The status is 0 if no check has failed, 1 if one has, and 2 for a wrong option, or if all checks were skipped. In
-  `bin/app rpc`, the node goes on.
+  The status is 0 if no check has failed, and 1 if one has. It is 2 if none has failed, but the doctor does not know enough: a
+  check was not finished within `:timeout`, all checks were skipped, or an option is wrong. In `bin/app rpc`, the node goes on.
   """
   @spec doctor!([Doctor.option()]) :: :ok | no_return
   def doctor!(options \\ []), do: Doctor.print_and_exit(options)

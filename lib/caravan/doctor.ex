@@ -49,7 +49,8 @@ defmodule Caravan.Doctor do
       type_doc: "milliseconds",
       default: 10_000,
       doc:
-        "The timeout of all checks together. Checks that are not finished by then are skipped, with the text `no time`."
+        "The timeout of all checks together. Checks that are not finished by then are skipped, with the text `no time`, and " <>
+          "the report is not ok."
     ],
     color: [
       type: :boolean,
@@ -127,8 +128,8 @@ defmodule Caravan.Doctor do
       for %{status: "failed", id: id, fix: fix} <- report.checks, do: IO.puts([id, ": ", fix])
 
     * `:node` - the name of the node, or `nil`;
-    * `:ok` - `false` if a check has failed, if all checks were skipped, or with `:strict` if there is a warning; otherwise
-      `true`;
+    * `:ok` - `false` if a check has failed, if a check was not finished within `:timeout`, if all checks were skipped, or with
+      `:strict` if there is a warning; otherwise `true`;
     * `:counts` - the number of checks by status: `:ok`, `:warning`, `:failed`, `:skipped`;
     * `:checks` - the checks. Each has `:id`, `:topology` (or `nil`), `:subject` (a node, a query or a file, or `nil`),
       `:status`, `:seen`, for warnings and failures `:expected` and `:fix`, and `:time_us` in microseconds.
@@ -287,14 +288,11 @@ defmodule Caravan.Doctor do
     outcome = if left > 0, do: Job.run(run, left), else: {:error, :timeout}
     time = System.convert_time_unit(System.monotonic_time() - started, :native, :microsecond)
 
-    result =
-      case outcome do
-        {:ok, result} -> result
-        {:error, :timeout} -> {:skipped, "no time"}
-        {:error, {:crashed, reason}} -> crashed(reason)
-      end
-
-    Check.put_result(check, result, time)
+    case outcome do
+      {:ok, result} -> Check.put_result(check, result, time)
+      {:error, :timeout} -> Check.put_no_time(check, time)
+      {:error, {:crashed, reason}} -> Check.put_result(check, crashed(reason), time)
+    end
   end
 
   # The report of a check that crashed must not be ok.

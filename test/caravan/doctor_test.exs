@@ -127,12 +127,31 @@ defmodule Caravan.DoctorTest do
                findings(report(node, only: [:node], topology: :plain))
     end
 
-    test "ends within its timeout although net_kernel hangs, and says which checks had no time" do
+    test "ends within its timeout although net_kernel hangs, says which checks had no time, and is not ok" do
       node = PeerNode.start!(name: PeerNode.name("app"))
       :ok = PeerNode.call(node, :sys, :suspend, [:net_kernel])
       {time, report} = :timer.tc(fn -> report(node, timeout: 300) end)
       assert time < 10_000_000
       assert "no time" in Enum.map(report.checks, & &1.seen)
+      assert report.counts.failed == 0
+      refute report.ok
+
+      code = """
+      {:ok, io} = StringIO.open("")
+      Process.group_leader(self(), io)
+
+      status =
+        try do
+          Caravan.doctor!(timeout: 300)
+        catch
+          :exit, {:shutdown, status} -> status
+        end
+
+      {status, Caravan.doctor(timeout: 300), io |> StringIO.contents() |> elem(1)}
+      """
+
+      assert {2, {:error, []}, printed} = PeerNode.eval(node, code)
+      assert printed =~ ~r/\. Not finished within :timeout: .*ports\.advertised/
     end
 
     test "ends within its timeout although all of 300 queries are silent" do

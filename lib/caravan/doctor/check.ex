@@ -75,6 +75,9 @@ defmodule Caravan.Doctor.Check do
     "cluster" => :peers
   }
 
+  # What a check has seen that was not finished when the timeout was over.
+  @no_time "no time"
+
   @doc "Returns the ids of all checks."
   @spec ids() :: [String.t()]
   def ids, do: @ids
@@ -110,6 +113,15 @@ defmodule Caravan.Doctor.Check do
           fix: fix,
           time_us: time_us
       }
+
+  @doc "Puts the result of a check that was not finished when the timeout was over."
+  @spec put_no_time(t, time_us :: non_neg_integer) :: t
+  def put_no_time(%__MODULE__{} = check, time_us),
+    do: put_result(check, {:skipped, @no_time}, time_us)
+
+  @doc "Returns whether a check, or its map, has this result."
+  @spec without_time?(t | map) :: boolean
+  def without_time?(%{seen: seen}), do: seen == @no_time
 
   @doc "Returns the checks of these groups, and those on which they depend."
   @spec needed([t], [group]) :: [t]

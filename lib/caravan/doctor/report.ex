@@ -17,12 +17,18 @@ defmodule Caravan.Doctor.Report do
 
     checks = Enum.map(checks, &Check.to_map/1)
     good = counts.failed == 0 and not (strict and counts.warning > 0)
-    %{node: node, ok: good and ran?(counts), counts: counts, checks: checks}
+    report = %{node: node, ok: false, counts: counts, checks: checks}
+    %{report | ok: good and ran?(counts) and without_time(report) == []}
   end
 
   @doc "Returns whether at least one check was not skipped."
   @spec ran?(counts :: map) :: boolean
   def ran?(counts), do: counts.ok + counts.warning + counts.failed > 0
+
+  @doc "Returns the ids of the checks that were not finished when the timeout was over."
+  @spec without_time(t) :: [String.t()]
+  def without_time(report),
+    do: for(check <- report.checks, Check.without_time?(check), do: check.id) |> Enum.uniq()
 
   @doc "Returns the ids for which the report is not ok."
   @spec failures(t, strict :: boolean) :: [String.t()]

@@ -28,10 +28,15 @@ defmodule Caravan.Doctor.Text do
     findings =
       for status <- shown, %{status: ^status} = check <- report.checks, do: finding(check, color)
 
-    Enum.join(
-      findings ++ [counts(report) <> if(ran?, do: "", else: ". No check could run")],
-      "\n"
-    )
+    none = if ran?, do: "", else: ". No check could run"
+    Enum.join(findings ++ [counts(report) <> none <> no_time(report)], "\n")
+  end
+
+  defp no_time(report) do
+    case Report.without_time(report) do
+      [] -> ""
+      ids -> ". Not finished within :timeout: #{Enum.join(ids, ", ")}"
+    end
   end
 
   defp finding(check, color) do

@@ -12,7 +12,8 @@ defmodule Mix.Tasks.Caravan.Doctor do
     * `--strict` - a warning counts as a failure
     * `--verbose` - also the checks that are ok or skipped are printed
 
-  The status is 0 if no check has failed, 1 if one has, and 2 for wrong arguments, or if all checks were skipped.
+  The status is 0 if no check has failed, and 1 if one has. It is 2 if none has failed, but a check was not finished within the
+  timeout, or all checks were skipped, and for wrong arguments.
   """
 
   use Mix.Task

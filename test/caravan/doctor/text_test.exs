@@ -33,7 +33,7 @@ defmodule Caravan.Doctor.TextTest do
                fix: in a file:
                  a line
                see: #{@guide}#node-alive
-           app@h: 1 ok, 1 warning, 1 failed, 1 skipped\
+           app@h: 1 ok, 1 warning, 1 failed, 1 skipped. Not finished within :timeout: ports.rule\
            """
   end
 
@@ -51,7 +51,7 @@ defmodule Caravan.Doctor.TextTest do
 
   test "if all checks were skipped, the text has them and says that no check could run" do
     skipped =
-      for {id, why} <- [{"ports.rule", "no time"}, {"dns.self", "ports.rule has failed"}],
+      for {id, why} <- [{"ports.rule", "off"}, {"dns.self", "ports.rule has failed"}],
           do: Check.put_result(Check.new(id, fn -> nil end), {:skipped, why}, 1)
 
     report = Report.new(skipped, "app@h", false)
@@ -59,10 +59,25 @@ defmodule Caravan.Doctor.TextTest do
     assert Report.failures(report, false) == []
 
     assert Text.format(report, %{color: false, verbose: false}) == """
-           skipped  ports.rule  no time
+           skipped  ports.rule  off
            skipped  dns.self  ports.rule has failed
            app@h: 0 ok, 0 warnings, 0 failed, 2 skipped. No check could run\
            """
+  end
+
+  test "a report is not ok if a check had no time, and the text names that check" do
+    ok = Check.put_result(Check.new("node.alive", fn -> nil end), {:ok, "app@h"}, 1)
+
+    cut =
+      for id <- ["peer.connected", "peer.connected", "dns.drift"],
+          do: Check.new(id, fn -> nil end)
+
+    report = Report.new([ok | Enum.map(cut, &Check.put_no_time(&1, 1))], "app@h", false)
+    refute report.ok
+    assert Report.failures(report, false) == []
+
+    assert Text.format(report, %{color: false, verbose: false}) ==
+             "app@h: 1 ok, 0 warnings, 0 failed, 3 skipped. Not finished within :timeout: peer.connected, dns.drift"
   end
 
   test "a report without checks is not ok" do
