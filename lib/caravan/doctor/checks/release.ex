@@ -25,8 +25,12 @@ defmodule Caravan.Doctor.Checks.Release do
 
   def checks(%Context{}) do
     case {System.get_env("RELEASE_ROOT"), System.get_env("RELEASE_VSN")} do
-      {root, vsn} when root in [nil, ""] or vsn in [nil, ""] -> []
-      {root, vsn} -> checks(root, Path.join([root, "releases", vsn]))
+      {root, vsn} when root in [nil, ""] or vsn in [nil, ""] ->
+        result = {:skipped, "this VM is not of a release (no RELEASE_ROOT or no RELEASE_VSN)"}
+        [Check.new("release.rel_missing", fn -> result end)]
+
+      {root, vsn} ->
+        checks(root, Path.join([root, "releases", vsn]))
     end
   end
 

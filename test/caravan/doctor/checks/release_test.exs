@@ -44,9 +44,12 @@ defmodule Caravan.Doctor.Checks.ReleaseTest do
     assert check(report, "release.vm_args").subject =~ "/releases/0.1.0/vm.args"
   end
 
-  test "without a release, there are no such checks" do
+  test "without a release, the reason is the only result" do
     node = PeerNode.start!(name: PeerNode.name("app"))
-    assert report(node, only: [:release]).checks == []
+    report = report(node, only: [:release])
+    refute report.ok
+    assert [%{id: "release.rel_missing", status: "skipped", seen: seen}] = report.checks
+    assert seen == "this VM is not of a release (no RELEASE_ROOT or no RELEASE_VSN)"
   end
 
   test "release.rel_missing fails if all files are Mix's defaults, and is the only failure" do
