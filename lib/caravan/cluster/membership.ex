@@ -64,7 +64,7 @@ defmodule Caravan.Cluster.Membership do
           # The node is about to leave the cluster.
           | {:peer_draining, String.t()}
           # The last :publish action failed.
-          | :peer_table_full
+          | :publish_failed
           | :drain
           | :resume
           | :tick
@@ -278,8 +278,8 @@ defmodule Caravan.Cluster.Membership do
     end
   end
 
-  # Publishes again after the next answer, because the table may have room then.
-  defp handle_event(state, :peer_table_full, _env), do: %{state | published: nil}
+  # Publishes again after the next answer, because that may succeed.
+  defp handle_event(state, :publish_failed, _env), do: %{state | published: nil}
 
   # The strategy deletes the entries of the topology from the peer table.
   defp handle_event(state, :drain, _env) do

@@ -269,6 +269,17 @@ defmodule Caravan.Cluster.Report do
     emit(config, [:membership, what], %{connected: connected}, %{})
   end
 
+  @doc "Logs why members stay in the quarantine of another topology's drain."
+  @spec released(Config.t(), :ok | {:error, reason :: term}) :: :ok
+  def released(_config, :ok), do: :ok
+
+  def released(config, {:error, reason}) do
+    text =
+      "members that a drain of another topology keeps out cannot connect yet, because their cookies could not be changed: "
+
+    log(config, :warning, text <> inspect(reason))
+  end
+
   @doc "Logs why a leave job failed. A timeout is not logged, because the caller of `drain/1` gets it as the reply."
   @spec left(Config.t(), :ok | {:error, :timeout | {:failed, term}}) :: :ok
   def left(config, {:error, {:failed, reason}}),

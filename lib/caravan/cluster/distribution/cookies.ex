@@ -25,9 +25,10 @@ defmodule Caravan.Cluster.Distribution.Cookies do
   @doc "Marks a strategy as drained."
   @spec add_key(key) :: :ok
   def add_key(key) do
-    change(fn saved ->
-      %{saved | secret: saved.secret || secret(), keys: Enum.uniq([key | saved.keys])}
-    end)
+    :ok =
+      change(fn saved ->
+        %{saved | secret: saved.secret || secret(), keys: Enum.uniq([key | saved.keys])}
+      end)
   end
 
   @doc """
@@ -37,13 +38,14 @@ defmodule Caravan.Cluster.Distribution.Cookies do
   """
   @spec delete_key(key) :: :ok
   def delete_key(key) do
-    change(fn saved ->
-      saved = %{saved | keys: List.delete(saved.keys, key)}
+    :ok =
+      change(fn saved ->
+        saved = %{saved | keys: List.delete(saved.keys, key)}
 
-      if saved.keys == [],
-        do: saved.cookies |> Map.keys() |> Enum.reduce(saved, &restore/2),
-        else: saved
-    end)
+        if saved.keys == [],
+          do: saved.cookies |> Map.keys() |> Enum.reduce(saved, &restore/2),
+          else: saved
+      end)
   end
 
   @doc "Puts nodes into quarantine. Does nothing if the strategy is not drained."
@@ -53,9 +55,10 @@ defmodule Caravan.Cluster.Distribution.Cookies do
     # Caravan.Epmd, nothing else has set them again.
     secret = Quarantine.load().secret
 
-    if Enum.any?(nodes, &(:erlang.get_cookie(&1) != secret)),
-      do: change(&quarantine(&1, key, nodes)),
-      else: :ok
+    :ok =
+      if Enum.any?(nodes, &(:erlang.get_cookie(&1) != secret)),
+        do: change(&quarantine(&1, key, nodes)),
+        else: :ok
   end
 
   @doc """
@@ -63,7 +66,7 @@ defmodule Caravan.Cluster.Distribution.Cookies do
 
   Takes all nodes at once, because after each change of a persistent term the VM scans all processes.
   """
-  @spec release(key, [node]) :: :ok
+  @spec release(key, [node]) :: :ok | {:error, reason :: term}
   def release(_key, []), do: :ok
   def release(key, nodes), do: change(&release(&1, key, nodes))
 
@@ -106,16 +109,13 @@ defmodule Caravan.Cluster.Distribution.Cookies do
 
   # Runs in a separate process, because the caller may be killed at any time, and a change must be complete.
   defp change(fun) do
-    {:ok, _saved} =
-      Job.run(
-        fn ->
-          lock()
-          Quarantine.save(fun.(Quarantine.load()))
-        end,
-        @change_timeout
-      )
+    change = fn ->
+      lock()
+      _ = Quarantine.save(fun.(Quarantine.load()))
+      :ok
+    end
 
-    :ok
+    with {:ok, :ok} <- Job.run(change, @change_timeout), do: :ok
   end
 
   # The registered name is the lock. It is free again when the process that has it ends.

@@ -152,7 +152,7 @@ defmodule Caravan.Cluster.Distribution.Drain do
 
   A strategy that is not drained calls this when its members change, and before it connects a node.
   """
-  @spec release(key, [String.t()]) :: :ok
+  @spec release(key, [String.t()]) :: :ok | {:error, reason :: term}
   def release(key, names) do
     case Cookies.quarantined() do
       [] ->

@@ -34,10 +34,11 @@ defmodule Caravan.Cluster.DnsStrategy.Actions do
 
   def perform({:publish, entries}, state) do
     # Members that this strategy does not dial may dial this node.
-    :ok = Drain.release(state.key, Membership.linked(state.membership))
-    result = Peers.put(state.key, entries)
-    events = if result == :ok, do: [], else: [:peer_table_full]
-    {events, update(state, :warnings, &Warnings.peer_table(&1, result))}
+    released = Drain.release(state.key, Membership.linked(state.membership))
+    :ok = Report.released(state.config, released)
+    put = Peers.put(state.key, entries)
+    events = if released == :ok and put == :ok, do: [], else: [:publish_failed]
+    {events, update(state, :warnings, &Warnings.peer_table(&1, put))}
   end
 
   def perform({:rotate_addresses, name}, state) do

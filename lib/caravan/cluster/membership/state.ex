@@ -38,7 +38,7 @@ defmodule Caravan.Cluster.Membership.State do
     * `:queue`: the members that are neither connected nor being dialled. It stays empty if `:links` is not `nil`;
     * `:links`: which members are dialled if the option `:links` is a number, or `nil` if all are;
     * `:slots`: the nodes that are being dialled;
-    * `:published`: the entries of the last `:publish` action, or `nil` if the table had no room for them;
+    * `:published`: the entries of the last `:publish` action, or `nil` if it failed;
     * `:alarms`: the conditions that were reported and still last;
     * `:prune_round`: the sources that must answer before the next nodes are disconnected;
     * `:repeats`: by source, the last answer. A source is missing if an equal answer would change more than the time at

@@ -4,10 +4,13 @@ defmodule Caravan.Cluster.Distribution.DrainTest do
   use ExUnit.Case
 
   import Caravan.Test.Strategy
+  import ExUnit.CaptureLog
 
   alias Caravan.Cluster
+  alias Caravan.Cluster.Distribution.Cookies
   alias Caravan.Cluster.Distribution.Drain
   alias Caravan.Epmd.Peers
+  alias Caravan.Epmd.Quarantine
   alias Caravan.Test.DnsServer
   alias Caravan.Test.Eventually
 
@@ -85,6 +88,44 @@ defmodule Caravan.Cluster.Distribution.DrainTest do
     assert Cluster.resume(one) == :ok
     assert {drained.(one), drained.(two)} == {false, true}
     assert Cluster.resume(two) == :ok
+  end
+
+  test "a strategy that cannot release its members from quarantine goes on, and tries again",
+       context do
+    names = for n <- 1..2, do: :"app-#{n}@quarantine.test"
+    before = Quarantine.load()
+    on_exit(fn -> Quarantine.save(before) end)
+    Quarantine.save(%{secret: :secret, keys: [:another], cookies: Map.new(names, &{&1, :cookie})})
+    records = for port <- 1..2, do: {0, 0, port, "quarantine.test"}
+    DnsServer.put(context.server, @query, :srv, records)
+
+    # Has the lock of all changes for so long that they fail.
+    test = self()
+
+    holder =
+      start_supervised!(
+        {Task,
+         fn ->
+           Process.register(self(), Cookies)
+           send(test, :registered)
+           Process.sleep(:infinity)
+         end}
+      )
+
+    assert_receive :registered, 20_000
+
+    log =
+      capture_log(fn ->
+        # A connect releases its node too, so one of the two is not dialled.
+        strategy = start(context, links: 1)
+        assert Eventually.true?(fn -> Cluster.ready?(strategy) end)
+        assert Enum.sort(Cookies.quarantined()) == names
+        Process.exit(holder, :kill)
+        assert Eventually.true?(fn -> Cookies.quarantined() == [] end)
+        assert Process.alive?(strategy)
+      end)
+
+    assert log =~ "members that a drain of another topology keeps out cannot connect yet"
   end
 
   test "drains and resumes at the same time all take effect" do

@@ -118,7 +118,7 @@ defmodule Caravan.Cluster.Membership.MembersTest do
     end
 
     test "gets the same entries again after it had no room for them" do
-      state = membership() |> handle(answer(["a@h"]), 0) |> handle(:peer_table_full, 1)
+      state = membership() |> handle(answer(["a@h"]), 0) |> handle(:publish_failed, 1)
       assert {:publish, [{"a@h", nil, []}]} in (state |> handle(answer(["a@h"]), 2) |> actions())
     end
 
