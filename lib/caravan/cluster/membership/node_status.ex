@@ -48,7 +48,7 @@ defmodule Caravan.Cluster.Membership.NodeStatus do
   defp connection(_released_or_other), do: :connected
 
   defp needed?(%{links: nil}, _peer), do: true
-  defp needed?(%{links: _}, _peer), do: true
+  defp needed?(%{links: links}, peer), do: Links.preferred?(links, peer.name)
 
   defp missing_status(peer), do: {:missing, peer.missing_since, peer.draining}
 end
