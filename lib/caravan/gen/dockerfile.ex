@@ -11,10 +11,17 @@ defmodule Caravan.Gen.Dockerfile do
   def notes(nil, _rel, _library?), do: []
 
   def notes(contents, rel, library?) do
-    {before, rest} =
-      contents |> instructions() |> Enum.split_while(&(not (&1 =~ ~r/\bmix release\b/)))
+    # `mix release`, or `mix do` with it. What comes before it in the same instruction counts too.
+    build = ~r/\bmix\s+(do\s[^\n&;]*[\s,])?release(?![\w.])/
 
-    if rest == [], do: [], else: copy_notes(before, rel) ++ rust_notes(before, library?)
+    case contents |> instructions() |> String.split(build, parts: 2) do
+      [before, _rest] ->
+        before = String.split(before, "\n")
+        copy_notes(before, rel) ++ rust_notes(before, library?)
+
+      [_no_release] ->
+        []
+    end
   end
 
   defp copy_notes(before, rel) do
@@ -27,13 +34,22 @@ defmodule Caravan.Gen.Dockerfile do
 
   defp copies?(line, rel) do
     with [_, arguments] <- Regex.run(~r/^(?:COPY|ADD)\s+(.*)$/i, line),
-         sources = arguments |> String.split() |> Enum.drop(-1),
-         false <- Enum.any?(sources, &String.starts_with?(&1, "--from=")) do
-      Enum.any?(sources, &(normal(&1) in [".", rel]))
+         words = String.split(arguments, ~r/[\s\[\]",]+/, trim: true),
+         false <- Enum.any?(words, &String.starts_with?(&1, "--from=")),
+         {sources, [target]} <- Enum.split(words, -1) do
+      Enum.any?(sources, &copies?(normal(&1), normal(target), rel))
     else
       _ -> false
     end
   end
+
+  defp copies?(".", _target, _rel), do: true
+
+  # COPY copies what is in a directory, so the target needs the same name.
+  defp copies?(source, target, rel),
+    do:
+      String.starts_with?(rel <> "/", source <> "/") and
+        String.ends_with?("/" <> target, "/" <> source)
 
   defp normal(path) do
     case path |> String.trim_leading("./") |> String.trim_trailing("/") do
@@ -43,7 +59,7 @@ defmodule Caravan.Gen.Dockerfile do
   end
 
   defp rust_notes(before, library?) do
-    if library? or Enum.any?(before, &(&1 =~ ~r/rust|cargo|CARAVAN_NIF/i)),
+    if library? or Enum.any?(before, &(&1 =~ ~r/(?<![a-z])(rust|cargo)|CARAVAN_NIF/i)),
       do: [],
       else: [
         "Dockerfile: the build stage has no Rust, which builds Caravan's library. Add these lines before " <>
@@ -54,7 +70,7 @@ defmodule Caravan.Gen.Dockerfile do
       ]
   end
 
-  # Lines without comments. A line that ends with a backslash goes on in the next one.
+  # The lines without comments. A line that ends with a backslash goes on in the next one.
   defp instructions(contents) do
     contents
     |> String.split("\n")
@@ -62,6 +78,5 @@ defmodule Caravan.Gen.Dockerfile do
     |> Enum.reject(&String.starts_with?(&1, "#"))
     |> Enum.join("\n")
     |> String.replace("\\\n", " ")
-    |> String.split("\n", trim: true)
   end
 end
