@@ -43,15 +43,23 @@ defmodule Caravan.Test.Cluster do
   def run_strategy(options) do
     test = self()
 
-    spawn(fn ->
-      children = [{Caravan.Cluster.DnsStrategy, options}]
-      {:ok, _} = Supervisor.start_link(children, strategy: :one_for_one, max_restarts: 100)
-      send(test, :started)
-      Process.sleep(:infinity)
-    end)
+    {_pid, ref} =
+      spawn_monitor(fn ->
+        children = [{Caravan.Cluster.DnsStrategy, options}]
+        {:ok, _} = Supervisor.start_link(children, strategy: :one_for_one, max_restarts: 100)
+        send(test, :started)
+        Process.sleep(:infinity)
+      end)
 
     receive do
-      :started -> :ok
+      :started ->
+        true = Process.demonitor(ref, [:flush])
+        :ok
+
+      {:DOWN, ^ref, :process, _pid, reason} ->
+        raise "the strategy has not started: #{inspect(reason)}"
+    after
+      20_000 -> raise "the strategy has not started within 20 s"
     end
   end
 

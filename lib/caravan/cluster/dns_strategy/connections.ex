@@ -127,8 +127,7 @@ defmodule Caravan.Cluster.DnsStrategy.Connections do
   def report_failure(jobs, config, name, reason) do
     diagnoses = Jobs.count(jobs, &match?({:diagnose, _name, _reason}, &1))
 
-    if reason in [:unreachable, :timeout] and diagnoses < @max_diagnoses and
-         Probe.possible?(config) do
+    if reason == :unreachable and diagnoses < @max_diagnoses and Probe.possible?(config) do
       diagnose = fn -> Diagnosis.find(name) end
       Jobs.start(jobs, {:diagnose, name, reason}, diagnose, Diagnosis.deadline())
     else
