@@ -70,14 +70,24 @@ defmodule Caravan.LinkMap.Matrix do
   @spec counts(t) :: %{state => pos_integer}
   def counts(matrix), do: Enum.frequencies_by(matrix.links, & &1.state)
 
-  @doc "Returns a text with the number of nodes, the number of links, and the number of wanted links."
+  @doc """
+  Returns a text with the number of nodes, the number of links, and the number of wanted links.
+
+  A link is unknown if neither of its nodes has replied. Such links are counted separately, because nothing is wrong with
+  them as far as this node knows.
+  """
   @spec summary(t) :: String.t()
   def summary(%{nodes: nodes, links: links} = matrix) do
     counts = counts(matrix)
     connected = Map.get(counts, "link", 0) + Map.get(counts, "hidden", 0)
-    wanted = length(links) - Map.get(counts, "not_wanted", 0)
-    "#{length(nodes)} nodes, #{connected} of #{wanted} links"
+    unknown = Map.get(counts, "no_reply", 0)
+    wanted = length(links) - Map.get(counts, "not_wanted", 0) - unknown
+    "#{length(nodes)} nodes, #{connected} of #{wanted} links#{unknown(unknown)}"
   end
+
+  defp unknown(0), do: ""
+  defp unknown(1), do: ", and 1 unknown link"
+  defp unknown(count), do: ", and #{count} unknown links"
 
   defp if_wanted(%{state: "missing", nodes: [a, b]} = link, views) do
     if wants?(views[a], b) or wants?(views[b], a),

@@ -48,7 +48,7 @@ defmodule Caravan.LinkMap.TextTest do
     text = "a" |> Matrix.new(views) |> Text.format()
 
     assert text =~
-             "4 nodes, 3 of 4 links. 1 node did not reply. 1 node was not asked, because a is not connected to it. Asked by a.\n"
+             "4 nodes, 3 of 3 links, and 1 unknown link. 1 node did not reply. 1 node was not asked, because a is not connected to it. Asked by a.\n"
 
     # Neither s nor c has replied, so their link is unknown. The lines below the matrix say why.
     assert text =~ "\n  3  c  .  +  -  ?\n  4  s  +  .  ?  -\n"
@@ -57,6 +57,8 @@ defmodule Caravan.LinkMap.TextTest do
 
     others = for n <- 101..160, do: "n#{n}"
     text = "a" |> Matrix.new(%{views | "b" => links.(["a" | others])}) |> Text.format()
+    # Of the 61 nodes that have not replied, each two may have a link.
+    assert text =~ "63 nodes, 62 of 62 links, and 1830 unknown links."
     assert text =~ " 60 nodes were not asked, because a is not connected to them. Asked by a.\n"
     assert text =~ ~r/^no reply: s$/m
     assert text =~ ~r/^not asked: n101, .* and 50 more$/m
