@@ -1,5 +1,5 @@
-# Measures how much more memory an edge node takes that knows 100 core nodes than one that knows 3. It has three links to
-# them. The core nodes are fake nodes of this VM.
+# Measures how much more memory an edge node needs if it knows 100 core nodes and not 3. In both cases, it has three links
+# to core nodes. The core nodes are fake nodes of this VM.
 #
 #   mix run bench/edge.exs [ROUNDS]
 #

@@ -9,8 +9,8 @@
 # less than 50 µs.
 
 defmodule Bench.Phases do
-  # Runs the phases one after the other and measures the CPU time of the VM. Small topologies are many, so that
-  # a clock of milliseconds will do. Phases of one group follow each other at once in each topology.
+  # Runs the phases one after the other and measures the CPU time of the VM. The clock counts milliseconds, so a size
+  # with little work has many topologies. In each topology, the phases of one group follow each other at once.
   def run(module, groups, sizes) do
     topologies = Enum.map(sizes, &module.start/1)
     times = for group <- groups, time <- run_group(module, group, topologies), do: time
@@ -62,7 +62,7 @@ defmodule Bench.Phases do
 end
 
 defmodule Bench.Core do
-  # One `Membership` in one process. The clock goes on between the phases only.
+  # One `Membership` in one process. Its simulated clock moves only between the phases.
   alias Caravan.Cluster.Config
   alias Caravan.Cluster.Discovery.Endpoint
   alias Caravan.Cluster.Membership
@@ -121,11 +121,11 @@ defmodule Bench.Core do
 
   defp phase(:join, state, _names), do: results(state, :ok)
 
-  # Ten seconds later, as a node that lasted is dialled at once.
+  # Loses all nodes after ten seconds. A node that was connected for that long is dialled again at once.
   defp phase(:lose, state, {names, _answer}),
     do: Enum.reduce(names, later(state, 10_000), &handle(&2, {:nodedown, &1}))
 
-  # Each of them once: after a failure it is not due at this time.
+  # Dials each node once: after its failure, it is not due again before the simulated clock moves.
   defp phase(:redial, state, _data),
     do: state |> later(1_000) |> handle(:tick) |> results({:error, :unreachable})
 
@@ -145,7 +145,7 @@ defmodule Bench.Core do
     |> results(result)
   end
 
-  # As the strategy does it.
+  # Calls the membership in the same way as the strategy does.
   defp handle(%{membership: membership, now: now, dialled: dialled}, event) do
     env = %{
       now: now,
@@ -179,7 +179,8 @@ defmodule Bench.Process do
       topology: topology,
       dns_client: __MODULE__,
       connect: {__MODULE__, :connect, [server]},
-      # The list of the connected nodes is read once: it has none of these nodes.
+      # With an hour between polls, the strategy reads the list of the connected nodes only at its start. No node of the
+      # benchmark is in this list.
       poll_interval: 3_600_000,
       min_interval: 3_600_000,
       max_nodes: size,
@@ -230,7 +231,7 @@ defmodule Bench.Process do
     end
   end
 
-  # What goes before a phase, and does not count.
+  # Prepares a phase. The CPU time of this does not count.
   def prepare(strategies, :answer) do
     for %{server: server} <- strategies do
       :sys.replace_state(server, fn state ->
@@ -243,7 +244,8 @@ defmodule Bench.Process do
     end
   end
 
-  # A node that was connected for less is one that flaps.
+  # Waits, because the strategy takes a node that was connected for less than five seconds for one that flaps, and dials it
+  # later.
   def prepare(_strategies, :nodedown) do
     Process.sleep(5_500)
     :persistent_term.put({__MODULE__, :unreachable}, true)
@@ -262,7 +264,7 @@ end
 rounds = 5
 sizes = [250, 1_000, 4_000, 16_000]
 
-# The least of several runs: what else the machine does only adds to it.
+# Takes the least time of several runs, because other work of the machine can only make a run longer.
 least = fn run ->
   Enum.reduce(for(_ <- 1..rounds, do: run.()), &Map.merge(&1, &2, fn _, a, b -> min(a, b) end))
 end
@@ -287,11 +289,11 @@ Bench.Phases.print("Membership", core, sizes, results)
 process = [
   [{"answer and join", :join}],
   [{"same answer", :answer}],
-  # At once: what is lost would be dialled again, and again.
+  # The second phase follows at once. Otherwise the strategies would dial the lost nodes again and again in the meantime.
   [{"lose all", :nodedown}, {"all back", :nodeup}]
 ]
 
-# Together, they have room in the peer table (Caravan.Epmd.Peers).
+# All topologies of a run together have 16,000 nodes, because the peer table (Caravan.Epmd.Peers) has room for 16,384.
 results =
   for size <- sizes, into: %{} do
     {size,

@@ -81,7 +81,7 @@ for connect_all <- [true, false] do
   Nodes.kill(first)
   after_kill = cpu_of_10_s.(pids)
 
-  # Each end of a link reports it.
+  # Each of the two ends of a link reports that it is lost.
   lost = living |> Nodes.call_all(:downs, []) |> Enum.concat() |> Enum.count(&(&1 != first.name))
 
   Nodes.call_all(living, :count_global, [])

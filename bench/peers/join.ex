@@ -7,13 +7,14 @@ defmodule Bench.Peers.Join do
   alias Caravan.Test.Knot
 
   @rounds 5
-  # A time until a record is looked up is anything between zero and the TTL. A median of few of them says little.
+  # From the moment at which a record is added, it takes between zero and the TTL until a strategy looks it up. Such times
+  # differ much, so a median needs many of them: 8 records, each with 4 watchers.
   @records 8
   @watchers 4
-  # An hour: only the first answer counts.
+  # Milliseconds between two polls. With an hour, a strategy looks up only once in a measurement.
   @once 3_600_000
 
-  @doc "A new node connects to 10 and 50 others, without and with dead addresses, which drop packets."
+  @doc "Prints how long a new node takes to connect to 10 and 50 others, without and with dead addresses, which drop packets."
   def join(knot) do
     _live = Lab.vms(ips(2, 1..50))
     # The nameserver sorts the records of a name. So the dead addresses come first.
@@ -31,7 +32,8 @@ defmodule Bench.Peers.Join do
     ways = Lab.libraries() ++ [:bare]
     for way <- ways, do: join_once(way, "live50", 50)
 
-    # libcluster dials one node after the other, and waits 7 s for each dead one. So it joins once, meanwhile.
+    # libcluster dials one node after the other, and waits 7 s for each dead one. So it joins only once, while the other
+    # strategies are measured.
     slow =
       for count <- [10, 50],
           into: %{},
@@ -72,7 +74,7 @@ defmodule Bench.Peers.Join do
     (done - started) / 1_000
   end
 
-  @doc "A record is added to those of a live node: the time until the new node is connected."
+  @doc "Adds a record to those of a live node, and prints the time until the node of the new record is connected."
   def added(knot) do
     ttls = [5, 1]
     names = fn count -> Enum.flat_map(ttls, &Lab.records("ttl#{&1}", ips(3, 1..count), &1)) end
@@ -83,7 +85,7 @@ defmodule Bench.Peers.Join do
 
     for {vm, {ttl, library}} <- Enum.zip(watchers, cases) do
       Nodes.call(vm, :discover, [Lab.strategy(library, "ttl#{ttl}", 5_000), 1])
-      # The polls of the watchers are not in step.
+      # Makes the watchers poll at different times.
       Process.sleep(:rand.uniform(1_000))
     end
 
@@ -105,7 +107,7 @@ defmodule Bench.Peers.Join do
     end
   end
 
-  @doc "A new node connects to hundreds and thousands of fake nodes."
+  @doc "Prints the times and the CPU time that a new node needs to connect to hundreds and thousands of fake nodes."
   def growth(knot) do
     fake = FakeNodes.start!("bench", 29_999)
     basename = "app-29999"

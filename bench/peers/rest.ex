@@ -8,7 +8,7 @@ defmodule Bench.Peers.Rest do
 
   @poll 1_000
 
-  @doc "CPU time and memory with polls of one second. Dead nodes refuse connections."
+  @doc "Prints the CPU time and the memory of each library that polls every second. Dead nodes refuse connections."
   def rest(knot) do
     cases = [
       {"rest10", 0, "10 live nodes", [0.1, 0.1]},
@@ -77,7 +77,10 @@ defmodule Bench.Peers.Rest do
     String.to_integer(kilobytes) / 1_024
   end
 
-  @doc "100 SRV records, of which 90 nodes refuse: CPU time and questions of a minute. libcluster's is Kubernetes.DNSSRV."
+  @doc """
+  Prints the CPU time and the number of DNS questions of each library in a minute. There are 100 SRV records, and 90 of
+  their nodes refuse connections. The strategy of libcluster is Kubernetes.DNSSRV.
+  """
   def srv(_knot) do
     names = for n <- 1..100, do: "n#{n}.app.bench.#{Lab.zone()}"
     dead = for n <- 1..90, do: {127, 3, 0, n}
@@ -139,7 +142,10 @@ defmodule Bench.Peers.Rest do
   defp srv_strategy(:dns_cluster, _dns),
     do: Lab.strategy(:dns_cluster, "app.bench", @poll, resource_types: [:srv])
 
-  @doc "The start of a VM until it listens, and its first lookup: Caravan's, and those of OTP, which the others use."
+  @doc """
+  Prints how long a VM takes to start until it listens, and how long its first lookup takes. Compares Caravan with OTP,
+  whose resolver the other libraries use.
+  """
   def boot(knot) do
     Knot.put_records(knot, Lab.records("boot", [{127, 0, 0, 1}], 60))
 
