@@ -17,15 +17,15 @@ defmodule Caravan.Doctor.Context do
   defstruct @enforce_keys ++ [ignored: [], stopped: [], lookups: [], endpoints: %{}]
 
   @typedoc """
-    * `:mode` - `:node`: this VM is alive. `:eval`: it is not, and runs a command of a release. `:project`: it runs Mix in a
-      project. `:vm`: none of these;
+    * `:mode` - `:node`: this VM is a node. `:eval`: this VM is not alive, and runs the command `eval` of a release. `:project`:
+      this VM runs Mix in a project. `:vm`: none of these;
     * `:name` - the name of the node, or `nil`;
-    * `:long` - whether it has a long name, or `nil` if it has none;
+    * `:long` - whether the node has a long name, or `nil` if it has no name;
     * `:topologies` - the configurations of the topologies that are known and look something up;
-    * `:ignored` - the names of those that look up nothing, with `query: :ignore`;
-    * `:stopped` - those of the configuration of an application that do not run in this VM;
-    * `:lookups` - what their lookups have found;
-    * `:endpoints` - the nodes that follow, by topology.
+    * `:ignored` - the names of the topologies that look up nothing, with `query: :ignore`;
+    * `:stopped` - the topologies that the configuration of an application has, but that do not run in this VM;
+    * `:lookups` - what the lookups of the topologies have found;
+    * `:endpoints` - the nodes that follow from the lookups, by topology.
   """
   @type t :: %__MODULE__{
           mode: :node | :eval | :project | :vm,
@@ -41,9 +41,10 @@ defmodule Caravan.Doctor.Context do
   @doc """
   Looks at this VM.
 
-  The topologies are the one of the option `strategy`, or else those whose strategy runs, and those of the configuration that do
-  not run. Raises `ArgumentError` if one of them has a wrong option, or if there is none of the name `topology`. Without
-  Caravan's library, which checks options such as `:nameservers`, there are no topologies, and the check `node.nif` fails.
+  With the option `strategy`, its topology is the only one. Without it, the topologies are those whose strategy runs, and those
+  that the configuration of an application has, but that do not run. Raises `ArgumentError` if a topology has a wrong option, or
+  if no topology has the name `topology`. Without Caravan's library, which checks options such as `:nameservers`, there are no
+  topologies, and the check `node.nif` fails.
   """
   @spec new(%{
           :topology => atom,

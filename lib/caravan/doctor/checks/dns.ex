@@ -12,7 +12,7 @@ defmodule Caravan.Doctor.Checks.Dns do
   alias Caravan.Doctor.Lookups
   alias Caravan.Doctor.TextFile
 
-  # Reasons that an answer of the nameserver has, and not its absence.
+  # With these reasons, the nameserver has answered. With all others, there is no answer.
   @empty [:nxdomain, :no_records, :not_allowed]
 
   # The maximum number of names in one finding.
@@ -92,7 +92,8 @@ defmodule Caravan.Doctor.Checks.Dns do
 
   defp empty(_lookup, _others?), do: {:skipped, "there is no answer"}
 
-  # The likely mistakes: another type, and a name of SRV records in place of that of the addresses.
+  # The likely mistakes: the records have another type, or the query is `_service._protocol.name`, as for SRV records,
+  # while the addresses are at `name`.
   defp elsewhere(%{result: {:error, %Error{reason: :not_allowed}}}), do: nil
 
   defp elsewhere(%{config: config, source: {query, type}}) do
@@ -228,7 +229,7 @@ defmodule Caravan.Doctor.Checks.Dns do
   defp nameserver(_lookup, _nameservers, _where),
     do: {:ok, "there is one nameserver, or no answer"}
 
-  # The form that an answer has. Returns nil for the forms with a protocol.
+  # Returns a nameserver of the option in the form that the answers name it in. Returns nil for one with a protocol.
   defp address(nameserver) do
     text = String.to_charlist(nameserver)
 
@@ -239,7 +240,7 @@ defmodule Caravan.Doctor.Checks.Dns do
     end
   end
 
-  # Two more lookups. The answers of some nameservers have a part of the records.
+  # Looks the name up two more times, because some nameservers answer with only a part of the records.
   defp drift(%{result: {:ok, _answer, endpoints, _left_out}} = lookup, self) do
     sets = for _ <- 1..2, do: names_again(Lookups.again(lookup, self, @again))
     sets = Enum.reject([Map.keys(endpoints) | sets], &(&1 == nil))
@@ -335,7 +336,7 @@ defmodule Caravan.Doctor.Checks.Dns do
     end
   end
 
-  # The error names one of them.
+  # With one nameserver in the option, the error itself names it.
   defp configured(%Config{nameservers: []}), do: " (nameservers of /etc/resolv.conf)"
   defp configured(%Config{nameservers: [_]}), do: ""
 

@@ -13,7 +13,7 @@ defmodule Caravan.Doctor.Checks.Ports do
   alias Caravan.Epmd.PortRule
   alias Caravan.Epmd.Settings
 
-  # Names that have other ports with another base port, and with another rule.
+  # The port of "a" shows the base port of a node. The port of "a2000" shows its port rule.
   @examples ["a", "a2000"]
 
   # Milliseconds that connected nodes have to answer.
@@ -212,7 +212,7 @@ defmodule Caravan.Doctor.Checks.Ports do
      "correct the port mapping, or the address in RELEASE_NODE"}
   end
 
-  # It depends on the certificates, which the check of each member examines.
+  # An alert depends on the certificates, which the check of each member examines.
   defp reached({:error, {:tls_alert, alert}}, _name, where, _own),
     do: {:skipped, "the TLS handshake with #{where} fails: #{alert}"}
 
