@@ -1,10 +1,11 @@
 defmodule Caravan.Cluster.Reminders do
-  # Pure. Which troubles that last are reported again: after five minutes, and then each hour.
+  # Pure. Decides when a trouble that lasts is reported again: after five minutes, and then every hour.
   @moduledoc false
 
   @opaque t :: %{optional(key) => reminded_at :: integer}
   @type key :: term
 
+  # Milliseconds from the begin of a trouble to the first reminder, and from one reminder to the next.
   @first 300_000
   @again 3_600_000
 
@@ -12,8 +13,8 @@ defmodule Caravan.Cluster.Reminders do
   def new, do: %{}
 
   @doc """
-  Takes the troubles that exist, with the time in milliseconds since when. Returns those that are to be reported again, and
-  those that are over. A trouble that was not reported again is not over.
+  Takes the troubles that exist now, and the time in milliseconds at which each one began. Returns the troubles that must be
+  reported again now, and those that were reported again earlier and are over.
   """
   @spec update(t, troubles :: %{key => since :: integer}, now :: integer) ::
           {due :: [key], over :: [key], t}

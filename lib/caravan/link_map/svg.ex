@@ -82,7 +82,8 @@ defmodule Caravan.LinkMap.Svg do
       size = cell - 1
       title = escape("#{row}, #{column}: #{words(state, first)}")
 
-      # Small cells have no room for a symbol. There, links are pale, and all other states are not.
+      # Small cells have no room for a symbol. So that the other states stand out there, links and pairs without a wanted
+      # link are pale.
       class =
         if cell > 9 or state not in ["link", "not_wanted"], do: state, else: state <> " pale"
 

@@ -24,8 +24,8 @@ defmodule Caravan.Cluster.Distribution.Handshake do
   @type peer :: %{name: String.t(), missing_flags: non_neg_integer, cookie: :accepted | nil}
 
   @typedoc """
-  `:tls` says that the other side speaks TLS and that more could not be asked, `:no_tls` that a node without TLS was asked over
-  TLS, and `:tls_alert` why the TLS handshake failed.
+  With `:tls`, the other side speaks TLS, so it does not understand a handshake without TLS. With `:no_tls`, a node without TLS
+  was asked over TLS. `:tls_alert` has the reason why the TLS handshake failed.
   """
   @type error ::
           {:connect, :inet.posix() | :timeout}
@@ -47,6 +47,7 @@ defmodule Caravan.Cluster.Distribution.Handshake do
   # Bytes. :other_protocol has the first ones, up to this number.
   @shown 32
 
+  # The number of names under which handshakes begin, for each host.
   @names 64
 
   # Maximum number of attempts. Each has another name, because the other node answers "nok" or "alive" if it has a
@@ -72,8 +73,8 @@ defmodule Caravan.Cluster.Distribution.Handshake do
   end
 
   @doc """
-  Does the same over TLS, with the options of this VM. The other node has a name with the host `peer_host`, which its
-  certificate is checked for.
+  Does the same as `ask/3` over TLS, with the options of this VM. `peer_host` is the host of the other node's name. The
+  certificate of the other node must be for this host.
   """
   @spec ask_over_tls(
           where,
@@ -97,8 +98,8 @@ defmodule Caravan.Cluster.Distribution.Handshake do
     end
   end
 
-  # A node without TLS waits for the rest of a message when it gets the first bytes of TLS. A node with TLS logs one line
-  # about this question.
+  # Asks again without TLS, because a failed TLS handshake does not show whether the node speaks TLS: a node without TLS takes
+  # the first bytes of TLS for a part of a message, and waits for the rest. A node with TLS logs one line about this question.
   defp without_tls(where, host) do
     case ask(where, host) do
       {:ok, _peer} -> {:error, :no_tls}
@@ -256,7 +257,7 @@ defmodule Caravan.Cluster.Distribution.Handshake do
   def parse_challenge(<<_::16, tag, _::binary>>) when tag not in [?N, ?n], do: :other_protocol
   def parse_challenge(_bytes), do: :more
 
-  # A name has 255 characters of up to four bytes. It is shown in the log, so it has no control characters.
+  # A name has at most 255 characters of up to four bytes each. Caravan logs it, so names with control characters are refused.
   defp challenge(name, flags, challenge, rest) do
     if byte_size(name) <= 1_020 and String.valid?(name) and not (name =~ ~r/[[:cntrl:]]/),
       do: {:ok, %{name: name, flags: flags, challenge: challenge}, rest},

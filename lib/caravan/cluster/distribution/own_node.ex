@@ -83,14 +83,14 @@ defmodule Caravan.Cluster.Distribution.OwnNode do
          {:ok, now} <- Settings.read() do
       {base, rule} = port_settings()
       in_force = [base_port: base, port_rule: rule, listen_port: listens_on]
-      # Without a listen_port, the port follows from the name.
+      # If listen_port is nil now, the port follows from the name, so there is nothing to compare.
       for {key, value} <- in_force, now[key] not in [value, nil], do: {key, now[key], value}
     else
       _ -> []
     end
   end
 
-  @doc "Returns the base port and the port rule that are in force, those with which distribution has started."
+  @doc "Returns the base port and the port rule with which distribution has started. They stay in force."
   @spec port_settings() :: {base_port :: :inet.port_number() | nil, port_rule :: :name | :fixed}
   def port_settings do
     base = port_of("app")

@@ -30,9 +30,9 @@ defmodule Caravan.Cluster.Distribution.Probe do
   ]
 
   @doc """
-  Returns whether a probe does what the `:connect` function of this topology does first.
+  Returns whether the `:connect` function of this topology begins with the TCP connect that a probe does.
 
-  A module of `-proto_dist` that is not part of OTP may use something else than TCP.
+  This is not known of a module of `-proto_dist` that is not part of OTP. It may use something else than TCP.
   """
   @spec possible?(Config.t()) :: boolean
   def possible?(%Config{} = config) do
@@ -86,7 +86,8 @@ defmodule Caravan.Cluster.Distribution.Probe do
   def name_type(node) do
     host = NodeName.host(node)
 
-    # net_kernel is asked only if the name of this node leaves it open: it may be -sname app@node1 or -name app@node1.
+    # A name such as app@node1 does not say whether this node was started with -sname or with -name. Only then,
+    # net_kernel is asked.
     refused? =
       case NodeName.long?(NodeAtom.to_name(node())) or :net_kernel.longnames() do
         true -> not NodeName.long?(node)
@@ -108,7 +109,8 @@ defmodule Caravan.Cluster.Distribution.Probe do
          do: driver.close(socket)
   end
 
-  # Each attempt has a process, because a connect waits. The processes end with this one.
+  # Each attempt has a process, because a connect waits. These processes are linked to the caller of find/3, and end with
+  # it.
   defp repeat(connect, timeout, every),
     do: repeat(connect, make_ref(), [], now() + timeout, every)
 
@@ -138,7 +140,7 @@ defmodule Caravan.Cluster.Distribution.Probe do
     end
   end
 
-  # The other node would have to accept the attempts that go on.
+  # Ends the attempts that still wait. Otherwise the other node would have to accept them too.
   defp stop(pids) do
     for pid <- pids do
       Process.unlink(pid)

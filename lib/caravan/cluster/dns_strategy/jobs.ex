@@ -34,7 +34,7 @@ defmodule Caravan.Cluster.DnsStrategy.Jobs do
     end
   end
 
-  @doc "Returns the number of jobs with such a tag."
+  @doc "Returns the number of running jobs for whose tag `which` returns true."
   @spec count(t, (tag -> boolean)) :: non_neg_integer
   def count(%__MODULE__{} = jobs, which),
     do: Enum.count(jobs.running, fn {_ref, {tag, _job, _started}} -> which.(tag) end)
