@@ -94,7 +94,8 @@ defmodule Caravan.Gen do
     end)
   end
 
-  # EEx, with which `mix release` reads these files, raises for other encodings, and so would the print of a change.
+  # `mix release` reads these files with EEx, which raises for other encodings than UTF-8. The shell could not print such a
+  # change either.
   defp check_text(changes) do
     Enum.find_value(changes, :ok, fn {path, _old, new} ->
       unless String.valid?(new),
@@ -113,8 +114,8 @@ defmodule Caravan.Gen do
     end)
   end
 
-  # Opening a file to append changes nothing, and knows about read-only file systems. For a new file, the nearest
-  # directory that exists counts.
+  # To open a file for appending does not change it, and fails on a read-only file system too. For a new file, the nearest
+  # directory that exists is examined.
   defp writable(path) do
     case File.stat(path) do
       {:ok, %{type: :directory, access: access}} when access in [:write, :read_write] -> :ok

@@ -20,7 +20,7 @@ defmodule Caravan.Gen.Plan do
 
   @vm_flags [{"-epmd_module", "Elixir.Caravan.Epmd"}, {"-start_epmd", "false"}]
 
-  # A number of links needs it.
+  # With roles, some nodes have a number in :links. Without this flag, OTP would connect them to all nodes.
   @role_flags [{"-connect_all", "false"}]
 
   @proto "-proto_dist"
@@ -28,7 +28,7 @@ defmodule Caravan.Gen.Plan do
   @strategy "Caravan.Cluster.DnsStrategy"
   @runtime "config/runtime.exs"
 
-  # A package of Hex has this file, and Caravan's package carries the library.
+  # This file is there if Caravan is a package of Hex. The package carries the library.
   @package "deps/caravan/hex_metadata.config"
 
   @doc "Returns the directory of samples, which are written only if there is no such directory."
@@ -112,7 +112,7 @@ defmodule Caravan.Gen.Plan do
     end
   end
 
-  # The lines of the user come after the block, which adds -proto_dist to ERL_AFLAGS.
+  # The block adds -proto_dist to ERL_AFLAGS. The lines of the user come after it, so they must keep that value.
   defp check_erl_aflags(_env, _lines, %Options{ipv6: false, tls: false}), do: :ok
 
   defp check_erl_aflags(env, lines, _options) do
@@ -132,7 +132,8 @@ defmodule Caravan.Gen.Plan do
     end
   end
 
-  # If the flag is there twice, once in vm.args and once in ERL_AFLAGS, OTP uses the first one, and before 27.1 inet_tcp.
+  # If the flag is there twice, once in vm.args and once in ERL_AFLAGS, OTP uses the first one. OTP before 27.1 ignores both
+  # and uses inet_tcp.
   defp check_protocol(options, contents) do
     %{env: env, vm: vm, remote: remote} = release_files(options)
     expected = "inet#{if options.ipv6, do: "6"}_#{if options.tls, do: "tls", else: "tcp"}"
@@ -224,7 +225,8 @@ defmodule Caravan.Gen.Plan do
 
   defp configured?(_options, nil), do: false
 
-  # Without roles, the user may have another query than that of the variable.
+  # With roles, the configuration must read the variables of their queries. Without roles, the user may have written the query
+  # itself, in place of the variable.
   defp configured?(options, contents) do
     contents =~ @strategy and Enum.all?(options.roles, &(contents =~ Options.variable(&1)))
   end
