@@ -1,7 +1,7 @@
 defmodule Caravan.Telemetry do
   @moduledoc """
-  The events that Caravan emits through `:telemetry`, and a list of metrics from them. Without that application, it
-  emits none.
+  The events that Caravan emits through `:telemetry`, and a list of metrics from them. Without the application
+  `:telemetry`, Caravan emits no events.
 
   Durations are in native time units. The metadata of each event has `:topology`.
 
@@ -24,32 +24,36 @@ defmodule Caravan.Telemetry do
       `:cancelled` if `Caravan.Cluster.drain/1` cancelled it, and `:client_returned` if the `:dns_client` returned
       a wrong term. The reasons of a connect are `:unreachable`, `:not_distributed` (this node is not alive), `:timeout`,
       and for another `:connect` function, `{:crashed, reason}` and `{:returned, term}`.
-    * `[:caravan, :topology, :status]` is emitted after each round of lookups, when no lookup is in flight any more. It
-      does not matter whether they have failed. It is also emitted after a drain and a resume.
+    * `[:caravan, :topology, :status]` is emitted after each round of lookups, when no lookup is in flight any more, even
+      if lookups have failed. It is also emitted after a drain and a resume.
     * `:missing` is the number of members that are not connected, or with the option `:links`, of preferred members.
       `:drained` is 1 after `Caravan.Cluster.drain/1`, else 0. `:answer_age` is the time in milliseconds since the last
-      answer, of the query for which it is longest. "There is no such name" is an answer.
+      answer. If the topology has several queries, it is the longest of their times. "There is no such name" is an answer.
     * A lookup ends in `:exception` if the `:dns_client` raises or hangs, or if the resolver does not reply.
     * `[:caravan, :node, :connect, :stop]` is emitted for attempts of OTP to connect a node. A failed probe
-      (`Caravan.Cluster.DnsStrategy`) comes without it. The first of its kind is a `[:caravan, :node, :connect, :diagnosis]`.
-    * `:finding` is `:name_type` (a short and a long name), `:unresolvable`, `:no_port`, `:refused`, `:no_reply`,
-      `:network`, or the step of the handshake that fails: `:protocol` (another program, or a node that hangs), `:tls`
-      (only the other node uses it), `:no_tls` (only this one does), `:certificate` (one of the two refuses that of the
-      other), `:unexamined` (TLS, and its options are not in a file), `:name` (another one), `:version` (of OTP),
-      `:cookie`, `:own_cookie` (it was not examined, because this node has one for the other node alone), or `:accepted`
-      (no step fails).
+      (`Caravan.Cluster.DnsStrategy`) does not emit this event. For each kind of failed probe, such as `:refused`,
+      `[:caravan, :node, :connect, :diagnosis]` is emitted once while the node is missing.
+    * `:finding` is `:name_type` (one node has a short name, the other one a long name), `:unresolvable`, `:no_port`,
+      `:refused`, `:no_reply`, `:network`, or the step of the handshake that fails: `:protocol` (another program listens, or
+      the node hangs), `:tls` (only the other node uses TLS), `:no_tls` (only this node uses TLS), `:certificate` (one node
+      refuses the certificate of the other), `:unexamined` (both use TLS, but its options are not in a file, so no step was
+      examined), `:name` (the other node has another name), `:version` (the other node does not allow this one, mostly
+      because the releases of OTP are too far apart), `:cookie`,
+      `:own_cookie` (this node has a cookie for the other node alone, so the cookie was not examined), or `:accepted` (no
+      step fails).
     * `:connected` is the number of connected nodes of the topology: after the change, or before a drain or a resume.
     * `[:caravan, :node, :up]` and `[:caravan, :node, :down]` have `:link` only if the option `:links` is a number. It is
       `:preferred` or `:stand_in`, `:other` for a connection that this topology did not make, and `:released` for
       a stand-in that it has given up.
     * `[:caravan, :node, :release]` is emitted after a stand-in was disconnected, because the preferred nodes are back.
-    * `:spared` is the number of nodes that were not disconnected, because at most half of them are at the same time.
+    * `:spared` is the number of further nodes that were due, but stay connected for now, because `:prune` disconnects at
+      most half of the connected nodes at the same time.
     * The measurements `:added` and `:removed` are numbers. The metadata are the lists of names, as strings.
     * `:limit` is `:max_nodes`, `:max_new_names` or `:atom_table`, and `:left_out` the number of names beyond it.
 
   Caravan also emits the events of libcluster: `[:libcluster, :connect_node, :ok | :error]` and
   `[:libcluster, :disconnect_node, :ok | :error]`. Their metadata are `:node`, `:topology`, and after an error
-  `:reason`. With `:ok`, they measure `:duration`.
+  `:reason`. The events with `:ok` have the measurement `:duration`.
 
   ## Metrics
 
@@ -75,8 +79,8 @@ defmodule Caravan.Telemetry do
   `answer_age` is above 60,000 ms. A node that has left counts as missing until `:keep` is over.
   """
 
-  # Milliseconds. Bounds of the distributions: a lookup or a connect takes less than one in a local network, and up to
-  # its timeout of some seconds if it fails.
+  # The bounds of the distributions, in milliseconds. In a local network, a lookup or a connect takes less than 1 ms. One that
+  # fails takes up to its timeout of some seconds.
   @buckets [1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000]
 
   @doc """
