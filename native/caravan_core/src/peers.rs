@@ -5,7 +5,7 @@
 //!
 //! Readers wait only for short changes. A put and a delete prepare a new table without a lock on the old one, and then
 //! replace one pointer. [`PeerTable::rotate`] changes the entries of one name in place. The tables of the topologies,
-//! the table for readers and the lists that readers hold share them.
+//! the table for readers and the lists that readers hold share the entries, so they all see this change.
 
 use std::collections::BTreeMap;
 use std::mem;

@@ -17,9 +17,10 @@ use super::{Answer, LookupError, LookupOptions, QueryType, Question, Records};
 /// Maximum number of SRV targets that are looked up at the same time.
 const MAX_TARGETS: usize = 32;
 
-/// Sets the addresses of each service. A target is looked up for each wanted family of which the additional section
-/// has no address, and for all of them if it has no allowed address, unless it is one of the known targets. A target whose
-/// lookup does not end before the deadline gets no further addresses. Returns the provenance of all addresses.
+/// Sets the addresses of each service. Known targets are not looked up. Each other target is looked up for the wanted
+/// families of which the additional section has no address. If the additional section has no allowed address of the
+/// target, the target is looked up for all wanted families. A target whose lookup does not end before the deadline gets no
+/// further addresses. Returns the provenance of all addresses.
 pub async fn resolve_targets(
     resolver: &Resolver,
     services: &mut [Service],
@@ -28,7 +29,7 @@ pub async fn resolve_targets(
     budget: QueryBudget<'_>,
 ) -> Result<Provenance, LookupError> {
     let mut known: HashMap<String, TargetAddresses> = HashMap::new();
-    // hickory does not validate the additional section.
+    // hickory does not validate the additional section, so with DNSSEC, its addresses are not used.
     if !resolver.pool.validates() {
         for (record, ip) in response::additional_addresses(additionals) {
             if !options.addresses.contain(ip) {
