@@ -1,5 +1,5 @@
 defmodule Caravan.Test.FailuresAtEnd do
-  # Prints the failed tests again after the last one. A log of which only the end is kept then has them.
+  # Prints the failed tests again after the last test. So they can also be read if only the end of the log is kept.
   @moduledoc false
 
   use GenServer

@@ -1,7 +1,7 @@
 defmodule Cluster.Strategy.State do
   @moduledoc """
-  A double of libcluster's struct, with the fields and defaults of libcluster 3.5 (`lib/strategy/state.ex`).
-  libcluster itself would need Hex.
+  A double of libcluster's struct, with the fields and defaults of libcluster 3.5 (`lib/strategy/state.ex`), so that
+  the tests need no package of Hex.
   """
 
   defstruct topology: nil,

@@ -1,7 +1,7 @@
 unless Code.ensure_loaded?(:telemetry) do
   defmodule :telemetry do
     @moduledoc """
-    A double of `:telemetry`, which would need Hex. It keeps the handlers in a persistent term.
+    A double of `:telemetry`, so that the tests need no package of Hex. It keeps the handlers in a persistent term.
     """
 
     @spec attach_many(term, [[atom]], function, term) :: :ok

@@ -1,8 +1,9 @@
 defmodule Telemetry.Metrics do
   @moduledoc """
-  A double of `Telemetry.Metrics`, which would need Hex. It has the functions that `Caravan.Telemetry.metrics/0` calls.
+  A double of `Telemetry.Metrics`, so that the tests need no package of Hex. It has the functions that
+  `Caravan.Telemetry.metrics/0` calls.
 
-  As in version 1.1, a metric without `:event_name` and `:measurement` has them from its name.
+  As in version 1.1 of the real module, a metric without `:event_name` and `:measurement` takes them from its name.
   """
 
   defstruct [

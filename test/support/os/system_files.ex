@@ -7,8 +7,7 @@ defmodule Caravan.Test.SystemFiles do
       SystemFiles.nameserver!(node, :first, ip: {127, 0, 0, 1}, answers: [{"app.test", :a, [{10, 0, 0, 1}]}])
       {:ok, answer} = SystemFiles.lookup(node, "app.test", :a)
 
-  The network of the VM is separate from the network of this machine. The kernel removes both namespaces with
-  the VM.
+  The VM runs in a mount namespace and in a network namespace of its own. The kernel removes both when the VM ends.
   """
 
   import ExUnit.Callbacks, only: [on_exit: 1]

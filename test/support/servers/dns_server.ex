@@ -17,7 +17,7 @@ defmodule Caravan.Test.DnsServer do
   @type type :: :srv | :a | :aaaa
   @type dns_record :: {0..65_535, 0..65_535, 0..65_535, String.t()} | :inet.ip_address()
   @typedoc """
-  One query. `name` has small letters alone, and `asked` is the name as the client wrote it. `payload` is the
+  One query. `name` is in lower case, and `asked` is the name as the client wrote it. `payload` is the
   UDP payload size that the client offers (EDNS; `nil` without it). `dnssec` is its DO bit. `ip` and `port` are the
   client's.
   """
@@ -184,7 +184,8 @@ defmodule Caravan.Test.DnsServer do
     end
   end
 
-  # Caravan may still remember that a question to the server of an earlier test on this port needs TCP.
+  # Returns whether no server of an earlier test has had this port. Caravan may still remember that a question to such a
+  # server needs TCP.
   defp first_time?(port), do: :ets.insert_new(__MODULE__, {port})
 
   defp accept(listener, server) do

@@ -6,8 +6,8 @@ defmodule Caravan.Test.Relay do
       Relay.port(relay)
       Relay.freeze(relay)
 
-  `freeze/1` does what a client sees if the host of the server vanishes: connections stay open, and nothing comes over
-  them any more. Later connections work.
+  After `freeze/1`, a client sees the same as after the host of the server has vanished: the connections stay open, and
+  nothing comes over them any more. Later connections work.
   """
   use GenServer, restart: :temporary
 
@@ -22,7 +22,7 @@ defmodule Caravan.Test.Relay do
   @spec port(GenServer.server()) :: :inet.port_number()
   def port(relay), do: GenServer.call(relay, :port)
 
-  @doc "Stops to relay over the present connections, and leaves them open. Returns how many they are."
+  @doc "Relays nothing more over the present connections, and leaves them open. Returns the number of these connections."
   @spec freeze(GenServer.server()) :: non_neg_integer
   def freeze(relay), do: GenServer.call(relay, :freeze)
 

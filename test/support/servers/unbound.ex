@@ -21,6 +21,7 @@ defmodule Caravan.Test.Unbound do
   alias Caravan.Test.Daemon
 
   @ip {127, 0, 0, 1}
+  # Milliseconds that unbound may take until it answers.
   @deadline 60_000
   @tries 3
 

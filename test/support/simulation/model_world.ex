@@ -2,8 +2,8 @@ defmodule Caravan.Test.ModelWorld do
   @moduledoc """
   A model of the world around a `Caravan.Cluster.Membership`, on a simulated clock: DNS, other nodes and connections.
 
-  The model carries out the actions, and checks the invariants after each event. It records the facts that the checks
-  need itself, and does not read them from the state under test.
+  The model carries out the actions, and checks the invariants after each event. The checks need facts about the past.
+  The model records them itself, and does not read them from the state under test.
   """
 
   import ExUnit.Assertions
@@ -16,11 +16,13 @@ defmodule Caravan.Test.ModelWorld do
 
   @self "app@me"
   @other "other@host"
+  # Milliseconds.
   @connect_timeout 5_000
   @probe_timeout 1_000
   @day 86_400_000
 
-  # Of `links: k`: the time in which all preferred members must be connected before a stand-in is given up.
+  # With `links: k`: the milliseconds for which all preferred members must be connected before a stand-in is given up, and the
+  # least time from one such disconnect to the next.
   @settled_after 60_000
   @release_every 1_000
 
@@ -226,7 +228,7 @@ defmodule Caravan.Test.ModelWorld do
   ## The membership
 
   defp tick(world) do
-    # A tick may give a stand-in up. Its nodedown is read then.
+    # A tick may disconnect a stand-in. read/1 handles the nodedown that follows.
     world = world |> handle(:tick) |> read()
 
     assert Membership.wake(world.membership, world.now) > world.now,
@@ -332,7 +334,7 @@ defmodule Caravan.Test.ModelWorld do
     end
   end
 
-  # A node is not probed at its first connect, because it would join later.
+  # A node is not probed at its first connect, because the probe would delay its join.
   defp check_probe(world, name, probe_every) do
     if not is_map_key(world.joined_at, name) and not is_map_key(world.dials, name),
       do: assert(probe_every == nil, "probes #{name}, which is new")
@@ -480,7 +482,7 @@ defmodule Caravan.Test.ModelWorld do
 
   defp connected(world), do: Membership.connected(world.membership)
 
-  # With a limited number of links, another than a preferred node is dialled only if links are missing.
+  # With a limited number of links, a node that is not preferred is dialled only if links are missing.
   defp check_wanted(%{config: %{links: :all}}, _name), do: :ok
 
   defp check_wanted(world, name) do
@@ -490,7 +492,8 @@ defmodule Caravan.Test.ModelWorld do
            "dials the stand-in #{name}, but no link is missing"
   end
 
-  # The number of links: nodes that stay, and that are preferred or were dialled by this node.
+  # Returns the number of links. A link is a connected node that does not leave (drain), and that is preferred or was dialled
+  # by this node.
   defp links(%{membership: membership} = world) do
     {preferred, others} = preferred(membership)
     links = preferred ++ Enum.filter(others, &membership.peers[&1].opened)

@@ -1,5 +1,8 @@
 defmodule Caravan.Test.Soak.Checks do
-  @moduledoc "The checks of a soak: between two rounds, when nodes have no fault or one that lasts, and at the end."
+  @moduledoc """
+  The checks of a soak. `run/3` is for the time between two rounds, when the only faults of nodes are those that last.
+  `final_problems/1` is for the end.
+  """
 
   alias Caravan.Test.Soak.Fleet
   alias Caravan.Test.Soak.Growth
@@ -20,7 +23,7 @@ defmodule Caravan.Test.Soak.Checks do
   # Milliseconds between two looks at the connections.
   @poll 200
 
-  @typedoc "One VM: its node, and that it is the first, second, … one of this node."
+  @typedoc "One VM: its node, and its number among the VMs of this node. The first one has the number 1."
   @type vm_id :: {Schedule.id(), start :: pos_integer}
 
   @type histories :: %{vm_id => History.t()}

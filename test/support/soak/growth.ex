@@ -11,8 +11,8 @@ defmodule Caravan.Test.Soak.Growth do
   @typedoc "The age of the VM in milliseconds, and what was measured then. Oldest first."
   @type samples :: [{non_neg_integer, Sample.t()}]
 
-  # By how much each count may grow if that is more than 1 %. Connection attempts in progress have processes and
-  # ports. While answers come without addresses, the resolver keeps about two sockets for each node.
+  # The fixed numbers by which the counts may grow. `:rss` is in bytes. Connection attempts in progress have processes
+  # and ports. While answers come without addresses, the resolver keeps about two sockets for each node.
   @allowed %{atoms: 100, rss: 2 * 1_048_576, processes: 8, ports: 8, descriptors: 32}
 
   # More messages than this wait only if OTP's `global` has the fault that `t:Sample.t/0` describes.

@@ -4,7 +4,7 @@ defmodule Caravan.Test.Soak.LogCheck do
 
     * Caravan logged a line of level `:error` or above.
     * Caravan called the strategy's `:disconnect` function. Without `:prune` it must not.
-    * Caravan logged more often that a node was lost than the node went down.
+    * Caravan logged "lost X" more often than the node X went down.
     * Caravan repeated a warning without a new cause. Two warnings are the same if they differ only in numbers of
       milliseconds.
 
@@ -21,8 +21,8 @@ defmodule Caravan.Test.Soak.LogCheck do
   defstruct warnings: MapSet.new(), ups: %{}, downs: %{}, lost: %{}, connected: %{}
 
   @typedoc """
-    * `:warnings`: those without a new cause since, as `{subject, text}`. The subject is the name of a node, `:dns`,
-      or `:other`.
+    * `:warnings`: the warnings so far that have had no new cause since, as `{subject, text}`. The subject is the name
+      of a node, `:dns`, or `:other`.
     * `:ups`, `:downs`: how often each node went up and down
     * `:lost`, `:connected`: how often Caravan logged each node as lost and as connected
   """
@@ -45,7 +45,7 @@ defmodule Caravan.Test.Soak.LogCheck do
     {problems, check} = Enum.flat_map_reduce(events, check, &handle_event/2)
 
     # These counts are compared after the last line, because Caravan may log a loss before the nodedown is logged.
-    # Afterwards they are made equal, so that a problem is returned once.
+    # Afterwards `:lost` gets the values of `:downs`, so that the next call does not return the same problem again.
     {problems ++ losses_without_nodedown(check),
      %{check | lost: Map.take(check.downs, Map.keys(check.lost))}}
   end

@@ -20,7 +20,7 @@ defmodule Caravan.Test.Soak.Report do
     {:descriptors, "descriptors", 1}
   ]
 
-  @doc "Returns the text after a round: its faults, and the problems with the seed."
+  @doc "Returns the text after a round: its faults, and its problems, each with the seed of the soak."
   @spec round(Soak.t(), faults :: [atom], Checks.result()) :: String.t()
   def round(soak, faults, result) do
     lasting =

@@ -13,6 +13,7 @@ defmodule Caravan.Test.Soak.Vm do
   alias Caravan.Test.Soak.Node
   alias Caravan.Test.Soak.Schedule
 
+  # Milliseconds.
   @boot_timeout 60_000
   @call_timeout 20_000
 
@@ -86,7 +87,7 @@ defmodule Caravan.Test.Soak.Vm do
 
   @impl true
   def init(vm) do
-    # For terminate/2.
+    # Without trap_exit, terminate/2 is not called, and the VM outlives the soak.
     Process.flag(:trap_exit, true)
     {:ok, vm}
   end

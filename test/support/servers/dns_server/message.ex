@@ -50,7 +50,7 @@ defmodule Caravan.Test.DnsServer.Message do
       limit: limit(transport, opt)
     }
 
-    # :inet_dns decodes some names that it cannot encode. So this raises here, and not when the query is answered.
+    # :inet_dns decodes some names that it cannot encode. With such a name, this line raises, so that answer/2 does not.
     _ = encode(message, {0, [], []})
     {:ok, message}
   rescue

@@ -29,7 +29,7 @@ defmodule Caravan.Test.DnsServer.Wire do
   def question(<<_header::binary-size(12), rest::binary>>),
     do: binary_part(rest, 0, name_size(rest) + 4)
 
-  @doc "Returns the labels of the name in a query, in the case of the client."
+  @doc "Returns the labels of the name in a query, in upper and lower case as the client wrote them."
   @spec labels(binary) :: [binary]
   def labels(<<_header::binary-size(12), rest::binary>>), do: split(rest)
 
