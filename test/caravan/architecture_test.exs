@@ -7,7 +7,7 @@ defmodule Caravan.ArchitectureTest do
   # of its module: "# Pure. …", "# NIF border, boot-safe. …". A module with a moduledoc is public.
   @kinds ["process", "owner-state", "pure", "effect", "boot-safe", "nif border"]
 
-  # What a pure module may call beside other pure modules, and what of that it may not.
+  # A pure module may call other pure modules, and all functions that match @pure unless they also match @impure.
   # Elixir 1.18 compiles `struct.field` to :elixir_erl_pass.no_parens_remote/2, and 1.20 a regular expression to
   # :re.import/1. Elixir 1.18 also compiles `& &1` to Function.identity/1.
   @pure ~r"""

@@ -2,8 +2,8 @@ defmodule Caravan.DocsTest do
   @moduledoc """
   Checks all that the README, the guides and the documentation in the code tell a reader to type.
 
-  A block after the comment `<!-- generated: mix caravan.gen.release ARGUMENTS: FILE -->` is that file, as the task writes it
-  for a new project. After a change of the generator, this writes all of them:
+  A block after the comment `<!-- generated: mix caravan.gen.release ARGUMENTS: FILE -->` has the content of FILE as this command
+  writes it for a new project. After a change of the generator, write all such blocks again:
 
       CARAVAN_WRITE_DOCS=1 mix test test/caravan/docs_test.exs
   """
@@ -18,7 +18,7 @@ defmodule Caravan.DocsTest do
 
   @repository "https://github.com/uberbrodt/caravan/blob/HEAD/"
 
-  # What the doctor's tests run.
+  # The files of the tests that run the commands of the troubleshooting guide.
   @doctor_tests [
     "test/caravan/doctor/**/*_test.exs",
     "test/caravan/*_test.exs",
@@ -48,7 +48,7 @@ defmodule Caravan.DocsTest do
              )
   end
 
-  test "Elixir code parses, and has options and functions of Caravan" do
+  test "Elixir code parses, and the options and functions of Caravan in it exist" do
     assert [_ | _] = each("elixir", &DocumentedCode.check_elixir!/1)
   end
 
@@ -60,11 +60,11 @@ defmodule Caravan.DocsTest do
     end)
   end
 
-  test "shell scripts have tasks, options and functions of Caravan" do
+  test "the tasks, options and functions of Caravan in shell scripts exist" do
     assert [_ | _] = each("sh", &DocumentedCode.check_commands!/1)
   end
 
-  test "VM arguments have the values of the generator" do
+  test "VM arguments in the documentation have the values that the generator writes" do
     flags =
       flags(
         DocumentedCode.generate(
@@ -84,7 +84,7 @@ defmodule Caravan.DocsTest do
     do:
       for([_, flag, value] <- Regex.scan(~r/^(-\S+) (\S+)/m, text), into: %{}, do: {flag, value})
 
-  test "the files of the generator are as it writes them" do
+  test "generated blocks have the content that the generator writes" do
     if System.get_env("CARAVAN_WRITE_DOCS") == "1",
       do: Enum.each(Blocks.files(), &write_generated/1)
 
@@ -193,7 +193,7 @@ defmodule Caravan.DocsTest do
     end
   end
 
-  test "the commands of the troubleshooting guide are those of tests" do
+  test "each command of the troubleshooting guide is also in a test" do
     tests =
       for(
         pattern <- @doctor_tests,
@@ -227,7 +227,7 @@ defmodule Caravan.DocsTest do
     end
   end
 
-  test "the guide has the options of the code" do
+  test "guides/options.md has the options of the code" do
     docs = Caravan.Cluster.Config.docs()
 
     assert File.read!("guides/options.md") =~ "<!-- options -->\n#{docs}\n<!-- /options -->",

@@ -146,7 +146,8 @@ defmodule Caravan.TelemetryTest do
     status
   end
 
-  # A diagnosis takes distribution, which this VM does not have. A stand-in is released after a minute.
+  # Reports these events without a strategy, because a strategy diagnoses only in a VM that is alive, and releases a stand-in
+  # only after a minute.
   defp diagnose(context) do
     config = Config.new!(options(context, links: 1))
     counts = %{members: 1, connected: 1}
@@ -184,7 +185,7 @@ defmodule Caravan.TelemetryTest do
 
     assert keys == table()
 
-    # The reasons and findings, too.
+    # The documentation has the reasons, the findings and the limits too.
     documented = moduledoc() <> inspect(Code.fetch_docs(Caravan.Dns.Error))
 
     for {_event, _measurements, metadata} <- emitted,

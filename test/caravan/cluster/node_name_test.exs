@@ -22,7 +22,7 @@ defmodule Caravan.Cluster.NodeNameTest do
     assert build("{name}@{host_label}", :srv, service(1, "node1")) == {:ok, "app@node1"}
   end
 
-  test "the own basename lacks the port only if the template has one" do
+  test "own_basename/2 removes the port from the own name only if the template has {port}" do
     own = fn self, text ->
       {:ok, template} = NodeName.parse_template(text, :srv)
       NodeName.own_basename(self, template)
@@ -36,7 +36,7 @@ defmodule Caravan.Cluster.NodeNameTest do
     assert own.("my-app2-4001@a", "{name}-{port}@{host}") == "my-app2"
   end
 
-  test "the host of a name begins with the target, or does not" do
+  test "host_begins_with_target?/1 is true for a template whose host begins with {host} or {host_label}" do
     begins? = fn text ->
       {:ok, template} = NodeName.parse_template(text, :srv)
       NodeName.host_begins_with_target?(template)

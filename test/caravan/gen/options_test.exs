@@ -24,7 +24,7 @@ defmodule Caravan.Gen.OptionsTest do
     assert {:ok, %{ipv6: true}} = parse("--platform fly")
   end
 
-  test "a release of its own directory of templates is found by its name" do
+  test "a release is found by its name, and has its own directory of templates" do
     project = %{@project | releases: [web: [], worker: [rel_templates_path: "rel/worker"]]}
     assert {:ok, options} = parse("--platform kubernetes --release worker", project)
     assert %{release: "worker", sname: "worker", app: "my_app", rel: "rel/worker"} = options
@@ -54,7 +54,7 @@ defmodule Caravan.Gen.OptionsTest do
     assert Options.variable("edge") == "CARAVAN_QUERY_EDGE"
   end
 
-  describe "the error says what was expected, what came and how to mend it" do
+  describe "the error says what was expected, what came and how to correct the command" do
     test "for a platform that is unknown or missing" do
       assert refused("--platform heroku") =~
                "--platform: expected one of kubernetes, nomad, ecs, fly, docker, plain, got: heroku. Use plain"

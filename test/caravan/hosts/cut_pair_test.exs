@@ -1,5 +1,5 @@
 defmodule Caravan.Hosts.CutPairTest do
-  @moduledoc "Runs nodes on separate hosts, of which two lose each other and nothing else."
+  @moduledoc "Runs five nodes on separate hosts. The link between two of them is cut, and no other link."
   use ExUnit.Case, async: true
 
   alias Caravan.Test.Host
@@ -12,8 +12,8 @@ defmodule Caravan.Hosts.CutPairTest do
   @all [1, 2, 3, 4, 5]
   @poll 2_000
 
-  # With this net_ticktime, a cut link is noticed within 6 to 10 seconds. The default takes 60. With a lower one, nodes
-  # lose each other on a busy machine.
+  # With this net_ticktime, a node notices a cut link after 6 to 10 seconds. With the default, it takes about 60 seconds.
+  # With a lower net_ticktime, nodes lose each other on a busy machine.
   defp start(connect_all) do
     args = ~w(-kernel net_ticktime 8 -connect_all #{connect_all})
     hosts = Hosts.start!(length(@all), args: fn _n -> args end)
@@ -24,8 +24,8 @@ defmodule Caravan.Hosts.CutPairTest do
     hosts
   end
 
-  # Cuts the network between the hosts 1 and 2 until their nodes have noticed, and for five polls more. Returns the
-  # nodedowns of all nodes until then, and how many milliseconds after its end all nodes were connected.
+  # Cuts the network between the hosts 1 and 2 until their nodes have noticed the cut, and for five polls more. Returns the
+  # nodedowns of all nodes until then, and the time in milliseconds from the end of the cut until all nodes were connected.
   defp cut_pair(%{net: net, nodes: nodes}) do
     Netns.set(net, [{:cut, [1], [2]}])
     pair = [{1, nodes[2].name}, {2, nodes[1].name}]

@@ -11,12 +11,12 @@ defmodule Caravan.Hosts.ReturnTest do
   @moduletag Requirements.tag([:netns, :knotd])
 
   setup do
-    # Otherwise messages of `global` make OTP connect too.
+    # Without `dist_auto_connect never`, messages of `global` would make OTP connect the nodes too.
     args = ~w(-kernel net_ticktime 4 dist_auto_connect never)
     hosts = Hosts.start!(2, args: fn _n -> args end)
     :ok = Hosts.put_addresses(hosts, [1, 2])
 
-    # Lookups do not help.
+    # The next lookup is an hour away, so that it cannot be the reason for a connection.
     options = Hosts.options(hosts, poll_interval: 3_600_000, min_interval: 3_600_000)
     Hosts.discover(Map.take(hosts.nodes, [1]), options)
 
@@ -28,7 +28,7 @@ defmodule Caravan.Hosts.ReturnTest do
         {"TCP packets", {:silent, [{10, 77, 0, 1}, {10, 77, 0, 2}]}},
         {"packets", {:cut, [1], [2]}}
       ] do
-    test "a node is connected after all #{title} were lost, and OTP does not try in the meantime",
+    test "a node is connected again after all #{title} were lost, and OTP does not try to connect it in the meantime",
          %{net: net, nodes: %{1 => watcher, 2 => node} = nodes} do
       :ok = Netns.set(net, [unquote(Macro.escape(fault))])
       Host.await(fn -> Hosts.peers(watcher) == [] end, "the nodedown", 30_000)

@@ -9,7 +9,7 @@ defmodule Caravan.LinkMap.MatrixTest do
     for %{nodes: [a, b], state: state} <- Matrix.new("a", views).links, do: {a, b, state}
   end
 
-  test "a link that both nodes have is a link, or a hidden link" do
+  test "two nodes that both list the connection have a link, or a hidden link" do
     assert states(%{"a" => view(["b"], ["c"]), "b" => view(["a"]), "c" => view([], ["a"])}) == [
              {"a", "b", "link"},
              {"a", "c", "hidden"},
@@ -17,12 +17,12 @@ defmodule Caravan.LinkMap.MatrixTest do
            ]
   end
 
-  test "a link that one of two nodes has is one-sided, and this node is the first one" do
+  test "a link that only one of two nodes has is one-sided, and the node that has it comes first" do
     assert states(%{"a" => view(["b"]), "b" => view([])}) == [{"a", "b", "one_sided"}]
     assert states(%{"a" => view([]), "b" => view(["a"])}) == [{"b", "a", "one_sided"}]
   end
 
-  test "the only reply of two nodes counts, and without one the state is unknown" do
+  test "if only one of two nodes has replied, its reply counts, and if neither has, the state is no_reply" do
     views = %{"a" => view(["b"]), "b" => nil, "c" => nil}
 
     assert states(views) == [
@@ -32,7 +32,7 @@ defmodule Caravan.LinkMap.MatrixTest do
            ]
   end
 
-  test "a node that another node is connected to is in the map, and was not asked" do
+  test "a node to which an asked node is connected is in the map, even if it was not asked itself" do
     views = %{"a" => view(["b"]), "b" => view(["a", "c"])}
     assert %{nodes: nodes, links: links} = Matrix.new("a", views)
 
@@ -46,7 +46,7 @@ defmodule Caravan.LinkMap.MatrixTest do
     assert %{nodes: ["b", "c"], state: "link"} in links
   end
 
-  test "a node lacks the links to the nodes of its group, if one of the two wants them and it has replied" do
+  test "lacking/2 names each node that has replied, with the nodes of its group to which a wanted link is missing" do
     wants = fn links, wanted -> %{visible: links, hidden: [], wanted: wanted} end
 
     views = %{

@@ -16,7 +16,7 @@ defmodule Caravan.LinkMap.SvgTest do
   defp titles(svg),
     do: List.flatten(Regex.scan(~r{<title>(.*?)</title>}, svg, capture: :all_but_first))
 
-  test "each two nodes are two cells with a title and a symbol" do
+  test "each pair of nodes has two cells, each with a title and a symbol" do
     change =
       &%{
         &1

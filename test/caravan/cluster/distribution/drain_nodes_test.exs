@@ -36,7 +36,7 @@ defmodule Caravan.Cluster.Distribution.DrainNodesTest do
   defp disconnect(node, other), do: PeerNode.call(node, :erlang, :disconnect_node, [other.name])
   defp connect(node, other), do: PeerNode.call(node, :net_kernel, :connect_node, [other.name])
 
-  # Waits until `node` has seen the nodedown of `other`.
+  # Waits until `node` has lost `other`. Then asserts that `other` refuses a connection of `node`.
   defp assert_refused(node, other, connect \\ :connect_node) do
     connected = fn -> PeerNode.call(node, :erlang, :nodes, [:connected]) end
     Host.await(fn -> other.name not in connected.() end, "#{node.name} to lose #{other.name}")
@@ -213,7 +213,7 @@ defmodule Caravan.Cluster.Distribution.DrainNodesTest do
       assert_refused(a, b)
     end
 
-    test "with different nodes: only those of the drained one are disconnected, and no others",
+    test "with different nodes: only the nodes of the drained topology are disconnected",
          context do
       [a, b, c] = nodes = for _ <- 1..3, do: start_alone()
       start_different(context.knot, nodes)
@@ -247,7 +247,7 @@ defmodule Caravan.Cluster.Distribution.DrainNodesTest do
       assert true_cookie?(c, a)
     end
 
-    test "with different nodes that are not meshed: those of the other one stay connected",
+    test "with different nodes and without connect_all: the nodes of the other topology stay connected",
          context do
       args = ["-connect_all", "false"]
       [a, b, c] = nodes = for _ <- 1..3, do: start_alone(args: args)
@@ -303,7 +303,7 @@ defmodule Caravan.Cluster.Distribution.DrainNodesTest do
       for node <- nodes, do: assert(downs(node) == [])
     end
 
-    test "has nodes in a mesh, a new node of the drained one is left alone", context do
+    test "has nodes in a mesh, a new node that these nodes connect is left alone", context do
       [a, _b, c] = nodes = start_with_drained(context.knot)
       clear(nodes)
       new = start_alone()
@@ -313,14 +313,14 @@ defmodule Caravan.Cluster.Distribution.DrainNodesTest do
       for node <- [new | nodes], do: assert(downs(node) == [])
     end
 
-    test "names no new node yet, one that has the other topology stays, and one that has not is put out",
+    test "does not name two new nodes yet, the one that has this topology stays, and the one without it is put out",
          context do
       args = ["-connect_all", "false"]
       [a, b, c] = nodes = start_with_drained(context.knot, args)
       clear(nodes)
       [new, stranger] = for _ <- 1..2, do: start_alone(args: args)
 
-      # It dials all nodes. DNS names it later.
+      # The strategy of `new` dials all nodes. DNS does not name `new` yet.
       await_job(c, :one, fn ->
         start_strategy(new, context.knot, @two)
         Host.await(fn -> length(peers(new)) == 3 end, "the new node to have all")
@@ -353,7 +353,7 @@ defmodule Caravan.Cluster.Distribution.DrainNodesTest do
   test "a drain disconnects a node whose strategy did not reply as soon as it replies", context do
     [a, b, c] = nodes = for _ <- 1..3, do: start_alone(args: ["-connect_all", "false"])
     start_different(context.knot, nodes)
-    # On this node, the topology of the same name finds no node.
+    # On the node a, the topology :two finds no node.
     start_strategy(a, context.knot, topology: :two, query: "_none._tcp.caravan.test")
     Host.await(fn -> peers(c) == Enum.sort([a.name, b.name]) end, "c to have both")
     await_known(c, :one, [a])
@@ -369,7 +369,7 @@ defmodule Caravan.Cluster.Distribution.DrainNodesTest do
   end
 
   for connect_all <- [true, false] do
-    test "with connect_all #{connect_all}, a drain disconnects a node whose topology has had no answer, when it has one",
+    test "with connect_all #{connect_all}, a drain disconnects a node whose topology has had no answer as soon as it has one",
          context do
       server = start_supervised!(DnsServer)
       none = "_none._tcp.caravan.test"
@@ -395,7 +395,7 @@ defmodule Caravan.Cluster.Distribution.DrainNodesTest do
     end
   end
 
-  test "a topology with a few links that resumes releases its members, while another one is drained",
+  test "a topology with a few links that resumes takes its members out of quarantine, while another one is drained",
        context do
     [a, b, c] = nodes = for _ <- 1..3, do: start_alone(args: ["-connect_all", "false"])
     put_services(context.knot, for(node <- nodes, do: {node, [:app, :two]}))

@@ -14,7 +14,7 @@ defmodule Caravan.Cluster.DnsStrategy.ConnectionsTest do
 
   # Returns what is logged at the end of the diagnosis of a node that is not connected.
   defp logged(finding) do
-    # A node that was dialled has an atom.
+    # Creates the atom that the dial of this node would have created.
     _ = String.to_atom(@name)
     config = Config.new!(query: "app.test", node_sname: "app")
 
@@ -37,7 +37,7 @@ defmodule Caravan.Cluster.DnsStrategy.ConnectionsTest do
     assert logged({:cookie, "10.0.0.1:4001"}) =~ "refuses the cookie of this node"
   end
 
-  test "a diagnosis that another address refuses or does not answer logs only the reason of the connect" do
+  test "a diagnosis that found another address, which refuses or does not reply, logs only why the connect failed" do
     for finding <- [{:refused, "10.0.0.2:4001"}, {:no_reply, "10.0.0.2:4001"}] do
       # Other tests may log at the same time.
       [line] = for line <- String.split(logged(finding), "\n"), line =~ @name, do: line

@@ -12,7 +12,7 @@ defmodule Caravan.Cluster.DnsStrategy.OwnRecordTest do
 
   @moduletag Requirements.tag(:knotd)
 
-  # Also those of OTP.
+  # Matches the warnings and errors of OTP too.
   @warnings ~r/ (warning|error): /
 
   setup do
@@ -33,7 +33,7 @@ defmodule Caravan.Cluster.DnsStrategy.OwnRecordTest do
 
     options =
       Keyword.merge(
-        # A lookup that is slow on a busy machine does not fail, and so logs no line.
+        # With this timeout, a lookup that is slow on a busy machine does not fail. A failure would be one more line.
         [node_name: "{name}-{port}@{host}", keep: 1_000, log: "DNS ", lookup_timeout: 20_000],
         options
       )
@@ -85,7 +85,7 @@ defmodule Caravan.Cluster.DnsStrategy.OwnRecordTest do
     ])
   end
 
-  test "another basename, host or address of this node is one warning, and is not dialled",
+  test "a record of this node under another name gives one warning, and is not dialled",
        %{port: port} = context do
     records(context, "node1", "127.0.0.1", port)
     {node, lines} = start(context, "myapp-#{port}@localhost.caravan.test")
@@ -102,7 +102,7 @@ defmodule Caravan.Cluster.DnsStrategy.OwnRecordTest do
     Host.await(fn -> length(members(node)) == 2 end, "the members")
   end
 
-  test "a node that DNS does not name logs that once, after the TTL, and when DNS names it",
+  test "a node that DNS does not name logs this once after the TTL, and logs when DNS names it",
        context do
     records(context, "node1", "127.0.0.9", context.port)
     started = System.monotonic_time(:millisecond)
@@ -131,7 +131,7 @@ defmodule Caravan.Cluster.DnsStrategy.OwnRecordTest do
     count = fn n -> Host.await(fn -> length(members(node)) == n end, "answer #{n}") end
     count.(1)
 
-    # Longer than the TTL, after which the line would come.
+    # These answers take longer than the TTL, after which a node that no answer has named would log a line.
     for n <- 2..8 do
       put.(["host#{n}"])
       count.(n)
@@ -165,7 +165,7 @@ defmodule Caravan.Cluster.DnsStrategy.OwnRecordTest do
     await_lines(lines, [called, named])
   end
 
-  test "a record with another port of this host is a warning after the TTL", context do
+  test "a record that names another port on this host gives a warning after the TTL", context do
     records(context, "node1", "127.0.0.1", 1)
     {node, lines} = start(context, "app-#{context.port}@node1.caravan.test")
 
@@ -176,7 +176,7 @@ defmodule Caravan.Cluster.DnsStrategy.OwnRecordTest do
     assert "app-1@node1.caravan.test" in members(node)
   end
 
-  test "with A records, a name with another port than theirs is a warning after the TTL",
+  test "with A records, a node with a port in its name, which the records lack, logs a warning after the TTL",
        context do
     Knot.put_records(context.knot, ["_app._tcp 1 A 127.0.0.1"])
     name = "app-#{context.port}@127.0.0.1"
@@ -250,7 +250,7 @@ defmodule Caravan.Cluster.DnsStrategy.OwnRecordTest do
 
       for node <- [node, peer_node], do: PeerNode.stop!(node)
 
-      # The fix.
+      # The node with the name that the warning proposes.
       [fixed, peer_node] = for name <- [dns, peer], do: start_alone(name: name)
       lines = run(%{context | port: port}, fixed, log: @warnings)
       peer_lines = run(%{context | port: peer_port}, peer_node, log: @warnings)

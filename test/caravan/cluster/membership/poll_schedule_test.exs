@@ -15,7 +15,7 @@ defmodule Caravan.Cluster.Membership.PollScheduleTest do
           {4_900, 4_000, 5_000},
           {86_400_000, 4_000, 5_000},
           {nil, 4_000, 5_000},
-          # Consul's default. 500 nodes would ask its servers 500 times a second.
+          # A TTL of zero is Consul's default. If it gave the shortest wait, 500 nodes would ask Consul 500 times a second.
           {0, 4_000, 5_000}
         ] do
       waits = waits(&PollSchedule.after_answer(ttl, false, @options, &1))
@@ -53,7 +53,7 @@ defmodule Caravan.Cluster.Membership.PollScheduleTest do
     assert PollSchedule.after_failure(1_000_000, 120, @options, 0.0) == 15_000
   end
 
-  test "lookups after an event are spread over a time that grows with the number of nodes" do
+  test "lookups after a nodedown or a failure are spread over a time that grows with the number of nodes" do
     spread = fn nodes -> PollSchedule.after_nodedown(nodes, @options, 0.999999) end
     assert spread.(2) == 200
     assert spread.(20) == 1_500

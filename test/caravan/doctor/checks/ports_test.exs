@@ -101,7 +101,7 @@ defmodule Caravan.Doctor.Checks.PortsTest do
       assert check(report, "ports.listen").seen == "the node runs, and listens on port #{port}"
     end
 
-    test "fails for a release whose port another node has, and names this node" do
+    test "fails for a release whose port another node has, and names that node" do
       name = PeerNode.name("other")
       port = PeerNode.port(name)
       PeerNode.start!(name: name)
