@@ -5,6 +5,7 @@ defmodule Caravan.Cluster.DnsStrategyTest do
   import Caravan.Test.Strategy
   import ExUnit.CaptureLog
 
+  alias Caravan.Cluster.Alarms
   alias Caravan.Cluster.DnsStrategy
   alias Caravan.Test.DnsServer
   alias Caravan.Test.Eventually
@@ -283,7 +284,10 @@ defmodule Caravan.Cluster.DnsStrategyTest do
 
         log =
           capture_log(fn ->
-            start(context, list_nodes: unquote(Macro.escape(function)))
+            strategy = start(context, list_nodes: unquote(Macro.escape(function)))
+            # The function may end after the first lookups.
+            warned? = fn -> Alarms.set?(:sys.get_state(strategy).warnings.alarms, :list_nodes) end
+            assert Eventually.true?(warned?, 10_000)
             await_round()
           end)
 
