@@ -60,6 +60,8 @@ defmodule Caravan.Cluster.DnsStrategy do
     * A new member is connected without delay. After a nodedown or a failure, a probe comes first, and also while 256
       other attempts are in progress. It is a TCP connection to the address and port of the node, and it is closed at
       once. Only if it is accepted, OTP connects the node.
+    * If DNS has no address for a member, the strategy resolves its host first, in a separate process. So a resolver that
+      does not reply holds up `net_kernel` and its ticks only if it fails at that moment.
     * If the host drops packets, OTP would wait seconds for a reply. A probe without a reply is repeated instead,
       after the waits below. So a node is connected soon after its network works again. An attempt with its probe ends
       after `:connect_timeout`.

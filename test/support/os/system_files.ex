@@ -45,10 +45,13 @@ defmodule Caravan.Test.SystemFiles do
     end
   end
 
-  @doc "Starts a VM. Options: `resolv_conf` and `hosts`, the contents of the files. With `nil`, the file is missing."
+  @doc """
+  Starts a VM. Options: `resolv_conf` and `hosts`, the contents of the files. With `nil`, the file is missing. `node` has the
+  options of `PeerNode.start!/1`. By default, the VM has no name.
+  """
   @spec start!(keyword) :: t
   def start!(opts) do
-    opts = Keyword.validate!(opts, [:resolv_conf, :hosts])
+    opts = Keyword.validate!(opts, [:resolv_conf, :hosts, node: [epmd: false]])
     dir = Path.join(System.tmp_dir!(), "etc-" <> Base.encode16(:rand.bytes(6), case: :lower))
     File.mkdir!(dir)
     on_exit(fn -> File.rm_rf!(dir) end)
@@ -61,7 +64,8 @@ defmodule Caravan.Test.SystemFiles do
           {File.rm(Path.join(etc, name)),
            opts[file] && File.write!(Path.join(etc, name), opts[file])}
 
-    node = PeerNode.start!(epmd: false, wrapper: unshare() ++ ["sh", "-c", @enter, etc])
+    wrapper = unshare() ++ ["sh", "-c", @enter, etc]
+    node = PeerNode.start!([wrapper: wrapper] ++ opts[:node])
     %__MODULE__{node: node, etc: etc}
   end
 

@@ -53,7 +53,7 @@ defmodule Caravan.Cluster.Distribution.Connector do
   @doc """
   Returns a function that probes a node, with a new attempt every `every` milliseconds. If the node accepts, the
   function calls `connect`. If `every` is `nil`, there is no probe: the function calls `connect` if OTP connects nodes
-  with such a name.
+  with such a name, and if the node has a port and an address.
 
   The probe takes at most a second. It ends 50 ms before `:connect_timeout`, so that the job returns the finding of the
   probe and not a timeout. If `:connect_timeout` is less than 100 ms, the probe takes half of that time.
@@ -66,8 +66,10 @@ defmodule Caravan.Cluster.Distribution.Connector do
     fn ->
       started = System.monotonic_time()
 
-      case if(every, do: Probe.find(name, timeout, every), else: Probe.name_type(name)) do
-        :ok -> connect.()
+      # The host is resolved here first. While the resolver is silent, net_kernel would wait 8 s for each host that is not in
+      # Caravan.Epmd.Peers. It would send no ticks meanwhile, so the other nodes would take this one for dead.
+      case if(every, do: Probe.find(name, timeout, every), else: Probe.address(name)) do
+        {:ok, _address} -> connect.()
         {:accepted, _where} -> connect.()
         finding -> {Probe, finding, System.monotonic_time() - started}
       end

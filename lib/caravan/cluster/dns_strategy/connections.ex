@@ -28,7 +28,7 @@ defmodule Caravan.Cluster.DnsStrategy.Connections do
   Starts a job that connects a node. The name becomes an atom here, in the calling process.
 
   If `probe_every` is a number, the job first probes the node, if that is possible. With `nil`, it only checks whether OTP
-  connects nodes with such a name.
+  connects nodes with such a name, and whether the host resolves.
   """
   @spec connect(Jobs.t(), Config.t(), Drain.key(), String.t(), probe_every :: pos_integer | nil) ::
           Jobs.t()
