@@ -5,6 +5,8 @@ defmodule Caravan.DoctorTest do
   import ExUnit.CaptureIO
 
   alias Caravan.Doctor
+  alias Caravan.Test.Cluster
+  alias Caravan.Test.Host
   alias Caravan.Test.PeerNode
 
   describe "report/1" do
@@ -78,6 +80,75 @@ defmodule Caravan.DoctorTest do
         assert ["release.rel_missing"] =
                  for(%{status: "skipped", id: id} <- report.checks, do: id)
       end
+    end
+
+    test "has no finding in a healthy cluster of three" do
+      names = for _ <- 1..3, do: PeerNode.name("app")
+      server = start_server(Enum.map(names, &PeerNode.port/1))
+
+      nodes =
+        for name <- names do
+          node = Cluster.start_alone(name: name)
+          :ok = PeerNode.call(node, Cluster, :run_strategy, [strategy(server)])
+          node
+        end
+
+      Cluster.await_mesh(nodes)
+
+      for node <- nodes do
+        report = report(node, nodes: 2, strict: true)
+        assert findings(report) == []
+        assert report.ok
+      end
+    end
+
+    # Each of these mistakes also makes later checks impossible, or their results wrong.
+    test "has one failure for one mistake of a node" do
+      name = PeerNode.name("app")
+      port = PeerNode.port(name)
+      strategy = strategy(start_server([port]))
+
+      for {id, options} <- [
+            {"node.alive", []},
+            {"node.epmd_module", [name: name, epmd: false, args: ~w(-dist_listen false)]},
+            {"node.longnames", [name: "app-#{port}"]},
+            {"ports.rule", [name: "app-#{port}x70000@127.0.0.1", args: ~w(-dist_listen false)]},
+            {"ports.listen", [name: name, args: ~w(-dist_listen false)]},
+            {"ports.advertised", [name: name, args: ~w(-caravan listen_port #{Host.free_port()})]}
+          ] do
+        node = PeerNode.start!(options)
+        assert_one_failure(id, report(node, strategy: strategy))
+        PeerNode.stop!(node)
+      end
+    end
+
+    test "has one failure for one mistake of a node that does not run" do
+      name = PeerNode.name("app")
+      port = PeerNode.port(name)
+      strategy = strategy(start_server([port]))
+      {:ok, listener} = :gen_tcp.listen(0, [])
+      {:ok, taken} = :inet.port(listener)
+
+      for {id, name, env, options} <- [
+            {"node.alive", name, [{"RELEASE_DISTRIBUTION", "none"}], []},
+            {"node.epmd_module", name, [], [epmd: false]},
+            {"node.longnames", name, [{"RELEASE_DISTRIBUTION", "sname"}], []},
+            {"node.host", "app-#{port}@0.0.0.0", [], []},
+            {"ports.rule", "app-70000@127.0.0.1", [], []},
+            {"ports.rule", name, [{"CARAVAN_BASE_PORT", "abc"}], []},
+            {"ports.listen", name, [{"CARAVAN_LISTEN_PORT", "#{taken}"}], []}
+          ] do
+        node = PeerNode.start!([env: eval_env(name, env)] ++ options)
+        [_name, host] = String.split(name, "@")
+        strategy = Keyword.put(strategy, :node_name, "{name}-{port}@#{host}")
+        assert_one_failure(id, report(node, strategy: strategy))
+        PeerNode.stop!(node)
+      end
+    end
+
+    defp assert_one_failure(id, report) do
+      assert [^id] = for(%{status: "failed", id: id} <- report.checks, do: id)
+      assert check(report, id).fix =~ ~r/\S/
     end
 
     test "takes the topologies from libcluster's configuration" do
