@@ -58,6 +58,33 @@ defmodule Caravan.Doctor.ReleaseTest do
     assert printed =~ ~r/\A#{a.name}: \d+ ok, 0 warnings, 0 failed, \d skipped\n\z/
     assert same?(state, before)
 
+    # Twenty at once. The first twenty take atoms for names of handshakes, of which there are 64.
+    twenty = """
+    counts = fn -> for key <- [:atom_count, :process_count, :port_count], do: :erlang.system_info(key) end
+
+    run = fn ->
+      1..20
+      |> Task.async_stream(fn _ -> Caravan.Doctor.report(timeout: 60_000) end, max_concurrency: 20, timeout: :infinity)
+      |> Enum.map(fn {:ok, report} -> report.counts end)
+      |> Enum.uniq()
+    end
+
+    run.()
+    [atoms, processes, ports] = counts.()
+    reports = run.()
+
+    same? = fn ->
+      [now_atoms, now_processes, now_ports] = counts.()
+      now_atoms <= atoms + 64 and now_processes <= processes and now_ports <= ports
+    end
+
+    {reports, Enum.any?(1..200, fn _ -> same?.() or Process.sleep(100) == nil end)}
+    """
+
+    assert {[counts], true} = a |> Release.rpc(twenty) |> Code.eval_string() |> elem(0)
+    assert %{failed: 0, warning: 0, skipped: 0} = counts
+    assert same?(state, before)
+
     # A failure and a wrong option end the command, and not the node.
     assert {1, printed} = doctor(a, "rpc", "Caravan.doctor!(nodes: 5)")
     assert printed =~ "failed   cluster.nodes  1 nodes are connected\n"

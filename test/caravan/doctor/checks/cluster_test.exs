@@ -9,8 +9,10 @@ defmodule Caravan.Doctor.Checks.ClusterTest do
 
   test "fails with cluster.nodes if fewer nodes are connected than expected" do
     {node, strategy} = node_with_members([])
-    report = report(node, only: [:peers], strategy: strategy, nodes: 2)
-    assert {"failed", "cluster.nodes", "0 nodes are connected"} in findings(report)
+    report = report(node, strategy: strategy, nodes: 2)
+    assert findings(report) == [{"failed", "cluster.nodes", "0 nodes are connected"}]
+    assert check(report, "cluster.nodes").expected == "2 nodes at least"
+    assert check(report, "cluster.nodes").fix == "see the other findings"
   end
 
   test "warns with cluster.connect_all if a connected node has another value of it" do

@@ -170,9 +170,13 @@ defmodule Caravan.Doctor.Checks.DnsTest do
       assert seen =~
                ~r/\A1 records make no node: "app-4001@bad.+host.test" is not a valid node name\z/
 
+      fix = "correct the records, or the options :node_name and :allow"
+      assert check(report, "dns.names").fix == fix
+
       stop_supervised!(DnsServer)
       report = report(server([{@query, :srv, [bad, {0, 0, 4001, "a.test"}]}]), [])
       assert [{"warning", "dns.names", _seen}] = findings(report)
+      assert check(report, "dns.names").fix == fix
     end
 
     test "warns if several records make one node name, or if there are more than :max_nodes nodes" do
@@ -181,6 +185,11 @@ defmodule Caravan.Doctor.Checks.DnsTest do
       report = report(server, ports: :srv)
       assert [{"warning", "dns.names", seen}] = findings(report)
       assert seen == "2 records have the names of 1 nodes only"
+
+      # The fix.
+      "node_name: " <> template = check(report, "dns.names").fix
+      {template, _} = Code.eval_string(template)
+      assert findings(report(server, ports: :srv, node_name: template)) == []
 
       report = report(server, max_nodes: 1)
       assert [{"warning", "dns.names", "the records name 2 nodes"}] = findings(report)
@@ -196,6 +205,9 @@ defmodule Caravan.Doctor.Checks.DnsTest do
       report = report(server, nameservers: [closed, address])
       assert [{"warning", "dns.nameserver", seen}] = findings(report)
       assert seen == "the first nameserver, #{closed}, gave no answer, and #{address} did"
+
+      assert check(report, "dns.nameserver").fix ==
+               "the nameserver that answers first in :nameservers, or repair #{closed}"
 
       for nameservers <- [[address, closed], [address], ["tcp://#{address}", closed]],
           do: assert(findings(report(server, nameservers: nameservers)) == [])

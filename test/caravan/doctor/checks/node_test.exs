@@ -211,6 +211,15 @@ defmodule Caravan.Doctor.Checks.NodeTest do
       assert findings(report) == [{"warning", "node.epmd_started", seen}]
       assert report.ok
       refute report(node, [strict: true] ++ @only).ok
+
+      # The fix.
+      fix = check(report, "node.epmd_started").fix
+      assert "in rel/vm.args.eex and rel/remote.vm.args.eex:\n" <> flag = fix
+
+      mended =
+        PeerNode.start!(name: PeerNode.name("app"), epmd: false, args: args ++ String.split(flag))
+
+      assert findings(report(mended, @only)) == []
     end
   end
 

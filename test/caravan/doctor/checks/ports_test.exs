@@ -76,6 +76,8 @@ defmodule Caravan.Doctor.Checks.PortsTest do
       node = PeerNode.start!(name: PeerNode.name("app"), args: ~w(-dist_listen false))
       report = report(node, @only)
       assert findings(report) == [{"failed", "ports.listen", "the node does not listen"}]
+      fix = check(report, "ports.listen").fix
+      assert fix == "remove -dist_listen false from the VM arguments"
     end
 
     test "fails if a setting has changed since the start" do
@@ -85,6 +87,7 @@ defmodule Caravan.Doctor.Checks.PortsTest do
       report = report(node, @only)
       seen = "the node listens on port #{PeerNode.port(node)}"
       assert findings(report) == [{"failed", "ports.listen", seen}]
+      assert "restart the node: a setting has changed" <> _ = check(report, "ports.listen").fix
     end
 
     test "is ok for a release whose port is free, or whose node runs" do
@@ -143,6 +146,8 @@ defmodule Caravan.Doctor.Checks.PortsTest do
 
       seen = "a connection to 127.0.0.1:#{port} does not reach this node: nothing listens there"
       assert findings(report) == [{"failed", "ports.advertised", seen}]
+      fix = check(report, "ports.advertised").fix
+      assert "open the port in the firewall, and correct inet_dist_use_interface" <> _ = fix
     end
 
     test "fails if another node or program listens on the port of the name" do
@@ -151,6 +156,8 @@ defmodule Caravan.Doctor.Checks.PortsTest do
       report = report(mapped_node(port), @only)
       seen = "a connection to 127.0.0.1:#{port} reaches the node #{other.name}"
       assert findings(report) == [{"failed", "ports.advertised", seen}]
+      fix = check(report, "ports.advertised").fix
+      assert fix == "correct the port mapping, or the address in RELEASE_NODE"
 
       {:ok, socket} = :gen_tcp.listen(0, ip: {127, 0, 0, 1})
       {:ok, port} = :inet.port(socket)

@@ -27,15 +27,19 @@ defmodule Caravan.Doctor.Checks.ReleaseTest do
 
   # A release with these files, and a VM that runs a command of it.
   defp release(files, env \\ [], options \\ []) do
+    root = write_release(files)
+    env = [{"RELEASE_ROOT", root}, {"RELEASE_VSN", "0.1.0"} | env]
+    node = PeerNode.start!([env: eval_env("app-4001@127.0.0.1", env)] ++ options)
+    report(node, only: [:release, :node])
+  end
+
+  defp write_release(files) do
     root = Path.join(System.tmp_dir!(), "release-" <> Base.encode16(:rand.bytes(6), case: :lower))
     on_exit(fn -> File.rm_rf!(root) end)
     dir = Path.join(root, "releases/0.1.0")
     File.mkdir_p!(dir)
     for {file, text} <- files, do: File.write!(Path.join(dir, file), text)
-
-    env = [{"RELEASE_ROOT", root}, {"RELEASE_VSN", "0.1.0"} | env]
-    node = PeerNode.start!([env: eval_env("app-4001@127.0.0.1", env)] ++ options)
-    report(node, only: [:release, :node])
+    root
   end
 
   test "a release with the files of the guide has no finding" do
@@ -132,19 +136,23 @@ defmodule Caravan.Doctor.Checks.ReleaseTest do
   end
 
   test "release.cookie warns about the random cookie of a build" do
-    root = Path.join(System.tmp_dir!(), "release-" <> Base.encode16(:rand.bytes(6), case: :lower))
-    on_exit(fn -> File.rm_rf!(root) end)
-    File.mkdir_p!(Path.join(root, "releases"))
+    root = write_release(@right)
     release = [{"RELEASE_ROOT", root}, {"RELEASE_VSN", "0.1.0"}]
 
-    warning = fn built, used ->
+    finding = fn built, used ->
       File.write!(Path.join(root, "releases/COOKIE"), built)
       eval = PeerNode.start!(env: eval_env("app@127.0.0.1", [{"RELEASE_COOKIE", used} | release]))
-      check(report(eval, only: [:release]), "release.cookie").status
+      report = report(eval, only: [:release])
+      {findings(report), check(report, "release.cookie").fix}
     end
 
-    assert warning.(@random, @random) == "warning"
-    assert warning.(@random, "own") == "ok"
+    seen = "the cookie is the random one of this build"
+    assert {[{"warning", "release.cookie", ^seen}], fix} = finding.(@random, @random)
+    assert fix == "RELEASE_COOKIE=… in the environment of all nodes"
+
+    # The fix.
+    assert {[], _} = finding.(@random, "own")
+
     # A node that `bin/app rpc` asks is connected with the hidden node of the command.
     File.write!(Path.join(root, "releases/COOKIE"), @random)
     cookie = [{"RELEASE_COOKIE", @random} | release]
@@ -160,7 +168,7 @@ defmodule Caravan.Doctor.Checks.ReleaseTest do
     assert check(report(node, only: [:release]), "release.cookie").status == "warning"
 
     # The option cookie: of mix.exs.
-    assert warning.("own", "own") == "ok"
+    assert {[], _} = finding.("own", "own")
   end
 
   test "no finding contains the cookie" do
