@@ -113,7 +113,8 @@ defmodule Caravan.Cluster.Config.Schema do
       type_doc: "`:all`, or integer, 0 to 1,024",
       default: :all,
       doc:
-        "The number of members that this node connects to. With `0`, only the addresses of the members are published. " <>
+        "The number of members that this node connects to. With `0`, the strategy connects none, and only writes the ports and " <>
+          "addresses of the members into `Caravan.Epmd.Peers`. " <>
           "A number needs `-connect_all false`, see \"Links\" in `Caravan.Cluster.DnsStrategy`."
     ],
     release_links: [
