@@ -72,10 +72,10 @@ defmodule Caravan.Cluster.DnsStrategy.Messages do
 
   defp handled(:discovery, {source, {:ok, answer, left_out}, discovery}, state) do
     state = update(state, :warnings, &Warnings.left_out(&1, source, left_out))
-    complete = Membership.responded?(state.membership)
+    responded? = Membership.responded?(state.membership)
 
     {answer, own_record} =
-      OwnRecord.answer(state.own_record, source, answer, complete, connected?(state))
+      OwnRecord.answer(state.own_record, source, answer, responded?, connected?(state))
 
     state = %{state | discovery: discovery, own_record: own_record}
     refresh_if_stale(state, [{:answer, source, answer}])

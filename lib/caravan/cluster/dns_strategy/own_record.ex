@@ -66,23 +66,23 @@ defmodule Caravan.Cluster.DnsStrategy.OwnRecord do
   @doc """
   Compares an answer with this node, and reports what has changed.
 
-  Returns the answer without the endpoints that lead to this node. `complete` says whether each source has had a response,
+  Returns the answer without the endpoints that lead to this node. `responded?` says whether each source has had a response,
   and `connected?` whether a node is connected.
   """
   @spec answer(
           t,
           Config.source(),
           Membership.answer(),
-          complete :: boolean,
+          responded? :: boolean,
           connected? :: (String.t() -> boolean)
         ) :: {Membership.answer(), t}
-  def answer(%__MODULE__{} = record, source, answer, complete, connected?) do
+  def answer(%__MODULE__{} = record, source, answer, responded?, connected?) do
     now = System.monotonic_time(:millisecond)
     record = compare(record, source, answer.endpoints, now)
     answer = %{answer | endpoints: Map.drop(answer.endpoints, record.others)}
 
     if record.own,
-      do: {answer, report(record, finding(record, connected?), complete, answer.ttl, now)},
+      do: {answer, report(record, finding(record, connected?), responded?, answer.ttl, now)},
       else: {answer, record}
   end
 
@@ -132,16 +132,16 @@ defmodule Caravan.Cluster.DnsStrategy.OwnRecord do
 
   defp finding(%{finding: finding}, _connected?), do: finding
 
-  defp report(record, finding, complete, ttl, now)
+  defp report(record, finding, responded?, ttl, now)
        when finding == :not_named or elem(finding, 0) == :perhaps do
     record = %{record | unnamed_since: record.unnamed_since || now}
 
-    if complete and now - record.unnamed_since >= patience(record, ttl),
+    if responded? and now - record.unnamed_since >= patience(record, ttl),
       do: report_new(record, finding),
       else: record
   end
 
-  defp report(record, finding, _complete, _ttl, _now),
+  defp report(record, finding, _responded?, _ttl, _now),
     do: report_new(%{record | unnamed_since: nil}, finding)
 
   # A server that answers with a part of its records leaves this node out of some answers.
