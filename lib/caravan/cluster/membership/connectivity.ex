@@ -105,8 +105,8 @@ defmodule Caravan.Cluster.Membership.Connectivity do
     for name <- Enum.take(names, room), do: Peer.new(name, now)
   end
 
-  # Reports peers that came up or went down, grouped by the kind of their link. The kind is that in `before`: a nodeup
-  # ends the connect of the peer, and a nodedown ends the link.
+  # Reports peers that came up or went down, grouped by the kind of their link. `before` is the state that still knows this
+  # kind, because a nodeup ends the connect of the peer, and a nodedown ends the link.
   defp report_nodes(state, _what, [], _before), do: state
 
   defp report_nodes(state, what, peers, %{links: nil}),
