@@ -1,5 +1,5 @@
 defmodule Caravan.Cluster.Config.MigrationTest do
-  @moduledoc "config_test.exs has the messages."
+  @moduledoc "config_test.exs tests the error messages that have this advice."
   use ExUnit.Case, async: true
 
   alias Caravan.Cluster.Config.Migration

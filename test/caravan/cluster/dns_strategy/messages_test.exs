@@ -38,7 +38,7 @@ defmodule Caravan.Cluster.DnsStrategy.MessagesTest do
   end
 
   defp connect_returns(state, result) do
-    # A node that was dialled has an atom.
+    # Creates the atom that the dial of this node would have created.
     _ = String.to_atom(@name)
     jobs = Jobs.start(state.jobs, {:connect, @name}, fn -> result end, 5_000)
     next(%{state | jobs: jobs})
@@ -81,7 +81,8 @@ defmodule Caravan.Cluster.DnsStrategy.MessagesTest do
     assert {[{:lookup_failed, ^two, {:client_returned, _text}}], _state} = next(state)
   end
 
-  test "a connect that succeeds is an event behind the list of connected nodes", context do
+  test "a connect that succeeds makes the list of connected nodes an event, and then its own result",
+       context do
     capture_log(fn ->
       assert {[{:connected_nodes, []}, {:connect_result, @name, :ok}], state} =
                connect_returns(fresh(context), true)
@@ -90,7 +91,8 @@ defmodule Caravan.Cluster.DnsStrategy.MessagesTest do
     end)
   end
 
-  test "a connect that fails is an event without a list that was just read", context do
+  test "a connect that fails makes only its own result an event, if the list was just read",
+       context do
     capture_log(fn ->
       assert {[{:connect_result, @name, {:error, :unreachable}}], _state} =
                connect_returns(fresh(context), false)

@@ -52,7 +52,7 @@ defmodule Caravan.Cluster.Membership.ConnectivityTest do
       assert state |> handle({:nodeup, "a@h"}, 2) |> reports() == [{:nodes_up, ["a@h"], nil}]
     end
 
-    test "of two lost nodes within 200 ms bring the dials of the other lost nodes forward only once" do
+    test "make the other lost nodes be dialled earlier only once, if two lost nodes come up within 200 ms" do
       names = ["a@h", "b@h", "c@h"]
       state = membership() |> handle(answer(names), 0) |> handle({:connected_nodes, names}, 1)
       state = handle(state, {:connected_nodes, []}, 10_000)

@@ -98,7 +98,7 @@ defmodule Caravan.Cluster.Membership.DialTest do
       assert {:nodes_up, ["a@h"], nil} in reports(state)
     end
 
-    test "dials a node that does not answer again, with waits that double to a minute" do
+    test "dials a node that does not answer after waits that double up to a minute" do
       state = membership() |> handle(answer(["a@h"]), 0)
       state = handle(state, {:connect_result, "a@h", {:error, :unreachable}}, 0)
       times = state |> dials(600_000) |> Enum.map(&elem(&1, 0))
@@ -108,7 +108,7 @@ defmodule Caravan.Cluster.Membership.DialTest do
       assert Enum.sum(Enum.take(waits, -4)) > 120_000
     end
 
-    test "dials a new node whose handshakes fail more rarely if there are many members" do
+    test "waits longer between failed handshakes with a new node if there are many members" do
       names = for n <- 1..999, do: "n#{n}@h"
 
       [0, second | later] =
@@ -141,7 +141,7 @@ defmodule Caravan.Cluster.Membership.DialTest do
       assert dialled(state) == ["a@h"]
     end
 
-    test "dials a node that was connected once after a tenth of its absence, or after 40 seconds at most" do
+    test "dials a lost node after waits of a tenth of its absence so far, and of 40 seconds at most" do
       state =
         membership()
         |> handle(answer(["a@h"]), 0)
@@ -192,7 +192,7 @@ defmodule Caravan.Cluster.Membership.DialTest do
       assert "b@h" in probed.(handle(state, :tick, 10_200))
     end
 
-    test "probes a node that was connected several times a second at first, with or without reply" do
+    test "probes a lost node several times a second at first, with or without reply" do
       start =
         membership()
         |> handle(answer(["a@h"]), 0)
@@ -271,7 +271,7 @@ defmodule Caravan.Cluster.Membership.DialTest do
       assert state |> handle(:tick, 200) |> dialled() |> length() == 1
     end
 
-    test "has at most 512 connects in progress, and from 256 on probes new nodes first" do
+    test "has at most 512 connects in progress, and probes even new nodes before a connect if 256 are in progress" do
       names = for n <- 1..1_000, do: "n#{n}@h"
       start = handle(membership(), answer(names), 0)
       states = [start | Enum.scan(1..20, start, &handle(&2, :tick, &1 * 100))]

@@ -32,7 +32,7 @@ defmodule Caravan.Cluster.Membership.MembersTest do
     test "stay for :keep after the last of many equal answers" do
       state = membership(keep: 60_000)
 
-      # Equal answers are applied less often than they come.
+      # The membership does not update its members at each equal answer.
       state =
         Enum.reduce(0..50_000//1_000, state, fn now, state ->
           {_, membership} = state = handle(state, answer(["a@h", "b@h"]), now)
@@ -225,7 +225,7 @@ defmodule Caravan.Cluster.Membership.MembersTest do
       assert {:pruned, ["n2@h", "n3@h"], 1} in reports(state)
     end
 
-    test "disconnects a node that stays connected less and less often, and reports it once" do
+    test "disconnects less and less often if the node stays connected all the same, and reports the node once" do
       state = pruning(prune: [after: 1])
 
       {rounds, {_, pruned}} =
