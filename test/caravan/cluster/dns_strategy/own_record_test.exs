@@ -215,6 +215,30 @@ defmodule Caravan.Cluster.DnsStrategy.OwnRecordTest do
     end
   end
 
+  test "a node whose host has capital letters, and its peer, have one warning each", context do
+    [port, peer_port] = for _ <- 1..2, do: Host.free_port()
+    two_hosts(context, port, peer_port)
+    {own, dns} = {"app-#{port}@Node1.caravan.test", "app-#{port}@node1.caravan.test"}
+
+    # Listens before its peer dials it, as above.
+    node = start_alone(name: own)
+    peer = "app-#{peer_port}@node2.caravan.test"
+    {peer_node, peer_lines} = start(%{context | port: peer_port}, peer, log: @warnings)
+    lines = run(%{context | port: port}, node, log: @warnings)
+
+    await_lines(lines, [
+      "the host of this node, #{own}, has capital letters. Its peers take host names from DNS in lower case, so they cannot " <>
+        "connect to it. Name it #{dns}, with RELEASE_NODE or --name"
+    ])
+
+    await_lines(peer_lines, [
+      "cannot connect to #{dns}: the node at 127.0.0.1:#{port} has the name #{own}. " <>
+        "Set RELEASE_NODE there to the name that DNS gives it, or correct the records or the option :node_name"
+    ])
+
+    Host.await(fn -> peers(node) == [peer_node.name] end, "the connection")
+  end
+
   test "a node with the host localhost or without a dot cannot connect its peer, and both say so",
        context do
     for host <- ["localhost", "node1"] do
