@@ -1,6 +1,7 @@
 defmodule Caravan.ReleaseTest do
   use ExUnit.Case, async: true
 
+  import Caravan.Test.Command, only: [assert_refused: 1]
   import Caravan.Test.Host, only: [forbid_epmd: 1]
 
   alias Caravan.Test.DnsServer
@@ -42,13 +43,6 @@ defmodule Caravan.ReleaseTest do
   defp await_pair([a, b]) do
     Release.await(a, "Node.list() == [:\"#{b.name}\"]")
     Release.await(b, "Node.list() == [:\"#{a.name}\"]")
-  end
-
-  defp assert_refused(result) do
-    assert %{status: 1, stdout: "", crash_dump?: false, stderr: stderr} = result
-    assert ["caravan: " <> _ = line] = String.split(stderr, "\n", trim: true)
-    assert stderr == line <> "\n"
-    line
   end
 
   describe "two nodes" do

@@ -18,23 +18,16 @@ defmodule Caravan.Dns.ResourcesTest do
        %{options: options} do
     node = PeerNode.start!(wrapper: ["sh", "-c", ~S(ulimit -n 64; exec "$@"), "sh"])
 
-    hold = """
-    hold = fn hold, held ->
-      case :gen_udp.open(0) do
-        {:ok, socket} -> hold.(hold, [socket | held])
-        {:error, :emfile} -> held
-      end
-    end
-
+    code = """
     first = Caravan.Dns.lookup("warm.test", :a, options)
     Caravan.Dns.flush()
-    held = hold.(hold, [])
+    held = Caravan.Test.OsResources.hold_descriptors()
     during = Caravan.Dns.lookup("app.test", :a, options)
     Enum.each(held, &:gen_udp.close/1)
     {first, during, Caravan.Dns.lookup("app.test", :a, options)}
     """
 
-    {first, during, afterwards} = PeerNode.eval(node, hold, options: options)
+    {first, during, afterwards} = PeerNode.eval(node, code, options: options)
     assert {:ok, %{records: [{127, 0, 0, 1}]}} = first
     assert {:ok, %{records: [{127, 0, 0, 1}]}} = afterwards
     assert {:error, %Error{} = error} = during

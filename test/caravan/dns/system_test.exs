@@ -57,19 +57,12 @@ defmodule Caravan.Dns.SystemTest do
   end
 
   @shortage ~S"""
-  hold = fn hold, held ->
-    case :gen_udp.open(0) do
-      {:ok, socket} -> hold.(hold, [socket | held])
-      {:error, :emfile} -> held
-    end
-  end
-
   limit = fn soft -> {_, 0} = System.cmd("prlimit", ["--pid", System.pid(), "--nofile=#{soft}:"]) end
   # The VM loads the modules while descriptors are free.
   explicit = [nameservers: ["127.0.0.1"]]
   _ = Caravan.Dns.lookup("warm.test", :a, explicit)
   limit.(64)
-  held = hold.(hold, [])
+  held = Caravan.Test.OsResources.hold_descriptors()
   during = Caravan.Dns.lookup("hosted.test", :a)
   Enum.each(held, &:gen_udp.close/1)
   limit.(1024)

@@ -1,6 +1,7 @@
 defmodule Caravan.Epmd.BootTest do
   use ExUnit.Case, async: true
 
+  import Caravan.Test.Command, only: [assert_refused: 1]
   import Caravan.Test.Host, only: [forbid_epmd: 1]
 
   alias Caravan.Test.Command
@@ -75,13 +76,6 @@ defmodule Caravan.Epmd.BootTest do
   defp boot(ebin, name, args \\ [], env \\ []) do
     erl = ["erl", "-noshell", "-pa", ebin | PeerNode.epmd_args()]
     Command.run(erl ++ ["-name", name | args] ++ ["-eval", "halt()."], env: env)
-  end
-
-  defp assert_refused(result) do
-    assert %{status: 1, stdout: "", crash_dump?: false, stderr: stderr} = result
-    assert ["caravan: " <> _ = line] = String.split(stderr, "\n", trim: true)
-    assert stderr == line <> "\n"
-    line
   end
 
   describe "with only kernel, stdlib and Caravan's beams on the code path" do

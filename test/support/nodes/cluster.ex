@@ -85,11 +85,23 @@ defmodule Caravan.Test.Cluster do
     file = Path.join(System.tmp_dir!(), "caravan-#{System.pid()}-#{node.os_pid}.log")
     ExUnit.Callbacks.on_exit(fn -> File.rm(file) end)
     handler = %{config: %{file: String.to_charlist(file)}, formatter: {:logger_formatter, %{}}}
+    # The level comes first. Otherwise the file could get lines below it.
+    :ok = PeerNode.call(node, :logger, :set_primary_config, [:level, level])
     :ok = PeerNode.call(node, :logger, :add_handler, [:file, :logger_std_h, handler])
     # The default handler of OTP, and that of Logger before Elixir 1.15.
     for other <- [:default, Logger], do: PeerNode.call(node, :logger, :remove_handler, [other])
-    :ok = PeerNode.call(node, :logger, :set_primary_config, [:level, level])
     file
+  end
+
+  @doc "As `log_to_file/2`. Returns a function that returns what the node has logged since then."
+  @spec log_of(PeerNode.t(), Logger.level()) :: (() -> String.t())
+  def log_of(node, level) do
+    file = log_to_file(node, level)
+
+    fn ->
+      :ok = PeerNode.call(node, :logger_std_h, :filesync, [:file])
+      File.read!(file)
+    end
   end
 
   @spec put_records(pid, [PeerNode.t()]) :: :ok

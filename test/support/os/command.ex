@@ -5,6 +5,8 @@ defmodule Caravan.Test.Command do
   A command that misses its deadline is ended. Its status is then 124, or 137 if it needed SIGKILL, as `timeout` returns it.
   """
 
+  import ExUnit.Assertions
+
   alias Caravan.Test.PeerNode
 
   @enforce_keys [:status, :stdout, :stderr, :crash_dump?]
@@ -48,5 +50,14 @@ defmodule Caravan.Test.Command do
     after
       File.rm_rf!(dir)
     end
+  end
+
+  @doc "Fails the test unless the command was a boot that Caravan refused with one line. Returns the line."
+  @spec assert_refused(t) :: String.t()
+  def assert_refused(result) do
+    assert %{status: 1, stdout: "", crash_dump?: false, stderr: stderr} = result
+    assert ["caravan: " <> _ = line] = String.split(stderr, "\n", trim: true)
+    assert stderr == line <> "\n"
+    line
   end
 end

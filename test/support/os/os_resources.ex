@@ -86,4 +86,13 @@ defmodule Caravan.Test.OsResources do
     [_, kilobytes] = Regex.run(~r/^VmRSS:\s+(\d+) kB$/m, File.read!("/proc/self/status"))
     String.to_integer(kilobytes) * 1_024
   end
+
+  @doc "Opens sockets until no file descriptor is free, and returns them."
+  @spec hold_descriptors([:gen_udp.socket()]) :: [:gen_udp.socket()]
+  def hold_descriptors(held \\ []) do
+    case :gen_udp.open(0) do
+      {:ok, socket} -> hold_descriptors([socket | held])
+      {:error, :emfile} -> held
+    end
+  end
 end

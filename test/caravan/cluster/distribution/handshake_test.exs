@@ -2,6 +2,7 @@ defmodule Caravan.Cluster.Distribution.HandshakeTest do
   use ExUnit.Case, async: true
 
   alias Caravan.Cluster.Distribution.Handshake
+  alias Caravan.Test.Cluster
   alias Caravan.Test.Host
   alias Caravan.Test.PeerNode
   alias Caravan.Test.Witness
@@ -49,25 +50,11 @@ defmodule Caravan.Cluster.Distribution.HandshakeTest do
 
   defp packet(message), do: <<byte_size(message)::16, message::binary>>
 
-  defp log_of(node) do
-    file = Path.join(System.tmp_dir!(), "caravan-handshake-#{PeerNode.port(node)}.log")
-    on_exit(fn -> File.rm(file) end)
-    config = %{config: %{file: String.to_charlist(file)}, level: :all}
-    :ok = PeerNode.call(node, :logger, :add_handler, [:file, :logger_std_h, config])
-    :ok = PeerNode.call(node, :logger, :set_primary_config, [:level, :notice])
-    :ok = PeerNode.call(node, :logger, :remove_handler, [:default])
-
-    fn ->
-      :ok = PeerNode.call(node, :logger_std_h, :filesync, [:file])
-      File.read!(file)
-    end
-  end
-
   describe "a node" do
     test "says its name, logs nothing, has no nodeup, and makes at most 64 atoms" do
       node = PeerNode.start!(name: PeerNode.name("app"))
       asker = PeerNode.start!(name: PeerNode.name("asker"))
-      log = log_of(node)
+      log = Cluster.log_of(node, :notice)
       :ok = PeerNode.call(node, Witness, :start, [])
       name = Atom.to_string(node.name)
 
@@ -99,7 +86,7 @@ defmodule Caravan.Cluster.Distribution.HandshakeTest do
     test "accepts the right cookie without a line in its log, and refuses a wrong one" do
       node = PeerNode.start!(name: PeerNode.name("app"))
       asker = PeerNode.start!(name: PeerNode.name("asker"))
-      log = log_of(node)
+      log = Cluster.log_of(node, :notice)
       :ok = PeerNode.call(node, Witness, :start, [])
       name = Atom.to_string(node.name)
 
@@ -129,7 +116,7 @@ defmodule Caravan.Cluster.Distribution.HandshakeTest do
       tls = PeerNode.tls_args()
       node = PeerNode.start!(name: PeerNode.name("app"), args: tls)
       asker = PeerNode.start!(name: PeerNode.name("asker"), args: tls)
-      log = log_of(node)
+      log = Cluster.log_of(node, :notice)
       :ok = PeerNode.call(node, Witness, :start, [])
       name = Atom.to_string(node.name)
 

@@ -3,6 +3,7 @@ defmodule Caravan.Cluster.Distribution.ProbeTest do
 
   alias Caravan.Cluster.Config
   alias Caravan.Cluster.Distribution.Probe
+  alias Caravan.Test.Cluster
   alias Caravan.Test.Host
   alias Caravan.Test.PeerNode
 
@@ -10,22 +11,6 @@ defmodule Caravan.Cluster.Distribution.ProbeTest do
 
   defp find(node, name, timeout \\ 2_000, every \\ 2_000),
     do: PeerNode.call(node, Probe, :find, [to_string(name), timeout, every])
-
-  # Logs to a file. The supervisors of TLS log each of their processes with the level :info.
-  defp log(node) do
-    file = Path.join(System.tmp_dir!(), "caravan-probe-#{PeerNode.port(node)}.log")
-    on_exit(fn -> File.rm(file) end)
-    config = %{config: %{file: String.to_charlist(file)}, level: :notice}
-    :ok = PeerNode.call(node, :logger, :add_handler, [:file, :logger_std_h, config])
-    :ok = PeerNode.call(node, :logger, :set_primary_config, [:level, :notice])
-    :ok = PeerNode.call(node, :logger_std_h, :filesync, [:file])
-    before = File.read!(file)
-
-    fn ->
-      :ok = PeerNode.call(node, :logger_std_h, :filesync, [:file])
-      String.replace_prefix(File.read!(file), before, "")
-    end
-  end
 
   for {title, tls?} <- [{"TCP", false}, {"TLS", true}] do
     test "over #{title}, a node that is probed logs nothing, and can be connected" do
@@ -35,7 +20,8 @@ defmodule Caravan.Cluster.Distribution.ProbeTest do
         for name <- ["a", "b"],
             do: PeerNode.start!(name: PeerNode.name(name), args: args)
 
-      log = log(b)
+      # The supervisors of TLS log each of their processes with the level :info.
+      log = Cluster.log_of(b, :notice)
       processes = fn -> PeerNode.call(b, :erlang, :system_info, [:process_count]) end
       before = processes.()
       for _ <- 1..100, do: assert({:accepted, _where} = find(a, b.name))
