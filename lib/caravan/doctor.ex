@@ -250,6 +250,7 @@ defmodule Caravan.Doctor do
     checks =
       Checks.Release.checks(context) ++
         Checks.Node.checks(context) ++
+        Checks.Host.checks(context) ++
         Checks.Ports.checks(context) ++
         Checks.Dns.checks(context) ++
         Checks.Cluster.checks(context, options.nodes) ++ Checks.Peers.checks(context)

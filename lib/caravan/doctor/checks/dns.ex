@@ -10,7 +10,7 @@ defmodule Caravan.Doctor.Checks.Dns do
   alias Caravan.Doctor.Check
   alias Caravan.Doctor.Context
   alias Caravan.Doctor.Lookups
-  alias Caravan.Doctor.TextFile
+  alias Caravan.Doctor.ResolvConf
 
   # With these reasons, the nameserver has answered. With all others, there is no answer.
   @empty [:nxdomain, :no_records, :not_allowed]
@@ -31,7 +31,7 @@ defmodule Caravan.Doctor.Checks.Dns do
   end
 
   def checks(%Context{lookups: lookups} = context) do
-    system = system()
+    system = ResolvConf.read()
     self = context.name || "nonode@nohost"
     named = if context.mode == :project, do: [], else: context.topologies
 
@@ -160,47 +160,6 @@ defmodule Caravan.Doctor.Checks.Dns do
   end
 
   defp search(_lookup, _system), do: {:ok, "the resolver configuration of the system is not used"}
-
-  # The last `search` or `domain` and the last `ndots` count. With `rotate`, there is no first nameserver.
-  @spec system() :: %{
-          search: [String.t()],
-          ndots: non_neg_integer,
-          nameservers: [String.t()],
-          rotate: boolean
-        }
-  defp system do
-    lines = with {:ok, lines} <- TextFile.lines("/etc/resolv.conf"), do: lines, else: (_ -> [])
-    none = %{search: [], ndots: 1, nameservers: [], rotate: false}
-
-    Enum.reduce(lines, none, fn line, system ->
-      case String.split(line) do
-        [key | domains] when key in ["search", "domain"] ->
-          %{system | search: domains}
-
-        ["nameserver", address | _] ->
-          %{system | nameservers: system.nameservers ++ [address]}
-
-        ["options" | options] ->
-          rotate = system.rotate or "rotate" in options
-          %{system | ndots: ndots(options, system.ndots), rotate: rotate}
-
-        _ ->
-          system
-      end
-    end)
-  end
-
-  defp ndots(options, ndots) do
-    Enum.reduce(options, ndots, fn option, ndots ->
-      case option do
-        "ndots:" <> number ->
-          with {number, ""} <- Integer.parse(number), do: number, else: (_ -> ndots)
-
-        _ ->
-          ndots
-      end
-    end)
-  end
 
   # Nameservers are asked in their order. So an answer of another one says that the first one did not answer in time, or
   # answered with an error.
