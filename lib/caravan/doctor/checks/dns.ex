@@ -12,7 +12,8 @@ defmodule Caravan.Doctor.Checks.Dns do
   alias Caravan.Doctor.Lookups
   alias Caravan.Doctor.ResolvConf
 
-  # With these reasons, the nameserver has answered. With all others, there is no answer.
+  # With these reasons, the nameserver has answered, but without a record that can be used. With all other reasons, the
+  # lookup has failed.
   @empty [:nxdomain, :no_records, :not_allowed]
 
   # The maximum number of names in one finding.
