@@ -28,7 +28,7 @@ defmodule Caravan.Epmd do
   |---|---|---|---|---|---|
   | `-caravan base_port 4370` | `CARAVAN_BASE_PORT` | `base_port: 4370` | 1 to 65535 | 4370 | The port of names without digits, to which small numbers are added. |
   | `-caravan port_rule fixed` | `CARAVAN_PORT_RULE` | `port_rule: :fixed` | `name`, `fixed` | `name` | With `fixed`, every node that is not temporary has the base port, whatever its digits. For platforms with one node per address: Kubernetes, Fly, ECS. |
-  | `-caravan listen_port 4001` | `CARAVAN_LISTEN_PORT` | `listen_port: 4001` | 1 to 65535 | the port of the name | The port that *this* node listens on, if it differs from the one that other nodes connect to. For port mappings. `bin/app rpc`, `remote` and `stop` on the host of the node connect to it. |
+  | `-caravan listen_port 4001` | `CARAVAN_LISTEN_PORT` | `listen_port: 4001` | 1 to 65535 | the port of the name | The port that *this* node listens on, if it differs from the one that other nodes connect to. For port mappings. `bin/app rpc`, `remote` and `stop` on the host of the node connect to it on a loopback address, or on that of `-kernel inet_dist_use_interface` in both `vm.args` files. |
 
   Each setting is read when distribution starts, from the first place that has it: VM arguments, then the
   environment, then the application environment. At that time, only the main node of a release has the
