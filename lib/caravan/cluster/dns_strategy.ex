@@ -126,7 +126,7 @@ defmodule Caravan.Cluster.DnsStrategy do
     * `Caravan.Cluster.await/2` waits for at most three nodes.
     * The lines in the log and the events say whether a link is preferred or a stand-in.
 
-  With `links: 0`, the node connects to no member. It only publishes their addresses.
+  With `links: 0`, the node connects to no member. It only publishes their addresses and ports to `Caravan.Epmd.Peers`.
 
   Several topologies can run side by side. In this example, the nodes of one role are linked with each other, and all
   other nodes have three links to them:

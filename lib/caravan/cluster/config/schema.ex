@@ -222,7 +222,7 @@ defmodule Caravan.Cluster.Config.Schema do
       do: {:ok, queries |> Enum.map(&with_basename/1) |> Enum.uniq()},
       else:
         {:error,
-         "a DNS name such as \"_app._tcp.example.com\", {basename, name}, a list of them, or :ignore"}
+         "a DNS name such as \"_app._tcp.example.com\", {basename, string}, a list of them, or :ignore"}
   end
 
   defp query?({basename, query}) when is_binary(query),
