@@ -93,25 +93,41 @@ defmodule Caravan.Doctor.Checks.Dns do
 
   defp empty(_lookup, _others?), do: {:skipped, "there is no answer"}
 
-  # The likely mistakes: the records have another type, or the query is `_service._protocol.name`, as for SRV records,
-  # while the addresses are at `name`.
+  # The likely mistakes: the records have another type, the query ends in a dot and needs a search domain, an underscore of
+  # `_service._protocol.name` is missing, or the query is such a name of SRV records while the addresses are at `name`.
   defp elsewhere(%{result: {:error, %Error{reason: :not_allowed}}}), do: nil
 
   defp elsewhere(%{config: config, source: {query, type}}) do
     types = for other <- [:srv, :a, :aaaa], other != type, do: {query, other}
 
-    addresses =
-      case String.split(query, ".", parts: 3) do
-        ["_" <> _, "_" <> _, name] when name != "" -> [{name, :a}, {name, :aaaa}]
-        _ -> []
-      end
+    no_dot =
+      if config.nameservers == [] and String.ends_with?(query, "."),
+        do: [{String.trim_trailing(query, "."), type}],
+        else: []
 
-    Enum.find_value(types ++ addresses, fn {name, other} = source ->
+    Enum.find_value(types ++ no_dot ++ service(query), fn {name, other} = source ->
       case Lookups.count(config, source, @elsewhere) do
         0 -> nil
         count -> ~s(query: "#{name}", type: :#{other}\nThis name has #{count} of these records.)
       end
     end)
+  end
+
+  # The names of SRV records (RFC 2782).
+  defp service(query) do
+    case String.split(query, ".", parts: 3) do
+      ["_" <> _, "_" <> _, name] when name != "" ->
+        [{name, :a}, {name, :aaaa}]
+
+      [service, protocol, name] when protocol in ~w(tcp udp _tcp _udp) and name != "" ->
+        [service, protocol] =
+          for label <- [service, protocol], do: String.trim_leading(label, "_")
+
+        [{"_#{service}._#{protocol}.#{name}", :srv}]
+
+      _ ->
+        []
+    end
   end
 
   defp names(%{result: {:ok, answer, endpoints, left_out}, config: config}) do

@@ -127,12 +127,22 @@ defmodule Caravan.Doctor.Checks.DnsTest do
     test "fails if the records have another type or name, and the fix has that type or name" do
       ip = {10, 0, 0, 1}
 
-      for {answers, query, type} <- [
-            {[{@query, :srv, :empty}, {@query, :a, [ip]}], @query, :a},
-            {[{@query, :srv, :nxdomain}, {"test", :a, [ip]}], "test", :a}
+      srv = [{@query, :srv, [{0, 0, 4001, "a.test"}]}, {"a.test", :a, [ip]}]
+
+      for {wrong, answers, query, type} <- [
+            {@query, [{@query, :srv, :empty}, {@query, :a, [ip]}], @query, :a},
+            {@query, [{@query, :srv, :nxdomain}, {"test", :a, [ip]}], "test", :a},
+            {"app._tcp.test", srv, @query, :srv},
+            {"_app.tcp.test", srv, @query, :srv},
+            {"app.tcp.test", srv, @query, :srv}
           ] do
-        server = server(answers)
-        report = report(server, [])
+        server =
+          server(
+            [{wrong, :srv, :nxdomain} | answers]
+            |> Enum.uniq_by(&{elem(&1, 0), elem(&1, 1)})
+          )
+
+        report = report(server, query: wrong)
         assert [{"failed", "dns.empty", _seen}] = findings(report)
         fix = check(report, "dns.empty").fix
 
@@ -252,14 +262,14 @@ defmodule Caravan.Doctor.Checks.DnsTest do
   describe "dns.search" do
     @describetag Requirements.tag(:system_files)
 
-    defp search(resolv_conf, query, before \\ "") do
+    defp search(resolv_conf, query, before \\ "", id \\ "dns.search") do
       resolv_conf = before <> "nameserver 127.0.0.1\n" <> resolv_conf
       system = SystemFiles.start!(resolv_conf: resolv_conf, hosts: "")
       answers = for name <- ["app.test", "app.test.a.test"], do: {name, :a, [{10, 0, 0, 1}]}
       SystemFiles.nameserver!(system, :first, ip: {127, 0, 0, 1}, answers: answers)
       options = [only: [:dns], strategy: [query: query, type: :a]]
       report = PeerNode.call(system.node, Doctor, :report, [options])
-      {findings(report), check(report, "dns.search")}
+      {findings(report), check(report, id)}
     end
 
     test "warns if the first nameserver of resolv.conf gives no answer, but not with rotate" do
@@ -271,6 +281,12 @@ defmodule Caravan.Doctor.Checks.DnsTest do
       assert seen == "the first nameserver, 127.0.0.9, gave no answer, and 127.0.0.1:53 did"
       assert {[], _check} = search("options timeout:1 rotate\n", "app.test", silent)
       assert {[], _check} = search(silent, "app.test")
+    end
+
+    test "a name that a dot at its end keeps out of the search domains is found without the dot" do
+      {findings, check} = search("search test\noptions timeout:1\n", "app.", "", "dns.empty")
+      assert [{"failed", "dns.empty", _seen}] = findings
+      assert check.fix == ~s(query: "app", type: :a\nThis name has 1 of these records.)
     end
 
     test "warns if a name without a dot at its end has fewer dots than ndots" do
