@@ -11,8 +11,8 @@ defmodule Caravan.Cluster.DnsStrategy.Status do
   alias Caravan.Cluster.Config
   alias Caravan.Cluster.Discovery
   alias Caravan.Cluster.Distribution.Connector
-  alias Caravan.Cluster.Distribution.Diagnosis
   alias Caravan.Cluster.DnsStrategy.Connections
+  alias Caravan.Cluster.DnsStrategy.Failures
   alias Caravan.Cluster.Job
   alias Caravan.Cluster.Membership
   alias Caravan.Cluster.Report
@@ -24,7 +24,7 @@ defmodule Caravan.Cluster.DnsStrategy.Status do
                 complete: false,
                 lookups: %{},
                 counts: nil,
-                failures: %{},
+                failures: Failures.new(),
                 changed: true,
                 written_at: nil,
                 timer: nil
@@ -33,8 +33,7 @@ defmodule Caravan.Cluster.DnsStrategy.Status do
   @typedoc """
     * `:readiness`, `:complete`, `:lookups`: the contents of these rows of the table;
     * `:counts`: the counts at the last update;
-    * `:failures`: why nodes could not be connected, by name. A write of the nodes deletes the failures of nodes that are
-      not missing;
+    * `:failures`: why nodes could not be connected. A write of the nodes deletes those of nodes that are not missing;
     * `:changed`: whether the nodes have changed since they were written;
     * `:timer`: the timer of the next write, if it waits for its time.
   """
@@ -44,13 +43,11 @@ defmodule Caravan.Cluster.DnsStrategy.Status do
             complete: boolean,
             lookups: %{Config.source() => Discovery.finished()},
             counts: Membership.counts() | nil,
-            failures: %{String.t() => {reason :: term, failure}},
+            failures: Failures.t(),
             changed: boolean,
             written_at: integer | nil,
             timer: reference | nil
           }
-
-  @typep failure :: {id :: String.t(), text :: String.t()}
 
   # Nodes that are written per millisecond, on average. A write takes about 0.5 µs per node, so writes take at most
   # 2 % of the time.
@@ -105,28 +102,18 @@ defmodule Caravan.Cluster.DnsStrategy.Status do
   end
 
   def job_ended(%__MODULE__{} = status, {:diagnose, name, _reason}, {:ok, finding}),
-    do: put_failure(status, name, {:finding, finding})
+    do: put_failures(status, Failures.diagnosed(status.failures, name, finding))
 
   def job_ended(%__MODULE__{} = status, {:release, _name}, _outcome), do: changed(status)
   def job_ended(%__MODULE__{} = status, _tag, _outcome), do: status
 
   @doc "Notes why a node cannot be connected."
   @spec connect_failed(t, String.t(), Connector.reason() | :not_listed) :: t
-  def connect_failed(%__MODULE__{} = status, name, {:probe, finding, _duration}),
-    do: put_failure(status, name, {:finding, finding})
+  def connect_failed(%__MODULE__{} = status, name, reason),
+    do: put_failures(status, Failures.connect_failed(status.failures, name, reason))
 
-  # Later attempts are not diagnosed, and OTP returns less than the diagnosis has found. So its finding stays.
-  def connect_failed(%__MODULE__{} = status, name, reason) do
-    case status.failures do
-      %{^name => {{:finding, finding}, _failure}} when reason in [:unreachable, :timeout] ->
-        if Diagnosis.handshake?(finding),
-          do: status,
-          else: put_failure(status, name, {:reason, reason})
-
-      _ ->
-        put_failure(status, name, {:reason, reason})
-    end
-  end
+  defp put_failures(%{failures: failures} = status, failures), do: status
+  defp put_failures(status, failures), do: %{status | failures: failures, changed: true}
 
   @doc """
   Returns the members that are missing and the lookups that fail, with the reasons, or `nil` during a drain.
@@ -137,7 +124,7 @@ defmodule Caravan.Cluster.DnsStrategy.Status do
   def troubles(%__MODULE__{} = status, membership, discovery) do
     missing =
       for {name, {true, {:missing, since, false}}} <- Membership.nodes(membership),
-          do: {name, since, failure_text(status, name)}
+          do: {name, since, text(Failures.of(status.failures, name))}
 
     finished = Discovery.finished_lookups(discovery)
 
@@ -151,30 +138,13 @@ defmodule Caravan.Cluster.DnsStrategy.Status do
     end
   end
 
-  defp failure_text(%{failures: failures}, name) do
-    case failures do
-      %{^name => {_reason, {_id, text}}} -> text
-      _ -> nil
-    end
-  end
+  defp text(nil), do: nil
+  defp text({_id, text}), do: text
 
   @doc "Handles the message of the timer. Call `update/5` afterwards. Returns `:unknown` for other messages."
   @spec handle(t, message :: term) :: t | :unknown
   def handle(%__MODULE__{} = status, {__MODULE__, :write}), do: %{status | timer: nil}
   def handle(%__MODULE__{}, _message), do: :unknown
-
-  defp put_failure(status, name, reason) do
-    case status.failures do
-      %{^name => {^reason, _failure}} ->
-        status
-
-      failures ->
-        %{status | failures: Map.put(failures, name, {reason, failure(reason)}), changed: true}
-    end
-  end
-
-  defp failure({:finding, finding}), do: {Diagnosis.id(finding), Diagnosis.text(finding)}
-  defp failure({:reason, reason}), do: {Report.check(reason), Report.describe(reason)}
 
   ## Writing
 
@@ -224,18 +194,16 @@ defmodule Caravan.Cluster.DnsStrategy.Status do
   defp write_nodes(status, membership, now) do
     nodes = Membership.nodes(membership)
     missing = for {name, {true, {:missing, _since, _draining}}} <- nodes, do: name
-    failures = Map.take(status.failures, missing)
+    failures = Failures.keep(status.failures, missing)
     :ets.insert(status.table, {:nodes, Enum.map(nodes, &row(&1, failures))})
     %{status | failures: failures, changed: false, written_at: now}
   end
 
   defp row({name, {true, {:missing, since, draining}}}, failures) do
     why =
-      case failures do
-        _ when draining -> {"peer.drained", "it has announced that it leaves"}
-        %{^name => {_reason, failure}} -> failure
-        _ -> nil
-      end
+      if draining,
+        do: {"peer.drained", "it has announced that it leaves"},
+        else: Failures.of(failures, name)
 
     {name, {true, {:missing, since, why}}}
   end
