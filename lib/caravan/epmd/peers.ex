@@ -38,7 +38,8 @@ defmodule Caravan.Epmd.Peers do
   @doc """
   Replaces all entries of this topology.
 
-  If two topologies have entries for the same node, the entry that was put last counts. If the list has two
+  If two topologies have entries for the same node, the port that was put last counts, and so do the addresses that were
+  put last. An entry without a port, or without addresses, leaves those of the other topology. If the list has two
   entries for the same node, the last one counts.
 
   `{:error, :full}`: the table would have more than 16,384 names. It has not changed. Raises

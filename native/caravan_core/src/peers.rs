@@ -1,6 +1,7 @@
 //! The table of discovered nodes: the port and the addresses of each node name.
 //!
-//! Each topology puts all its entries at once. If two topologies have the same node, the later put wins. When that
+//! Each topology puts all its entries at once. If two topologies have the same node, the later put wins, for the port and
+//! for the addresses separately. An entry without a port, or without addresses, leaves those of the earlier put. When a
 //! topology is deleted, the entry of the other one is used again.
 //!
 //! Readers wait only for short changes. A put and a delete prepare a new table without a lock on the old one, and then
@@ -34,23 +35,55 @@ pub struct Endpoint {
 pub struct TableFull;
 
 /// Entries by full node name (`app@host`).
-pub type Peers = BTreeMap<Arc<[u8]>, Arc<Entry>>;
+pub type Peers = BTreeMap<Arc<[u8]>, Entry>;
 
-/// The entry of a node. Its addresses can be rotated.
-#[derive(Debug)]
-pub struct Entry(RwLock<Arc<Endpoint>>);
+/// The entry of a node. Its addresses can be rotated. Clones share them.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    port: Option<NonZeroU16>,
+    /// `None` if there are no addresses.
+    addresses: Option<Arc<RwLock<Vec<IpAddr>>>>,
+}
 
 impl Entry {
+    fn new(endpoint: Endpoint) -> Self {
+        let mut addresses = endpoint.addresses;
+        addresses.truncate(MAX_ADDRESSES);
+        Self {
+            port: endpoint.port,
+            addresses: (!addresses.is_empty()).then(|| Arc::new(RwLock::new(addresses))),
+        }
+    }
+
     /// Returns the endpoint as it is now.
     #[must_use]
-    pub fn endpoint(&self) -> Arc<Endpoint> {
-        Arc::clone(&self.0.read())
+    pub fn endpoint(&self) -> Endpoint {
+        Endpoint {
+            port: self.port,
+            addresses: self
+                .addresses
+                .as_ref()
+                .map(|addresses| addresses.read().clone())
+                .unwrap_or_default(),
+        }
     }
 
     fn rotate(&self) {
-        let mut endpoint = self.0.write();
-        if endpoint.addresses.len() > 1 {
-            Arc::make_mut(&mut endpoint).addresses.rotate_left(1);
+        if let Some(addresses) = &self.addresses {
+            addresses.write().rotate_left(1);
+        }
+    }
+
+    /// Returns whether the entry lacks a port or addresses.
+    fn is_partial(&self) -> bool {
+        self.port.is_none() || self.addresses.is_none()
+    }
+
+    /// Takes from an earlier entry of the same node what this one lacks.
+    fn complete(&mut self, earlier: &Self) {
+        self.port = self.port.or(earlier.port);
+        if self.addresses.is_none() {
+            self.addresses.clone_from(&earlier.addresses);
         }
     }
 }
@@ -63,7 +96,7 @@ impl Entry {
 /// let table = PeerTable::new();
 /// let endpoint = Endpoint { port: None, addresses: vec!["10.0.0.7".parse()?] };
 /// assert_eq!(table.put("a topology", [(b"app@host".as_slice(), endpoint.clone())]), Ok(()));
-/// assert_eq!(table.find(b"app@host").as_deref(), Some(&endpoint));
+/// assert_eq!(table.find(b"app@host"), Some(endpoint));
 /// # Ok::<(), std::net::AddrParseError>(())
 /// ```
 #[derive(Debug)]
@@ -97,14 +130,10 @@ impl<T: PartialEq> PeerTable<T> {
         topology: T,
         endpoints: impl IntoIterator<Item = (&'a [u8], Endpoint)>,
     ) -> Result<(), TableFull> {
-        let mut entries = Peers::new();
-        for (name, mut endpoint) in endpoints {
-            endpoint.addresses.truncate(MAX_ADDRESSES);
-            entries.insert(
-                name.into(),
-                Arc::new(Entry(RwLock::new(Arc::new(endpoint)))),
-            );
-        }
+        let entries: Peers = endpoints
+            .into_iter()
+            .map(|(name, endpoint)| (name.into(), Entry::new(endpoint)))
+            .collect();
 
         let mut topologies = self.topologies.lock();
         let others = topologies.iter().filter(|(other, _)| *other != topology);
@@ -137,8 +166,8 @@ impl<T: PartialEq> PeerTable<T> {
 
     /// Returns the endpoint of the node with this full name.
     #[must_use]
-    pub fn find(&self, name: &[u8]) -> Option<Arc<Endpoint>> {
-        self.peers.read().get(name).map(|entry| entry.endpoint())
+    pub fn find(&self, name: &[u8]) -> Option<Endpoint> {
+        self.peers.read().get(name).map(Entry::endpoint)
     }
 
     /// Returns the entry that counts for each name, sorted by name. Later rotations change the addresses of these
@@ -151,7 +180,13 @@ impl<T: PartialEq> PeerTable<T> {
     fn publish(&self, topologies: &[(T, Peers)]) {
         let mut all = Peers::new();
         for (_, peers) in topologies {
-            all.append(&mut peers.clone());
+            let mut later = peers.clone();
+            for (name, entry) in later.iter_mut().filter(|(_, entry)| entry.is_partial()) {
+                if let Some(earlier) = all.get(name) {
+                    entry.complete(earlier);
+                }
+            }
+            all.append(&mut later);
         }
         // Dropping the old table takes long, so it happens when readers no longer wait for the lock.
         let old = mem::replace(&mut *self.peers.write(), Arc::new(all));

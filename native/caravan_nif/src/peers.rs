@@ -56,7 +56,7 @@ fn peers_rotate(name: Binary) -> Atom {
 #[rustler::nif]
 fn peers_find<'a>(env: Env<'a>, name: Binary<'a>) -> Term<'a> {
     match TABLE.find(&name) {
-        Some(endpoint) => (Port(endpoint.port), addresses(&endpoint)).encode(env),
+        Some(endpoint) => (Port(endpoint.port), addresses(endpoint)).encode(env),
         None => atoms::nil().encode(env),
     }
 }
@@ -71,19 +71,14 @@ fn peers_list(env: Env) -> Term {
             let endpoint = entry.endpoint();
             let mut text = NewBinary::new(env, name.len());
             text.copy_from_slice(name);
-            (
-                Binary::from(text),
-                Port(endpoint.port),
-                addresses(&endpoint),
-            )
-                .encode(env)
+            (Binary::from(text), Port(endpoint.port), addresses(endpoint)).encode(env)
         })
         .collect();
     entries.encode(env)
 }
 
-fn addresses(endpoint: &Endpoint) -> Vec<Ip> {
-    endpoint.addresses.iter().copied().map(Ip).collect()
+fn addresses(endpoint: Endpoint) -> Vec<Ip> {
+    endpoint.addresses.into_iter().map(Ip).collect()
 }
 
 /// A port from 1 to 65535, or `nil`.

@@ -56,6 +56,18 @@ defmodule Caravan.Epmd.PeersTest do
       assert list(node) == [{"a@h.test", 1, []}]
     end
 
+    test "leave the port and the addresses that a later entry of another topology lacks", %{
+      node: node
+    } do
+      :ok = put(node, :one, [{"a@h.test", 1, [@v4]}])
+      :ok = put(node, :two, [{"a@h.test", nil, []}])
+      assert list(node) == [{"a@h.test", 1, [@v4]}]
+      :ok = put(node, :two, [{"a@h.test", 2, []}])
+      assert list(node) == [{"a@h.test", 2, [@v4]}]
+      assert delete(node, :one) == :ok
+      assert list(node) == [{"a@h.test", 2, []}]
+    end
+
     test "keep 16,384 names at most, and 16 addresses of each", %{node: node} do
       assert put(node, :one, names(16_384)) == :ok
       assert put(node, :two, [{"b@h.test", nil, []}]) == {:error, :full}

@@ -89,9 +89,7 @@ fn addresses_keep_their_order_up_to_the_limit() {
         addresses: addresses.clone(),
     };
     assert_eq!(table.put(1, [(&b"a@h"[..], many)]), Ok(()));
-    let kept = table
-        .find(b"a@h")
-        .map(|endpoint| endpoint.addresses.clone());
+    let kept = table.find(b"a@h").map(|endpoint| endpoint.addresses);
     assert_eq!(kept.as_deref(), addresses.get(..MAX_ADDRESSES));
 }
 
@@ -120,6 +118,40 @@ fn a_rotation_moves_the_first_address_to_the_end() {
     table.rotate(b"b@h");
     table.rotate(b"c@h");
     assert_eq!(table.list().len(), 2);
+}
+
+#[test]
+fn a_later_put_leaves_the_port_and_the_addresses_that_it_lacks() {
+    let table = PeerTable::new();
+    let addresses: Vec<IpAddr> = (1..=2).map(|n| Ipv4Addr::new(10, 0, 0, n).into()).collect();
+    let put = |topology, port, addresses: &[IpAddr]| {
+        let endpoint = Endpoint {
+            port: NonZeroU16::new(port),
+            addresses: addresses.to_vec(),
+        };
+        table.put(topology, [(&b"a@h"[..], endpoint)])
+    };
+    let found = || {
+        table.find(b"a@h").map(|endpoint| {
+            let port = endpoint.port.map(NonZeroU16::get);
+            (port, endpoint.addresses)
+        })
+    };
+    assert_eq!(put(1, 1, &addresses), Ok(()));
+    assert_eq!(put(2, 0, &[]), Ok(()));
+    assert_eq!(found(), Some((Some(1), addresses.clone())));
+    assert_eq!(put(3, 3, &[]), Ok(()));
+    assert_eq!(found(), Some((Some(3), addresses.clone())));
+
+    // A rotation moves the addresses once, and a later publication keeps their order.
+    table.rotate(b"a@h");
+    let rotated: Vec<_> = addresses.iter().rev().copied().collect();
+    assert_eq!(found(), Some((Some(3), rotated.clone())));
+    table.delete(&3);
+    assert_eq!(found(), Some((Some(1), rotated)));
+
+    table.delete(&1);
+    assert_eq!(found(), Some((None, Vec::new())));
 }
 
 #[test]
@@ -182,31 +214,46 @@ fn readers_see_the_entries_of_one_put_while_others_are_written() {
     });
 }
 
+/// A port, or 0 for none, and the last octet of an address, or 0 for none.
+type Fields = (u16, u8);
+
 #[derive(Debug, Clone)]
 enum Step {
-    Put(u8, BTreeMap<u8, u16>),
+    Put(u8, BTreeMap<u8, Fields>),
     Delete(u8),
 }
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        3 => (0u8..4, btree_map(0u8..8, 1u16.., 0..8)).prop_map(|(t, entries)| Step::Put(t, entries)),
+        3 => (0u8..4, btree_map(0u8..8, (0u16..3, 0u8..3), 0..8)).prop_map(|(t, entries)| Step::Put(t, entries)),
         1 => (0u8..4).prop_map(Step::Delete),
     ]
 }
 
+fn partial(fields: Fields) -> Endpoint {
+    let (port, octet) = fields;
+    Endpoint {
+        port: NonZeroU16::new(port),
+        addresses: (octet > 0)
+            .then(|| Ipv4Addr::new(10, 0, 0, octet).into())
+            .into_iter()
+            .collect(),
+    }
+}
+
 proptest! {
-    /// The rule, written a second time: for a name, the topologies are searched from the last put to the first.
+    /// The rule, written a second time: for a name, the topologies are searched from the last put to the first, for a
+    /// port and for addresses.
     #[test]
     fn find_and_list_agree_with_the_rule(steps in vec(step(), 0..30)) {
         let table = PeerTable::new();
-        let mut puts: Vec<(u8, BTreeMap<u8, u16>)> = Vec::new();
+        let mut puts: Vec<(u8, BTreeMap<u8, Fields>)> = Vec::new();
 
         for step in steps {
             match step {
                 Step::Put(topology, entries) => {
-                    let names: Vec<_> = entries.iter().map(|(n, port)| (format!("{n}@h"), *port)).collect();
-                    let endpoints = names.iter().map(|(name, port)| (name.as_bytes(), endpoint(*port)));
+                    let names: Vec<_> = entries.iter().map(|(n, fields)| (format!("{n}@h"), *fields)).collect();
+                    let endpoints = names.iter().map(|(name, fields)| (name.as_bytes(), partial(*fields)));
                     prop_assert_eq!(table.put(topology, endpoints), Ok(()));
                     puts.retain(|(other, _)| *other != topology);
                     puts.insert(0, (topology, entries));
@@ -217,8 +264,12 @@ proptest! {
                 }
             }
             for name in 0u8..8 {
-                let expected = puts.iter().find_map(|(_, entries)| entries.get(&name)).copied();
-                prop_assert_eq!(port(&table, &format!("{name}@h")), expected);
+                let found: Vec<Fields> = puts.iter().filter_map(|(_, entries)| entries.get(&name)).copied().collect();
+                let port = found.iter().map(|(port, _)| *port).find(|port| *port > 0);
+                let octet = found.iter().map(|(_, octet)| *octet).find(|octet| *octet > 0);
+                let expected = partial((port.unwrap_or_default(), octet.unwrap_or_default()));
+                let expected = (!found.is_empty()).then_some(expected);
+                prop_assert_eq!(table.find(format!("{name}@h").as_bytes()), expected);
             }
             let names: Vec<_> = table.list().keys().map(|name| name.to_vec()).collect();
             let mut expected: Vec<_> = puts
