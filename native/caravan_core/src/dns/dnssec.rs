@@ -2,6 +2,7 @@
 //! lacks.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use futures_util::stream::{BoxStream, StreamExt, once};
@@ -42,7 +43,7 @@ impl DnsHandle for ValidatingHandle {
     fn send(&self, request: DnsRequest) -> Self::Response {
         let server = Arc::clone(&self.0);
         once(async move {
-            let response = server.query(&request, None).await?;
+            let response = server.query(&request, None, &AtomicBool::default()).await?;
             // An error code proves nothing, so it becomes an error.
             Ok(DnsError::from_response(response)?)
         })

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use hickory_resolver::net::NetError;
 use hickory_resolver::proto::op::{DnsRequest, DnsResponse, Query};
@@ -52,11 +53,12 @@ impl NameServer {
         }
     }
 
-    /// Returns the response to `request`, which is never truncated.
+    /// Returns the response to `request`, which is never truncated. Sets `truncated` if it was over UDP, and waits for TCP.
     pub async fn query(
         &self,
         request: &DnsRequest,
         early_polls: Option<&EarlyPolls>,
+        truncated: &AtomicBool,
     ) -> Result<DnsResponse, NetError> {
         if let Some(udp) = &self.udp
             && !self.needs_tcp(&request.queries)
@@ -65,6 +67,7 @@ impl NameServer {
             if let Some(response) = response {
                 return Ok(response);
             }
+            truncated.store(true, Ordering::Relaxed);
         }
         // Boxed, like other rare parts of a lookup, to keep the future of the common case small.
         Box::pin(self.query_over_tcp(request)).await

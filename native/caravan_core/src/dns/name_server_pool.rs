@@ -5,7 +5,7 @@
 
 use std::num::NonZeroU8;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hickory_resolver::proto::op::{
@@ -161,12 +161,14 @@ impl NameServerPool {
             }
             let until = budget.deadline.min(now + budget.per_try);
             let index = first.wrapping_add(attempt) % count;
-            let outcome =
-                match timeout_at(until, self.query_server(index, &query, query_type, budget)).await
-                {
-                    Ok(outcome) => outcome,
-                    Err(_elapsed) => Err(LookupError::Timeout),
-                };
+            let truncated = AtomicBool::new(false);
+            let response = self.query_server(index, &query, query_type, budget, &truncated);
+            let outcome = match timeout_at(until, response).await {
+                Ok(outcome) => outcome,
+                // The nameserver responds over UDP. So a firewall may drop TCP.
+                Err(_elapsed) if truncated.load(Ordering::Relaxed) => Err(LookupError::Truncated),
+                Err(_elapsed) => Err(LookupError::Timeout),
+            };
             // An error is a better reason than a timeout.
             if !matches!(outcome, Err(LookupError::Timeout)) || failure == LookupError::Timeout {
                 budget.failed_server.store(index, Ordering::Relaxed);
@@ -190,10 +192,14 @@ impl NameServerPool {
         query: &Query,
         query_type: QueryType,
         budget: QueryBudget<'_>,
+        truncated: &AtomicBool,
     ) -> Result<PoolResponse, LookupError> {
         let server = self.servers.get(index).ok_or(LookupError::Internal)?;
         let response = match self.validators.get(index) {
-            None => self.query_with_edns_fallback(server, query, budget).await?,
+            None => {
+                self.query_with_edns_fallback(server, query, budget, truncated)
+                    .await?
+            }
             Some(validator) => Box::pin(validate(validator, query, self.request_options)).await?,
         };
         match response.response_code {
@@ -218,15 +224,18 @@ impl NameServerPool {
         server: &NameServer,
         query: &Query,
         budget: QueryBudget<'_>,
+        truncated: &AtomicBool,
     ) -> Result<DnsResponse, LookupError> {
         let request = DnsRequest::from_query(query.clone(), self.request_options);
-        let response = server.query(&request, budget.early_polls).await?;
+        let response = server
+            .query(&request, budget.early_polls, truncated)
+            .await?;
         if response.response_code != ResponseCode::FormErr {
             return Ok(response);
         }
         let mut options = self.request_options;
         options.use_edns = false;
         let request = DnsRequest::from_query(query.clone(), options);
-        Ok(Box::pin(server.query(&request, None)).await?)
+        Ok(Box::pin(server.query(&request, None, truncated)).await?)
     }
 }
