@@ -70,6 +70,8 @@ defmodule Caravan.Dns.Error do
     * `:name` and `:type`: as they were looked up.
     * `:nameserver`: the nameserver that the reason is about, as in `Caravan.Dns.Answer`. After a timeout of several nameservers,
       it is the one that was asked last. It is `nil` if none was asked.
+    * `:transport`: the transport over which this nameserver was asked last. After a truncated answer over UDP, it is `:tcp`. It is
+      `nil` if no nameserver was asked, or if DNSSEC took several queries over UDP and TCP.
     * `:reason`: one of the following.
 
   | reason | meaning | what to do |
@@ -81,7 +83,7 @@ defmodule Caravan.Dns.Error do
   | `{:bad_name, text}` | the name cannot be looked up; `text` has the reason | correct the name |
   """
 
-  defexception [:name, :type, :reason, :nameserver]
+  defexception [:name, :type, :reason, :nameserver, :transport]
 
   @type reason ::
           :nxdomain
@@ -110,7 +112,8 @@ defmodule Caravan.Dns.Error do
           name: String.t(),
           type: Caravan.Dns.type(),
           reason: reason,
-          nameserver: String.t() | nil
+          nameserver: String.t() | nil,
+          transport: :udp | :tcp | :tls | :https | nil
         }
 
   @impl true

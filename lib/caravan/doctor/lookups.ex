@@ -21,9 +21,6 @@ defmodule Caravan.Doctor.Lookups do
   # The maximum number of lookups at the same time. The library allows 1,024 for all processes of the VM.
   @parallel 64
 
-  # The transports of a nameserver that has no scheme, such as one of resolv.conf: TCP if an answer is too long for UDP.
-  @no_scheme ["UDP", "TCP"]
-
   @doc """
   Looks up all queries of the topologies. `self` is the name of the node.
 
@@ -79,23 +76,12 @@ defmodule Caravan.Doctor.Lookups do
     "#{count} from #{from} (#{answer.transport}) in #{answer.time} µs, TTL #{answer.ttl} s#{dropped}"
   end
 
-  @doc """
-  Returns how long a lookup without records took, and which transports the nameservers of its topology are asked over.
-  """
+  @doc "Returns how long a lookup without records took, and over which transport its nameserver was asked last, if that is known."
   @spec effort(t) :: String.t()
-  def effort(%{result: {:error, %Dns.Error{nameserver: nil}}, time: time}), do: "after #{time} µs"
-
-  def effort(%{config: %Config{nameservers: nameservers}, time: time}) do
-    transports =
-      if nameservers == [], do: @no_scheme, else: Enum.flat_map(nameservers, &transports/1)
-
-    "after #{time} µs over #{transports |> Enum.uniq() |> Enum.join(" or ")}"
+  def effort(%{result: {:error, %Dns.Error{transport: transport}}, time: time}) do
+    over = if transport, do: " over #{transport |> Atom.to_string() |> String.upcase()}", else: ""
+    "after #{time} µs#{over}"
   end
-
-  defp transports("tcp://" <> _), do: ["TCP"]
-  defp transports("tls://" <> _), do: ["TLS"]
-  defp transports("https://" <> _), do: ["HTTPS"]
-  defp transports(_no_scheme), do: @no_scheme
 
   defp merge(one, other),
     do: Map.merge(one, other, fn _name, one, other -> Endpoint.merge(one, other) end)

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use caravan_core::dns::{
     LookupError, LookupFailure, LookupOptions, LookupStart, Outcome, PendingLookup, QueryType,
-    Question, ResolverConfig, Resolvers, TargetFamilies,
+    Question, ResolverConfig, Resolvers, TargetFamilies, Transport,
 };
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
@@ -156,7 +156,12 @@ fn lookups_end_with_an_answer_an_error_or_a_timeout() {
     let client = Client::new(&server);
     let failed = |error| {
         let nameserver = Some(server.as_str().into());
-        Err(LookupFailure { error, nameserver })
+        let transport = Some(Transport::Udp);
+        Err(LookupFailure {
+            error,
+            nameserver,
+            transport,
+        })
     };
     for _ in 0..3 {
         assert_eq!(client.outcome("one.test"), Ok(1));

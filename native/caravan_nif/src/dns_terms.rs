@@ -168,6 +168,7 @@ struct ErrorTerm<'a> {
     r#type: QueryTypeAtom,
     reason: Term<'a>,
     nameserver: Option<Term<'a>>,
+    transport: Option<rustler::Atom>,
 }
 
 /// Returns the tuple with the answer that `wanted` selects, or `{:error, %Caravan.Dns.Error{}}`.
@@ -182,7 +183,9 @@ pub fn result<'a>(
         Ok(answer) => success(env, name, query_type, wanted, answer),
         Err(failure) => {
             let reason = reason(env, &failure.error);
-            error_term(env, name, query_type, reason, failure.nameserver.as_deref())
+            let nameserver = failure.nameserver.as_deref();
+            let transport = failure.transport.map(transport);
+            error_term(env, name, query_type, reason, nameserver, transport)
         }
     }
 }
@@ -251,7 +254,7 @@ pub fn bad_name<'a>(env: Env<'a>, name: &[u8], query_type: QueryType, bad: BadNa
         }
     };
     let reason = (atoms::bad_name(), text).encode(env);
-    error_term(env, name, query_type, reason, None)
+    error_term(env, name, query_type, reason, None, None)
 }
 
 fn error_term<'a>(
@@ -260,12 +263,14 @@ fn error_term<'a>(
     query_type: QueryType,
     reason: Term<'a>,
     nameserver: Option<&str>,
+    transport: Option<rustler::Atom>,
 ) -> Term<'a> {
     let error = ErrorTerm {
         name: binary(env, name),
         r#type: query_type.into(),
         reason,
         nameserver: nameserver.map(|text| text.encode(env)),
+        transport,
     };
     (atoms::error(), error).encode(env)
 }

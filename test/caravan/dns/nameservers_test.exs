@@ -171,7 +171,7 @@ defmodule Caravan.Dns.NameserversTest do
       # On a busy machine, the deadline of a lookup may pass before its nameserver is asked.
       errors = Stream.repeatedly(fn -> error.([address], timeout: @short) end)
       error = errors |> Stream.take(10) |> Enum.find(&(&1.nameserver != nil))
-      assert %Error{nameserver: ^address, reason: ^reason} = error
+      assert %Error{nameserver: ^address, reason: ^reason, transport: :udp} = error
 
       assert Exception.message(error) =~
                ~r/"app.test" \(A\) failed at #{address}: the name|no valid/
@@ -195,9 +195,11 @@ defmodule Caravan.Dns.NameserversTest do
     DnsServer.put(server, "app.test", :a, [@ip])
     options = [allow: ["10.0.0.0/8"]]
     assert %Error{nameserver: ^address, reason: :not_allowed} = error.([address], options)
+    tcp = error.(["tcp://" <> address], options)
+    assert %Error{nameserver: ^address, reason: :not_allowed, transport: :tcp} = tcp
 
     # No nameserver is asked.
-    assert {:error, %Error{nameserver: nil}} = Dns.lookup("a..b", :a)
+    assert {:error, %Error{nameserver: nil, transport: nil}} = Dns.lookup("a..b", :a)
     assert %Error{nameserver: nil, reason: :bad_file} = error.([address], ca_file: "/none")
   end
 

@@ -228,6 +228,19 @@ defmodule Caravan.Dns.SystemTest do
     assert a(system, "app") == :servfail
   end
 
+  test "search: an error has the nameserver that returned it, and not the last one that was queried" do
+    servers = "nameserver 127.0.0.1\nnameserver 127.0.0.2\n"
+    system = start("search a.test b.test\n" <> servers)
+    SystemFiles.nameserver!(system, :second, ip: {127, 0, 0, 2})
+    put(system, "app.a.test", :empty)
+    put(system, "app.b.test", :refused)
+    put(system, :second, "app.b.test", :nxdomain)
+    put(system, :second, "app", :nxdomain)
+
+    assert {:error, %Error{reason: :no_records, nameserver: "127.0.0.1:53", transport: :udp}} =
+             SystemFiles.lookup(system, "app", :a)
+  end
+
   test "search: any other error ends the lookup" do
     system = start("search a.test b.test\n" <> @localhost)
     put(system, "app.a.test", :refused)

@@ -67,7 +67,7 @@ defmodule Caravan.Doctor.LookupTest do
     assert output =~ "app-4001@10.0.0.1: port 4001 by the port rule, address 10.0.0.1"
 
     assert output =~
-             ~r/^AAAA _app._tcp.test.: DNS lookup of .* failed at #{context.address}: .*\n  after \d+ µs over UDP or TCP$/m
+             ~r/^AAAA _app._tcp.test.: DNS lookup of .* failed at #{context.address}: .*\n  after \d+ µs over UDP$/m
 
     assert {{:error, :no_answer}, _output} = lookup(context, [])
     assert_raise ArgumentError, ~r/unknown option :retries/, fn -> lookup(context, retries: 1) end

@@ -2,7 +2,6 @@
 //! lacks.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use futures_util::stream::{BoxStream, StreamExt, once};
@@ -18,7 +17,7 @@ use hickory_resolver::proto::rr::{RData, Record, RecordType};
 use hickory_resolver::proto::serialize::txt::trust_anchor::{Entry, Parser};
 
 use super::LookupError;
-use super::name_server::NameServer;
+use super::name_server::{NameServer, Progress};
 
 /// Maximum number of proofs that are kept for one nameserver. One more replaces the oldest.
 const MAX_PROOFS: usize = 4_096;
@@ -43,7 +42,7 @@ impl DnsHandle for ValidatingHandle {
     fn send(&self, request: DnsRequest) -> Self::Response {
         let server = Arc::clone(&self.0);
         once(async move {
-            let response = server.query(&request, None, &AtomicBool::default()).await?;
+            let response = server.query(&request, None, &Progress::default()).await?;
             // An error code proves nothing, so it becomes an error.
             Ok(DnsError::from_response(response)?)
         })

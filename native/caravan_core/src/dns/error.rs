@@ -8,6 +8,8 @@ use std::sync::Arc;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::ResponseCode;
 
+use super::answer::Transport;
+
 /// The reason why a lookup has no answer. `Caravan.Dns.Error` documents each reason for operators.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LookupError {
@@ -58,6 +60,9 @@ pub struct LookupFailure {
     pub error: LookupError,
     /// The nameserver that the error is about. None if no nameserver was queried.
     pub nameserver: Option<Arc<str>>,
+    /// The transport over which this nameserver was queried last. None if no nameserver was queried, and if it is not known:
+    /// validation takes several queries, which may go over UDP and TCP.
+    pub transport: Option<Transport>,
 }
 
 impl From<LookupError> for LookupFailure {
@@ -65,6 +70,7 @@ impl From<LookupError> for LookupFailure {
         Self {
             error,
             nameserver: None,
+            transport: None,
         }
     }
 }

@@ -19,6 +19,15 @@ use super::udp::UdpSocketPool;
 /// Maximum number of questions in `tcp_only`. One more empties it.
 const MAX_TCP_ONLY: usize = 1_024;
 
+/// How far a query has come. The future of a query that takes too long is dropped, so its result cannot say that.
+#[derive(Default)]
+pub struct Progress {
+    /// The response over UDP was truncated.
+    pub truncated: AtomicBool,
+    /// The query was sent over the connection.
+    over_connection: AtomicBool,
+}
+
 /// One nameserver, with its UDP sockets and its connection.
 pub struct NameServer {
     /// Address and port, as in answers.
@@ -53,12 +62,12 @@ impl NameServer {
         }
     }
 
-    /// Returns the response to `request`, which is never truncated. Sets `truncated` if it was over UDP, and waits for TCP.
+    /// Returns the response to `request`, which is never truncated.
     pub async fn query(
         &self,
         request: &DnsRequest,
         early_polls: Option<&EarlyPolls>,
-        truncated: &AtomicBool,
+        progress: &Progress,
     ) -> Result<DnsResponse, NetError> {
         if let Some(udp) = &self.udp
             && !self.needs_tcp(&request.queries)
@@ -67,8 +76,9 @@ impl NameServer {
             if let Some(response) = response {
                 return Ok(response);
             }
-            truncated.store(true, Ordering::Relaxed);
+            progress.truncated.store(true, Ordering::Relaxed);
         }
+        progress.over_connection.store(true, Ordering::Relaxed);
         // Boxed, like other rare parts of a lookup, to keep the future of the common case small.
         Box::pin(self.query_over_tcp(request)).await
     }
@@ -98,6 +108,14 @@ impl NameServer {
             Err(NetError::Timeout) => Err(NetError::Timeout),
             // The nameserver responds over UDP, but TCP has no complete answer.
             _ => Err(NetError::Truncated),
+        }
+    }
+
+    /// Returns the transport of a query.
+    pub fn queried_over(&self, progress: &Progress) -> Transport {
+        match self.transport {
+            Transport::Udp if progress.over_connection.load(Ordering::Relaxed) => Transport::Tcp,
+            transport => transport,
         }
     }
 

@@ -5,7 +5,7 @@
 
 use std::num::NonZeroU8;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hickory_resolver::proto::op::{
@@ -18,12 +18,12 @@ use super::answer::{Provenance, Transport};
 use super::config::ResolverConfig;
 use super::dnssec::{self, Validator, validate};
 use super::inline_poll::EarlyPolls;
-use super::name_server::NameServer;
+use super::name_server::{NameServer, Progress};
 use super::resolver_files::ResolverFiles;
 use super::response::{self, Found};
 use super::system_config::SystemConfig;
 use super::udp;
-use super::{LookupError, LookupOptions, QueryType};
+use super::{LookupError, LookupFailure, LookupOptions, QueryType};
 
 /// Attempts per nameserver, unless the options of the lookup or resolv.conf say otherwise.
 const ATTEMPTS: u8 = 2;
@@ -53,8 +53,6 @@ pub struct QueryBudget<'a> {
     /// The index, modulo the number of nameservers, of the nameserver that the next query starts with: the one that
     /// responded last. So a silent nameserver costs a lookup one `per_try`, not one for each name.
     pub first_server: &'a AtomicUsize,
-    /// The index of the nameserver whose outcome is that of the last query. It counts only if this query failed.
-    pub failed_server: &'a AtomicUsize,
     pub early_polls: Option<&'a EarlyPolls>,
 }
 
@@ -120,7 +118,6 @@ impl NameServerPool {
         options: &LookupOptions,
         start: Instant,
         first_server: &'a AtomicUsize,
-        failed_server: &'a AtomicUsize,
         early_polls: &'a EarlyPolls,
     ) -> QueryBudget<'a> {
         let attempts = options.attempts.or(self.attempts);
@@ -132,15 +129,8 @@ impl NameServerPool {
             attempts,
             per_try: self.max_per_try.map_or(share, |own| own.min(share)),
             first_server,
-            failed_server,
             early_polls: Some(early_polls),
         }
-    }
-
-    /// Returns the nameserver of this index, or none if no nameserver has it.
-    pub fn server_text(&self, index: usize) -> Option<Arc<str>> {
-        let server = self.servers.get(index)?;
-        Some(Arc::clone(&server.text))
     }
 
     /// Queries one nameserver after the other until one has an answer, or an error that is about the name.
@@ -149,11 +139,11 @@ impl NameServerPool {
         name: &Name,
         query_type: QueryType,
         budget: QueryBudget<'_>,
-    ) -> Result<PoolResponse, LookupError> {
+    ) -> Result<PoolResponse, LookupFailure> {
         let query = Query::query(name.clone(), query_type.into());
         let count = self.servers.len();
         let first = budget.first_server.load(Ordering::Relaxed);
-        let mut failure = LookupError::Timeout;
+        let mut failure = LookupFailure::from(LookupError::Timeout);
         for attempt in 0..usize::from(budget.attempts) * count {
             let now = Instant::now();
             if now >= budget.deadline {
@@ -161,43 +151,56 @@ impl NameServerPool {
             }
             let until = budget.deadline.min(now + budget.per_try);
             let index = first.wrapping_add(attempt) % count;
-            let truncated = AtomicBool::new(false);
-            let response = self.query_server(index, &query, query_type, budget, &truncated);
-            let outcome = match timeout_at(until, response).await {
-                Ok(outcome) => outcome,
-                // The nameserver responds over UDP. So a firewall may drop TCP.
-                Err(_elapsed) if truncated.load(Ordering::Relaxed) => Err(LookupError::Truncated),
-                Err(_elapsed) => Err(LookupError::Timeout),
-            };
-            // An error is a better reason than a timeout.
-            if !matches!(outcome, Err(LookupError::Timeout)) || failure == LookupError::Timeout {
-                budget.failed_server.store(index, Ordering::Relaxed);
-            }
-            match outcome {
-                // Another nameserver may have an answer.
-                Err(LookupError::Timeout) => {}
-                Err(error) if !error.is_final() => failure = error,
-                outcome => {
+            let server = self.servers.get(index).ok_or(LookupError::Internal)?;
+            let validator = self.validators.get(index);
+            let progress = Progress::default();
+            let response =
+                self.query_server(server, validator, &query, query_type, budget, &progress);
+            let error = match timeout_at(until, response).await {
+                Ok(Ok(response)) => {
                     budget.first_server.store(index, Ordering::Relaxed);
-                    return outcome;
+                    return Ok(response);
                 }
+                Ok(Err(error)) => error,
+                // The nameserver responds over UDP. So a firewall may drop TCP.
+                Err(_elapsed) if progress.truncated.load(Ordering::Relaxed) => {
+                    LookupError::Truncated
+                }
+                Err(_elapsed) => LookupError::Timeout,
+            };
+            let is_final = error.is_final();
+            // An error is a better reason than a timeout.
+            if error != LookupError::Timeout || failure.error == LookupError::Timeout {
+                let transport = server.queried_over(&progress);
+                // A validator queries a nameserver several times, without this progress.
+                let is_known = validator.is_none() || transport != Transport::Udp;
+                failure = LookupFailure {
+                    error,
+                    nameserver: Some(Arc::clone(&server.text)),
+                    transport: is_known.then_some(transport),
+                };
             }
+            if is_final {
+                budget.first_server.store(index, Ordering::Relaxed);
+                return Err(failure);
+            }
+            // Another nameserver may have an answer.
         }
         Err(failure)
     }
 
     async fn query_server(
         &self,
-        index: usize,
+        server: &NameServer,
+        validator: Option<&Validator>,
         query: &Query,
         query_type: QueryType,
         budget: QueryBudget<'_>,
-        truncated: &AtomicBool,
+        progress: &Progress,
     ) -> Result<PoolResponse, LookupError> {
-        let server = self.servers.get(index).ok_or(LookupError::Internal)?;
-        let response = match self.validators.get(index) {
+        let response = match validator {
             None => {
-                self.query_with_edns_fallback(server, query, budget, truncated)
+                self.query_with_edns_fallback(server, query, budget, progress)
                     .await?
             }
             Some(validator) => Box::pin(validate(validator, query, self.request_options)).await?,
@@ -224,18 +227,16 @@ impl NameServerPool {
         server: &NameServer,
         query: &Query,
         budget: QueryBudget<'_>,
-        truncated: &AtomicBool,
+        progress: &Progress,
     ) -> Result<DnsResponse, LookupError> {
         let request = DnsRequest::from_query(query.clone(), self.request_options);
-        let response = server
-            .query(&request, budget.early_polls, truncated)
-            .await?;
+        let response = server.query(&request, budget.early_polls, progress).await?;
         if response.response_code != ResponseCode::FormErr {
             return Ok(response);
         }
         let mut options = self.request_options;
         options.use_edns = false;
         let request = DnsRequest::from_query(query.clone(), options);
-        Ok(Box::pin(server.query(&request, None, truncated)).await?)
+        Ok(Box::pin(server.query(&request, None, progress)).await?)
     }
 }

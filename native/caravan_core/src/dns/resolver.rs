@@ -4,7 +4,7 @@
 //! the last one. So a timeout could be reported as "the name does not exist".
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use hickory_resolver::proto::rr::{Name, Record};
@@ -54,16 +54,9 @@ impl Resolver {
             Some(answer) => answer,
             None => {
                 let first_server = AtomicUsize::new(self.pool.first_server());
-                let failed_server = AtomicUsize::new(usize::MAX);
-                let budget =
-                    self.pool
-                        .budget(options, start, &first_server, &failed_server, early_polls);
+                let budget = self.pool.budget(options, start, &first_server, early_polls);
                 self.query_search_list(name, *query_type, options, budget)
-                    .await
-                    .map_err(|error| LookupFailure {
-                        error,
-                        nameserver: self.pool.server_text(failed_server.load(Ordering::Relaxed)),
-                    })?
+                    .await?
             }
         };
         let has_addresses = match &mut answer.records {
@@ -78,6 +71,7 @@ impl Resolver {
         if answer.provenance.dropped > 0 && !has_addresses {
             return Err(LookupFailure {
                 error: LookupError::NotAllowed,
+                transport: answer.nameserver.is_some().then_some(answer.transport),
                 nameserver: answer.nameserver,
             });
         }
@@ -95,14 +89,17 @@ impl Resolver {
         query_type: QueryType,
         options: &LookupOptions,
         budget: QueryBudget<'_>,
-    ) -> Result<Answer, LookupError> {
-        let mut nothing = LookupError::NxDomain;
+    ) -> Result<Answer, LookupFailure> {
+        let mut nothing: Option<LookupFailure> = None;
         for candidate in self.system.search_names(name) {
             match self.follow_cnames(candidate, query_type, budget).await {
-                Err(LookupError::NxDomain) => {}
-                Err(LookupError::NoRecords) if nothing != LookupError::NxDomain => {}
-                Err(error @ (LookupError::NoRecords | LookupError::ServFail)) => nothing = error,
-                Err(error) => return Err(error),
+                Err(failure) => match rank(&failure.error) {
+                    None => return Err(failure),
+                    new if nothing.as_ref().is_none_or(|old| new > rank(&old.error)) => {
+                        nothing = Some(failure);
+                    }
+                    Some(_) => {}
+                },
                 Ok((mut answer, additionals)) => {
                     if let Records::Services(services) = &mut answer.records
                         && options.addresses != TargetFamilies::None
@@ -116,7 +113,7 @@ impl Resolver {
                 }
             }
         }
-        Err(nothing)
+        Err(nothing.unwrap_or_else(|| LookupError::NxDomain.into()))
     }
 
     /// Returns the records of `name`, or of the name that its CNAME records lead to, with the additional section.
@@ -125,8 +122,9 @@ impl Resolver {
         name: Name,
         query_type: QueryType,
         budget: QueryBudget<'_>,
-    ) -> Result<(Answer, Vec<Record>), LookupError> {
+    ) -> Result<(Answer, Vec<Record>), LookupFailure> {
         let (mut name, mut provenance) = (name, Provenance::default());
+        let mut failure = LookupFailure::from(LookupError::BadResponse);
         for _ in 0..=MAX_CNAME_QUERIES {
             let response = self.pool.query(&name, query_type, budget).await?;
             provenance = provenance.merge(response.provenance);
@@ -141,9 +139,24 @@ impl Resolver {
                     };
                     return Ok((answer, response.additionals));
                 }
-                Found::Cname(other) => name = other,
+                Found::Cname(other) => {
+                    name = other;
+                    failure.nameserver = Some(response.nameserver);
+                    failure.transport = Some(response.transport);
+                }
             }
         }
-        Err(LookupError::BadResponse)
+        Err(failure)
+    }
+}
+
+/// Returns the rank of an error after which the search list continues: that of the highest rank is reported. None for
+/// other errors.
+fn rank(error: &LookupError) -> Option<u8> {
+    match error {
+        LookupError::NxDomain => Some(0),
+        LookupError::NoRecords => Some(1),
+        LookupError::ServFail => Some(2),
+        _ => None,
     }
 }

@@ -12,7 +12,7 @@ use super::answer::{MAX_TARGET_ADDRESSES, Provenance, Service};
 use super::name_server_pool::QueryBudget;
 use super::resolver::Resolver;
 use super::response;
-use super::{Answer, LookupError, LookupOptions, QueryType, Question, Records};
+use super::{Answer, LookupError, LookupFailure, LookupOptions, QueryType, Question, Records};
 
 /// Maximum number of SRV targets that are looked up at the same time.
 const MAX_TARGETS: usize = 32;
@@ -27,7 +27,7 @@ pub async fn resolve_targets(
     additionals: &[Record],
     options: &LookupOptions,
     budget: QueryBudget<'_>,
-) -> Result<Provenance, LookupError> {
+) -> Result<Provenance, LookupFailure> {
     let mut known: HashMap<String, TargetAddresses> = HashMap::new();
     // hickory does not validate the additional section, so with DNSSEC, its addresses are not used.
     if !resolver.pool.validates() {
@@ -69,7 +69,7 @@ pub async fn resolve_targets(
     let mut lookups = futures_util::stream::iter(missing)
         .map(|(target, query_types)| async move {
             let answers = resolve_target(resolver, &target, &query_types, budget).await?;
-            Ok::<_, LookupError>((target, answers))
+            Ok::<_, LookupFailure>((target, answers))
         })
         .buffer_unordered(MAX_TARGETS);
     while let Some(found) = lookups.next().await {
@@ -100,7 +100,7 @@ async fn resolve_target(
     target: &str,
     query_types: &[QueryType],
     budget: QueryBudget<'_>,
-) -> Result<Vec<(Vec<IpAddr>, Provenance)>, LookupError> {
+) -> Result<Vec<(Vec<IpAddr>, Provenance)>, LookupFailure> {
     let Ok(Question { mut name, .. }) = Question::new(target.as_bytes(), QueryType::A) else {
         return Ok(Vec::new());
     };
@@ -110,7 +110,9 @@ async fn resolve_target(
         async move {
             match resolver.system.lookup_hosts(&name, query_type) {
                 Some(answer) => Ok(answer),
-                None => Ok(resolver.follow_cnames(name, query_type, budget).await?.0),
+                None => Ok::<_, LookupFailure>(
+                    resolver.follow_cnames(name, query_type, budget).await?.0,
+                ),
             }
         }
     });
@@ -122,7 +124,7 @@ async fn resolve_target(
                 provenance,
                 ..
             }) => found.push((ips, provenance)),
-            Err(LookupError::Bogus) => return Err(LookupError::Bogus),
+            Err(failure) if failure.error == LookupError::Bogus => return Err(failure),
             Ok(_) | Err(_) => {}
         }
     }
