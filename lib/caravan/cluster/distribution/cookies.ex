@@ -115,7 +115,7 @@ defmodule Caravan.Cluster.Distribution.Cookies do
       :ok
     end
 
-    with {:ok, :ok} <- Job.run(change, @change_timeout), do: :ok
+    with {:ok, _done} <- Job.run(change, @change_timeout), do: :ok
   end
 
   # The registered name is the lock. It is free again when the process that has it ends.
