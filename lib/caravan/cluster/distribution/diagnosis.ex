@@ -201,7 +201,8 @@ defmodule Caravan.Cluster.Distribution.Diagnosis do
   end
 
   def text({:protocol, where, what}),
-    do: "#{where} accepts, and #{what}. It is another program, or the node hangs"
+    do:
+      "#{where} accepts, and #{what}. It is another program, or the node hangs, or has no free file descriptor (ulimit -n)"
 
   def text({:network, where, :einval}),
     do:

@@ -202,7 +202,8 @@ defmodule Caravan.Doctor.Checks.Peers do
 
   defp answer({:protocol, where, what}, _about) do
     {:failed, "#{where} accepts, and #{what}", "a node of Erlang",
-     "find out what listens on #{where}. If it is the node, it hangs: restart it"}
+     "find out what listens on #{where}. If it is the node, it has no free file descriptor (raise ulimit -n), or it hangs " <>
+       "(restart it)"}
   end
 
   defp answer({:version, where}, _about) do

@@ -17,6 +17,30 @@ defmodule Caravan.Cluster.Distribution.DiagnosisTest do
     end
   end
 
+  test "a diagnosis of a node without a free file descriptor names descriptors" do
+    node = PeerNode.start!(name: PeerNode.name("app"))
+    limit = ["sh", "-c", ~S(ulimit -n 64; exec "$@"), "sh"]
+    full = PeerNode.start!(name: PeerNode.name("full"), wrapper: limit)
+
+    hold = """
+    test = self()
+
+    spawn(fn ->
+      held = Caravan.Test.OsResources.hold_descriptors()
+      send(test, length(held))
+      Process.sleep(:infinity)
+    end)
+
+    receive do: (held -> held)
+    """
+
+    assert PeerNode.eval(full, hold) > 0
+    finding = PeerNode.call(node, Diagnosis, :find, [Atom.to_string(full.name)])
+    where = "127.0.0.1:#{PeerNode.port(full)}"
+    assert finding == {:protocol, where, "then says nothing for 2 seconds"}
+    assert Diagnosis.text(finding) =~ "or has no free file descriptor"
+  end
+
   test "a diagnosis finds out why a node cannot be connected" do
     node = PeerNode.start!(name: PeerNode.name("app"))
     find = &find(node, &1)

@@ -184,7 +184,10 @@ defmodule Caravan.Doctor.Checks.PeersTest do
       assert {"peer.protocol", subject, seen, fix} = finding(node, strategy, 1)
       assert subject == Atom.to_string(other.name)
       assert seen == "#{where} accepts, and then says nothing for 2 seconds"
-      assert fix == "find out what listens on #{where}. If it is the node, it hangs: restart it"
+
+      assert fix ==
+               "find out what listens on #{where}. If it is the node, it has no free file descriptor (raise ulimit -n), " <>
+                 "or it hangs (restart it)"
 
       # The fix.
       Cluster.signal(other, "CONT")
