@@ -383,7 +383,7 @@ defmodule Caravan.Doctor.Checks.PeersTest do
   end
 
   # A node with 200 members. Nothing listens on the ports of 100, and the other 100 are silent.
-  defp node_with_silent_members do
+  defp node_with_silent_members(options \\ []) do
     # Without an accept, the kernel accepts the connection, and nothing comes.
     silent =
       for _ <- 1..100 do
@@ -392,7 +392,7 @@ defmodule Caravan.Doctor.Checks.PeersTest do
         port
       end
 
-    {node, strategy} = node_with_members(silent ++ Enum.to_list(1..100))
+    {node, strategy} = node_with_members(silent ++ Enum.to_list(1..100), options)
     # Loads the code.
     _ = report(node, strategy: strategy, timeout: 100)
     {node, strategy, silent}
@@ -439,35 +439,23 @@ defmodule Caravan.Doctor.Checks.PeersTest do
              Enum.uniq_by(hanging, & &1.id) |> Enum.map(&Map.take(&1, [:id]))
   end
 
+  @tag timeout: 300_000
   test "200 members, 100 of them silent, hold no scheduler over 1 ms" do
-    {node, strategy, _silent} = node_with_silent_members()
+    # The clock of the monitor also runs while the machine interrupts the VM, which a high priority makes rare.
+    {node, strategy, _silent} = node_with_silent_members(wrapper: ~w(nice -n -20), args: ~w(+S 1))
 
-    # Returns the milliseconds that processes ran for over 1 ms, less those that threads waited for a CPU (proc(5)): the
-    # monitor also counts the time for which a busy machine interrupts the VM.
     code = """
-    waited = fn ->
-      for file <- Path.wildcard("/proc/self/task/*/schedstat"), {:ok, text} <- [File.read(file)], reduce: 0 do
-        sum -> sum + (text |> String.split() |> Enum.at(1) |> String.to_integer())
-      end
-    end
-
-    held = fn held, sum ->
-      receive do
-        {:monitor, _pid, :long_schedule, info} -> held.(held, sum + info[:timeout])
-      after
-        0 -> sum
-      end
-    end
-
-    before = waited.()
+    # The process that gets the messages is not monitored.
     :erlang.system_monitor(self(), [{:long_schedule, 1}])
-    %{counts: %{failed: 200}} = Caravan.Doctor.report(strategy: strategy, timeout: 60_000)
+    report = Task.async(fn -> Caravan.Doctor.report(strategy: strategy, timeout: 60_000) end)
+    %{counts: %{failed: 200}} = Task.await(report, :infinity)
     :erlang.system_monitor(:undefined)
-    held.(held, 0) - div(waited.() - before, 1_000_000)
+    receive do: ({:monitor, _pid, :long_schedule, info} -> info), after: (0 -> :none)
     """
 
     # What holds a scheduler does so in each run.
-    assert Enum.any?(1..10, fn _ -> PeerNode.eval(node, code, strategy: strategy) <= 0 end)
+    runs = Stream.map(1..40, fn _ -> PeerNode.eval(node, code, strategy: strategy) end)
+    assert Enum.member?(runs, :none)
   end
 
   test "members whose time is over are skipped" do
