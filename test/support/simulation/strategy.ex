@@ -8,6 +8,7 @@ defmodule Caravan.Test.Strategy do
   The test process gets the messages of the server and of the network.
   """
 
+  import ExUnit.Assertions
   import ExUnit.Callbacks, only: [start_supervised!: 1]
 
   alias Caravan.Cluster.DnsStrategy
@@ -41,5 +42,27 @@ defmodule Caravan.Test.Strategy do
     ]
     |> Keyword.merge(FakeNetwork.options(context.network))
     |> Keyword.merge(options)
+  end
+
+  @doc "Returns an SRV record for `DnsServer`."
+  @spec srv(:inet.port_number(), String.t()) :: tuple
+  def srv(port, host \\ "node.test"), do: {0, 0, port, host}
+
+  @doc "Waits for two more queries. Then the strategy has handled the answer that came before this call."
+  @spec await_round() :: {:dns_query, map}
+  def await_round do
+    flush_queries()
+    assert_receive {:dns_query, _}, 5_000
+    assert_receive {:dns_query, _}, 5_000
+  end
+
+  @doc "Deletes the messages about queries that have come so far."
+  @spec flush_queries() :: :ok
+  def flush_queries do
+    receive do
+      {:dns_query, _} -> flush_queries()
+    after
+      0 -> :ok
+    end
   end
 end
