@@ -12,8 +12,7 @@ defmodule Mix.Tasks.Caravan.Doctor do
     * `--strict` - a warning counts as a failure
     * `--verbose` - also the checks that are ok or skipped are printed
 
-  The status is 0 if no check has failed, and 1 if one has. It is 2 if none has failed, but a check was not finished within the
-  timeout, or all checks were skipped, and for wrong arguments.
+  The status is that of `Caravan.doctor!/1`, and 2 for wrong arguments.
   """
 
   use Mix.Task

@@ -217,7 +217,7 @@ defmodule Caravan.Cluster.Distribution.HandshakeTest do
     for input <- valid, parse <- parsers, do: parse.(input)
     before = :erlang.system_info(:atom_count)
 
-    for _ <- 1..100_000 do
+    for _ <- 1..1_000_000 do
       input = mutate(Enum.random(valid), :rand.uniform(4))
 
       for parse <- parsers do
