@@ -106,10 +106,13 @@ defmodule Caravan.Cluster.Distribution.DrainNodesTest do
   end
 
   # Starts the topology :one on the first and the third node, and :two on the second and the third.
+  # Waits until the third node knows the other two.
   defp start_different(knot, [a, b, c]) do
     put_services(knot, [{a, [:app]}, {b, [:two]}, {c, [:app, :two]}])
     for node <- [a, c], do: start_strategy(node, knot, topology: :one)
     for node <- [b, c], do: start_strategy(node, knot, @two)
+    await_known(c, :one, [a])
+    await_known(c, :two, [b])
   end
 
   # Starts three nodes with the topology :two. The third one also has the topology :one, which is drained.
@@ -219,8 +222,6 @@ defmodule Caravan.Cluster.Distribution.DrainNodesTest do
       start_different(context.knot, nodes)
       # `global` connects a and b as well.
       await_mesh(nodes)
-      await_known(c, :one, [a])
-      await_known(c, :two, [b])
       sync_global(nodes)
 
       assert drain(c, :one) == :ok
@@ -253,8 +254,6 @@ defmodule Caravan.Cluster.Distribution.DrainNodesTest do
       [a, b, c] = nodes = for _ <- 1..3, do: start_alone(args: args)
       start_different(context.knot, nodes)
       Host.await(fn -> peers(c) == Enum.sort([a.name, b.name]) end, "c to have both")
-      await_known(c, :one, [a])
-      await_known(c, :two, [b])
       assert drain(c, :one) == :ok
       assert peers(c) == [b.name]
       assert_refused(a, c)
@@ -339,8 +338,6 @@ defmodule Caravan.Cluster.Distribution.DrainNodesTest do
     [a, b, c] = nodes = for _ <- 1..3, do: start_alone()
     start_different(context.knot, nodes)
     await_mesh(nodes)
-    await_known(c, :one, [a])
-    await_known(c, :two, [b])
 
     call_strategy(c, :two, :suspend)
     assert drain(c, :one) == {:error, :timeout}
@@ -356,8 +353,6 @@ defmodule Caravan.Cluster.Distribution.DrainNodesTest do
     # On the node a, the topology :two finds no node.
     start_strategy(a, context.knot, topology: :two, query: "_none._tcp.caravan.test")
     Host.await(fn -> peers(c) == Enum.sort([a.name, b.name]) end, "c to have both")
-    await_known(c, :one, [a])
-    await_known(c, :two, [b])
     PeerNode.call(a, Caravan.Cluster, :await, [:two, [nodes: 0]])
 
     call_strategy(a, :two, :suspend)
