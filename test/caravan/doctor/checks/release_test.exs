@@ -97,6 +97,12 @@ defmodule Caravan.Doctor.Checks.ReleaseTest do
     assert [{"failed", "release.remote_vm_args", seen}] = findings(report)
     assert seen =~ "the VM that bin/app rpc, remote or stop starts runs without -epmd_module"
 
+    # The fix.
+    fix = check(report, "release.remote_vm_args").fix
+    ["in rel/remote.vm.args.eex" <> _ | lines] = String.split(fix, "\n")
+    mended = @defaults["vm.args"] <> "\n" <> Enum.join(lines, "\n") <> "\n"
+    assert findings(release(%{@right | "remote.vm.args" => mended})) == []
+
     assert [{"failed", "release.remote_vm_args", seen}] =
              findings(release(Map.delete(@right, "remote.vm.args")))
 
