@@ -23,24 +23,29 @@ defmodule Caravan.Telemetry do
     * `:result` is `:ok` or `{:error, reason}`. The reasons of a lookup are those of `Caravan.Dns.Error`,
       `:cancelled` if `Caravan.Cluster.drain/1` cancelled it, and `:client_returned` if the `:dns_client` returned
       a wrong term. The reasons of a connect are `:unreachable`, `:not_distributed` (this node is not alive), `:timeout`,
-      and for another `:connect` function, `{:crashed, reason}` and `{:returned, term}`.
+      and with a custom `:connect` function also `{:crashed, reason}` and `{:returned, term}`.
     * `[:caravan, :topology, :status]` is emitted after each round of lookups, when no lookup is in flight any more, even
       if lookups have failed. It is also emitted after a drain and a resume.
-    * `:missing` is the number of members that are not connected, or with the option `:links`, of preferred members.
-      `:drained` is 1 after `Caravan.Cluster.drain/1`, else 0. `:answer_age` is the time in milliseconds since the last
+    * `:missing` is the number of members that are not connected. With the option `:links`, it counts only preferred
+      members. `:drained` is 1 after `Caravan.Cluster.drain/1`, else 0. `:answer_age` is the time in milliseconds since the last
       answer. If the topology has several queries, it is the longest of their times. "There is no such name" is an answer.
     * A lookup ends in `:exception` if the `:dns_client` raises or hangs, or if the resolver does not reply.
     * `[:caravan, :node, :connect, :stop]` is emitted for attempts of OTP to connect a node. A failed probe
       (`Caravan.Cluster.DnsStrategy`) does not emit this event. For each kind of failed probe, such as `:refused`,
       `[:caravan, :node, :connect, :diagnosis]` is emitted once while the node is missing.
-    * `:finding` is `:name_type` (one node has a short name, the other one a long name), `:unresolvable`, `:no_port`,
-      `:refused`, `:no_reply`, `:network`, or the step of the handshake that fails: `:protocol` (another program listens, or
-      the node hangs), `:tls` (only the other node uses TLS), `:no_tls` (only this node uses TLS), `:certificate` (one node
-      refuses the certificate of the other), `:unexamined` (both use TLS, but its options are not in a file, so no step was
-      examined), `:name` (the other node has another name), `:version` (the other node does not allow this one, mostly
-      because the releases of OTP are too far apart), `:cookie`,
-      `:own_cookie` (this node has a cookie for the other node alone, so the cookie was not examined), or `:accepted` (no
-      step fails).
+    * `:finding` says why the node cannot be connected. Before the handshake, it is `:name_type` (one node has a short name,
+      the other one a long name), `:unresolvable`, `:no_port`, `:refused`, `:no_reply` or `:network`. For the handshake, it
+      is one of these:
+      * `:protocol`: another program listens, or the node hangs;
+      * `:tls`: only the other node uses TLS;
+      * `:no_tls`: only this node uses TLS;
+      * `:certificate`: one node refuses the certificate of the other;
+      * `:unexamined`: both use TLS, but its options are not in a file, so no step was examined;
+      * `:name`: the other node has another name;
+      * `:version`: the other node does not allow this one, mostly because the releases of OTP are too far apart;
+      * `:cookie`: the cookies differ;
+      * `:own_cookie`: this node has a cookie for the other node alone, so the cookie was not examined;
+      * `:accepted`: no step fails.
     * `:connected` is the number of connected nodes of the topology: after the change, or before a drain or a resume.
     * `[:caravan, :node, :up]` and `[:caravan, :node, :down]` have `:link` only if the option `:links` is a number. It is
       `:preferred` or `:stand_in`, `:other` for a connection that this topology did not make, and `:released` for
@@ -75,8 +80,11 @@ defmodule Caravan.Telemetry do
   The tag `:result` is `:ok`, or the reason without its details, such as `:nxdomain` or `:crashed`. No tag is the name
   of a node, so the number of time series does not grow with the cluster.
 
-  Two useful alerts: `missing` is above 0 for five minutes longer than the option `:keep`, which is ten minutes by default, and
-  `answer_age` is above 60,000 ms. A node that has left counts as missing until `:keep` is over.
+  Two alerts are useful:
+
+    * `missing` is above 0 for ten minutes. A node that has left counts as missing until the option `:keep` is over, by
+      default for five minutes. With a longer `:keep`, wait for `:keep` and five minutes more.
+    * `answer_age` is above 60,000 ms.
   """
 
   # The bounds of the distributions, in milliseconds. In a local network, a lookup or a connect takes less than 1 ms. One that
