@@ -49,7 +49,7 @@ defmodule CaravanTest do
       assert advice =~ "RELEASE_DISTRIBUTION"
       for flag <- @flags, do: assert(advice =~ flag)
 
-      # The name that the platform sets is kept, and a container uses its address.
+      # The advice keeps a name that the platform has set, and tells a container to use its address as the host.
       assert advice =~ ~S|export RELEASE_NODE="${RELEASE_NODE:-app-4001@$(hostname -f)}"|
       assert advice =~ "$(hostname -i)"
     end

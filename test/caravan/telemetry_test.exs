@@ -61,7 +61,7 @@ defmodule Caravan.TelemetryTest do
   defp start(context, id, options),
     do: start_supervised!(Supervisor.child_spec({DnsStrategy, options(context, options)}, id: id))
 
-  # Returns what a function makes Caravan emit in processes that it starts: {event, measurements, metadata}.
+  # Runs `fun`. Returns the events of all processes that start in the meantime: {event, measurements, metadata}.
   defp emitted(fun) do
     # A pattern matches only functions of modules that are loaded.
     Code.ensure_loaded!(Telemetry)
@@ -288,7 +288,7 @@ defmodule Caravan.TelemetryTest do
   end
 
   describe "metrics" do
-    test "raises with the dependency to add where Telemetry.Metrics is not there" do
+    test "raises without Telemetry.Metrics, and names the dependency to add" do
       assert_raise RuntimeError, ~r/Add {:telemetry_metrics, "~> 1.0"} to deps in mix.exs/, fn ->
         Telemetry.metrics()
       end
@@ -318,7 +318,7 @@ defmodule Caravan.TelemetryTest do
           for {_tag, value} <- tags, do: assert(is_atom(value) or is_binary(value))
         end
 
-        # A series for each name of a node would be too many.
+        # With the name of a node as a tag, the number of time series would grow with the cluster.
         assert metric.tags -- [:topology, :query, :type, :result] == []
       end
     end

@@ -39,7 +39,7 @@ defmodule Caravan.Test.FakeNodes do
   @spec address(non_neg_integer) :: :inet.ip4_address()
   def address(number) when number in 0..0xFFFF, do: {127, 1, div(number, 256), rem(number, 256)}
 
-  @doc "Returns the name of the fake node with this number. `Caravan.Epmd` connects it to the port in the name."
+  @doc "Returns the name of the fake node with this number. The name contains the port, so `Caravan.Epmd` finds it."
   @spec name(t, non_neg_integer) :: node
   def name(%__MODULE__{port: port}, number), do: :"#{name_at(address(number), port)}"
 
@@ -68,7 +68,7 @@ defmodule Caravan.Test.FakeNodes do
          do: swallow(socket)
   end
 
-  # The fake node has the flags of the dialling node, so each of the two can do what the other one asks for.
+  # The fake node sends back the flags of the dialling node. So the dialling node never refuses it for a missing flag.
   defp handshake(socket, cookie) do
     with {:ok, <<?N, flags::64, _creation::32, _name_and_length::binary>>} <-
            receive_from(socket),

@@ -30,7 +30,7 @@ defmodule Caravan.Test.SystemFiles do
   @doc """
   Returns why this user cannot make such namespaces, or `nil`.
 
-  Root can make them. Other users can where the kernel allows them user namespaces.
+  Root can make them. Other users can make them if the kernel allows user namespaces for all users.
   """
   @spec obstacle() :: String.t() | nil
   def obstacle do

@@ -18,7 +18,7 @@ defmodule Caravan.Cluster.Distribution.ConnectAllTest do
     end
   end
 
-  test "the flag counts where `global` has not stored its value" do
+  test "if `global` has not stored the kernel parameter, the flag decides" do
     node = PeerNode.start!(args: ~w(-connect_all false))
     :ok = PeerNode.call(node, :application, :unset_env, [:kernel, :connect_all])
     refute PeerNode.call(node, ConnectAll, :in_force, [])
@@ -41,7 +41,7 @@ defmodule Caravan.Cluster.Distribution.ConnectAllTest do
       node
     end
 
-    test "are asked for their value, without Caravan too" do
+    test "are asked for their value, even if they do not run Caravan" do
       off = plain_node(~w(-connect_all false))
       on = plain_node()
       flag_only = plain_node(~w(-connect_all false))

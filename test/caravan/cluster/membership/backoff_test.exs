@@ -13,7 +13,7 @@ defmodule Caravan.Cluster.Membership.BackoffTest do
   defp longest(failure, times, counts \\ @few),
     do: for(gone <- times, do: Backoff.wait(failure, gone, counts, 0.999999) + 1)
 
-  # Returns the times of all attempts while the node is gone for `until`, and each random number is 0.5.
+  # Returns the times of the attempts for a node that is gone until the time `until`, with 0.5 as each random number.
   defp attempts(failure, until, counts, gone \\ 0) do
     if gone >= until,
       do: [],
@@ -44,7 +44,7 @@ defmodule Caravan.Cluster.Membership.BackoffTest do
     assert Enum.max(waits) <= 200
   end
 
-  test "in the long run, a dead node is dialled at most once in 15 to 30 seconds" do
+  test "in the long run, two attempts to dial a dead node are at least 15 seconds apart" do
     for failure <- [:new, :connect, :probe],
         do: assert(Backoff.wait(failure, 10 * @hour, @few, 0.0) >= 15 * @second)
   end
@@ -79,7 +79,7 @@ defmodule Caravan.Cluster.Membership.BackoffTest do
     assert second |> Enum.frequencies_by(&div(&1, 1_000)) |> Map.values() |> Enum.max() <= 200
   end
 
-  test "many new nodes that refuse are dialled more rarely, and one among many connected nodes is not" do
+  test "a new node that refuses is dialled more rarely only if many other members are missing too" do
     one = %{members: 1_000, connected: 999}
     assert longest(:new, [0, @minute], one) == [500, 60_000]
     many = %{members: 1_000, connected: 10}
@@ -87,7 +87,7 @@ defmodule Caravan.Cluster.Membership.BackoffTest do
     assert length(attempts(:new, @minute, many)) <= 5
   end
 
-  test "many new nodes that refuse are dialled together, after the same waits" do
+  test "many new nodes that refuse are dialled in a few groups, each at one time" do
     counts = %{members: 1_000, connected: 10}
 
     for now <- [-500_123, 77_000] do
@@ -109,6 +109,9 @@ defmodule Caravan.Cluster.Membership.BackoffTest do
 
   test "a node that has announced that it leaves is dialled after half a minute or later" do
     assert Backoff.after_drain(0.0) == 30_000
+  end
+
+  test "a steady node is dialled 50 to 200 ms after its nodedown" do
     assert Backoff.after_nodedown(0.0) == 50
     assert Backoff.after_nodedown(0.999999) == 200
   end

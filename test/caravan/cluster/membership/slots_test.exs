@@ -26,7 +26,7 @@ defmodule Caravan.Cluster.Membership.SlotsTest do
     assert Slots.free(slots, 2) == 1
   end
 
-  test "a connect that begins again soon has its slot for 100 ms from then on" do
+  test "a connect that ends and begins again has its slot for 100 ms from the second start" do
     slots = Slots.new() |> Slots.start("a@h", 0) |> Slots.start("b@h", 10)
     slots = slots |> Slots.finish("b@h") |> Slots.start("b@h", 50) |> Slots.expire(110)
     assert Slots.free(slots, 2) == 1
@@ -34,7 +34,7 @@ defmodule Caravan.Cluster.Membership.SlotsTest do
     assert slots |> Slots.expire(150) |> Slots.free(2) == 2
   end
 
-  test "no slot is free while 512 connects are in progress, or the maximum if that is more" do
+  test "no slot is free while 512 connects are in progress, except with a maximum above 512" do
     slots = Enum.reduce(1..512, Slots.new(), &Slots.start(&2, "n#{&1}@h", 0))
     assert Slots.free(slots, 1_024) == 512
     assert Slots.next_free_at(slots, 1_024) == 100
