@@ -3,8 +3,8 @@
 #
 #   mix run bench/edge.exs [ROUNDS]
 #
-# Prints the medians of the memory that the BEAM has allocated, and of what Linux counts without pages of files, after all
-# processes have collected their garbage.
+# First, all processes of the edge node collect their garbage. Then two sizes are read: the memory that the BEAM has
+# allocated, and the memory that Linux counts for the VM, without pages of files. The benchmark prints the median of each.
 
 Code.require_file("nodes.ex", __DIR__)
 Code.require_file("../test/support/nodes/fake_nodes.ex", __DIR__)

@@ -1,5 +1,5 @@
-# How much CPU a topology of N nodes takes: the membership alone, and the whole strategy. Each event is taken in
-# by itself, as in a cluster: one nodeup, one nodedown, one result of a connect.
+# How much CPU a topology of N nodes takes: the membership alone, and the whole strategy. Each event
+# comes alone, as in a cluster: one nodeup, one nodedown, one result of a connect.
 #
 #   ELIXIR_ERL_OPTIONS="+sbwt none +sbwtdcpu none +sbwtdio none" mix run bench/membership.exs
 #
@@ -9,8 +9,9 @@
 # less than 50 µs.
 
 defmodule Bench.Phases do
-  # Runs the phases one after the other and measures the CPU time of the VM. The clock counts milliseconds, so a size
-  # with little work has many topologies. In each topology, the phases of one group follow each other at once.
+  # Runs the phases one after the other and measures the CPU time of the VM. `sizes` has the size of each topology. The
+  # clock counts milliseconds, so the caller starts many topologies if they are small, and the result is the mean of all.
+  # A topology runs all phases of a group without a pause, before the next topology runs them.
   def run(module, groups, sizes) do
     topologies = Enum.map(sizes, &module.start/1)
     times = for group <- groups, time <- run_group(module, group, topologies), do: time
@@ -244,8 +245,8 @@ defmodule Bench.Process do
     end
   end
 
-  # Waits, because the strategy takes a node that was connected for less than five seconds for one that flaps, and dials it
-  # later.
+  # Waits, because a node that was connected for less than five seconds counts as one that flaps. The strategy dials such a
+  # node later.
   def prepare(_strategies, :nodedown) do
     Process.sleep(5_500)
     :persistent_term.put({__MODULE__, :unreachable}, true)

@@ -17,7 +17,7 @@ defmodule Caravan.LinkMap do
     Matrix.new(name(node()), Map.put(views, name(node()), own_view()))
   end
 
-  @doc "Returns the connected nodes of this kind, without those that run one command."
+  @doc "Returns the connected nodes of this kind, without temporary nodes such as that of `bin/app rpc`."
   @spec nodes(:connected | :visible) :: [node]
   def nodes(kind), do: Enum.reject(Node.list(kind), &temporary?/1)
 
@@ -74,7 +74,7 @@ defmodule Caravan.LinkMap do
 
   defp names(nodes), do: for(node <- nodes, not temporary?(node), do: name(node))
 
-  # Nodes such as that of `bin/app rpc` end with their command.
+  # A temporary node ends with its command.
   defp temporary?(node), do: PortRule.port(node) == {:error, :temporary}
 
   defp name(node), do: NodeAtom.to_name(node)

@@ -37,9 +37,10 @@ defmodule Caravan.Cluster.Discovery do
            last: last | nil
          }
 
-  # The last answer of a source, and what its endpoints depend on: the basenames, the records, and, if a record came
-  # without addresses, the version of the known addresses of targets. Most answers have the records of the last one. To make
-  # the node names again would cost more than the lookup.
+  # The last answer of a source. Its endpoints are used again if the next answer has the same fingerprint and the basenames
+  # are the same. If a record came without addresses, the known addresses of targets must also have the same version
+  # (`targets`). Most answers have the records of the last one, and to make the node names again would cost more than the
+  # lookup.
   @typep last :: %{
            basenames: [String.t()] | nil,
            fingerprint: fingerprint,
@@ -107,7 +108,7 @@ defmodule Caravan.Cluster.Discovery do
     put_in(discovery.pending[ref], lookup)
   end
 
-  # If node names contain the basename of this node, there are none before this node has a name. Distribution may start
+  # Returns `nil` if the node names contain the basename of this node, and this node has no name yet. Distribution may start
   # later than the strategy.
   defp basenames(source, config) do
     if Node.alive?() or not Config.own_basename?(config, source),
@@ -147,7 +148,7 @@ defmodule Caravan.Cluster.Discovery do
   @spec idle?(t) :: boolean
   def idle?(%__MODULE__{pending: pending}), do: pending == %{}
 
-  @doc "Returns the last lookup of each source that has ended."
+  @doc "Returns for each source the lookup that ended last."
   @spec finished_lookups(t) :: %{Config.source() => finished}
   def finished_lookups(%__MODULE__{finished: finished}), do: finished
 
@@ -188,15 +189,16 @@ defmodule Caravan.Cluster.Discovery do
     {job.ref, job}
   end
 
-  # Distribution connects to addresses of one family only.
   defp dns_options(%{config: config, targets: targets}, :srv) do
-    # If a node cannot be reached, its target must be looked up again. TargetAddresses finds this target only if the host
-    # of the node's name begins with the first label of the target.
+    # The lookup does not query known targets. But if a node cannot be reached, its target must be queried again.
+    # TargetAddresses can find this target only if the host of the node name begins with the first label of the target.
+    # With other templates, the lookup queries all targets.
     known =
       if NodeName.host_begins_with_target?(config.templates.srv),
         do: TargetAddresses.known(targets, now()),
         else: []
 
+    # Distribution connects to addresses of one family only.
     [addresses: Settings.family(), known_targets: known] ++ Config.dns_options(config)
   end
 
@@ -274,9 +276,9 @@ defmodule Caravan.Cluster.Discovery do
      }}
   end
 
-  # Returns the outcome and the number of records. Decides whether the answer is complete. It is not complete while its
-  # nodes have no names. With :allow, it is not complete either if any record was left out: its target may only lack an
-  # address for now.
+  # Returns the outcome and the number of records. Decides whether the answer is complete. It is incomplete while its nodes
+  # have no names. With :allow, it is also incomplete if a record was left out, because the target of this record may have
+  # an address later.
   defp outcome({:ok, answer}, lookup, discovery) do
     {last, targets} = read(answer, lookup, discovery)
     named? = last.basenames != nil and (discovery.config.allow == [] or last.left_out == [])

@@ -1,9 +1,9 @@
 defmodule Caravan.Cluster.DnsStrategy.NodeList do
   # Owner-state. The connected nodes, as the strategy learns of them.
   #
-  # With the default :list_nodes, the messages nodeup and nodedown decide, because each change of nodes(connected)
-  # sends one, in order. The list itself is a safety net. It may be ahead of messages that are still in the mailbox.
-  # That does no harm, because the last message about a node is right.
+  # With the default :list_nodes, the messages nodeup and nodedown decide. The VM sends one of them for each change of
+  # nodes(connected), in the order of the changes. The list itself is a safety net. It may be ahead of messages that are
+  # still in the mailbox. That does no harm, because the last message about a node is right.
   #
   # A custom :list_nodes function decides by itself which nodes are connected. So it is called after each message, and
   # events that depend on its list wait for it.
@@ -19,8 +19,9 @@ defmodule Caravan.Cluster.DnsStrategy.NodeList do
 
   @typedoc """
     * `:listed_at`: when the default list was read last, in milliseconds;
-    * `:job`: the call of a custom function that runs, and `:events`: what `handle/2` returns with its list;
-    * `:held`: the events of the next call, or `nil` if none is needed.
+    * `:job`: the running call of a custom function, or `nil`;
+    * `:events`: the events that `handle/2` returns when this call ends;
+    * `:held`: the events that wait for a further call, or `nil` if no further call is needed.
   """
   @opaque t :: %__MODULE__{
             config: Config.t(),
@@ -67,7 +68,7 @@ defmodule Caravan.Cluster.DnsStrategy.NodeList do
        else: refresh(list, events)
   end
 
-  @doc "Returns whether an event for which `which` is true waits for a custom function."
+  @doc "Returns whether `which` is true for one of the events that wait for a custom function."
   @spec holds?(t, (event -> boolean)) :: boolean
   def holds?(%__MODULE__{events: events, held: held}, which),
     do: Enum.any?(events, which) or Enum.any?(held || [], which)

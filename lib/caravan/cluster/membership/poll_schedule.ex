@@ -23,16 +23,18 @@ defmodule Caravan.Cluster.Membership.PollSchedule do
   # The shortest wait after a nodedown, in milliseconds. Nodes that go down within it share one lookup.
   @debounce 200
 
-  # While lookups fail, the longest wait is one :poll_interval per @nodes_per_poll nodes, but at least one and at most
-  # @max_polls of them. A small cluster is little load for DNS, so its nodes look up soon after DNS is back.
+  # While lookups fail, the longest wait is one :poll_interval for every @nodes_per_poll nodes. It is at least one
+  # :poll_interval and at most @max_polls times :poll_interval. A small cluster is little load for DNS, so its nodes look
+  # up soon after DNS is back.
   @max_polls 6
   @nodes_per_poll 20
 
   @doc """
   Returns the wait after an answer. `ttl` is in milliseconds, or `nil` if the answer has none.
 
-  It is at most `:poll_interval`, and at least `:min_interval` less the jitter. Only the wait after the first answer is
-  fully random, from 1 ms on. Otherwise nodes that one deployment started would stay in step for minutes.
+  It is at most `:poll_interval`, and at least #{1 - @jitter} times `:min_interval`. After the first answer, it may be as
+  short as 1 ms, because this wait is fully random. Otherwise nodes that one deployment started would stay in step for
+  minutes.
 
   A TTL of 0 counts as none. It says that caches must not keep the answer (RFC 1035), and nothing about the time of the next
   change. Consul sends it by default, and answers each lookup of each node by a request to its servers.
@@ -49,8 +51,8 @@ defmodule Caravan.Cluster.Membership.PollSchedule do
     high = min(poll, round(base * (1 + @jitter)))
     low = min(base, round(high * (1 - @jitter)))
 
-    # The upper end is the mean of the later waits. So in a fleet that starts together, the third lookups begin about when
-    # the second ones end.
+    # The first wait is at most the mean of the later waits. If a fleet starts together, its first nodes then begin their
+    # third lookup at about the time when its last nodes begin their second lookup.
     if first,
       do: between(0, div(low + high, 2), random),
       else: between(low, high, random)
