@@ -3,6 +3,9 @@
 //!
 //! All but `peers_find` run on a dirty scheduler. They take time in proportion to the number of names, or, as
 //! `peers_rotate`, wait for such a call.
+//!
+//! It is one for I/O, because applications keep those for CPU busy, for example by the hashes of passwords. The strategy
+//! would wait until all calls before its own have ended.
 
 use std::num::NonZeroU16;
 
@@ -20,7 +23,7 @@ mod atoms {
 static TABLE: Lazy<PeerTable<Atom>> = Lazy::new(PeerTable::new);
 
 /// Returns `:ok`, or `{:error, :full}` and leaves the table as it was. Raises `badarg` for an invalid entry.
-#[rustler::nif(schedule = "DirtyCpu")]
+#[rustler::nif(schedule = "DirtyIo")]
 fn peers_put<'a>(
     env: Env<'a>,
     topology: Atom,
@@ -39,14 +42,14 @@ fn peers_put<'a>(
     }
 }
 
-#[rustler::nif(schedule = "DirtyCpu")]
+#[rustler::nif(schedule = "DirtyIo")]
 fn peers_delete(topology: Atom) -> Atom {
     TABLE.delete(&topology);
     atoms::ok()
 }
 
 /// Moves the first address of a node to the end.
-#[rustler::nif(schedule = "DirtyCpu")]
+#[rustler::nif(schedule = "DirtyIo")]
 fn peers_rotate(name: Binary) -> Atom {
     TABLE.rotate(&name);
     atoms::ok()
@@ -62,7 +65,7 @@ fn peers_find<'a>(env: Env<'a>, name: Binary<'a>) -> Term<'a> {
 }
 
 /// Returns `[{name, port | nil, [ip]}]`, sorted by name.
-#[rustler::nif(schedule = "DirtyCpu")]
+#[rustler::nif(schedule = "DirtyIo")]
 fn peers_list(env: Env) -> Term {
     let entries: Vec<_> = TABLE
         .list()

@@ -137,6 +137,29 @@ defmodule Caravan.Epmd.PeersTest do
       assert list(node) == [{"b@h.test", nil, []}]
     end
 
+    # Applications hash passwords there, for example.
+    test "wait for no dirty scheduler for CPU", %{node: node} do
+      code = """
+      parent = self()
+
+      for _ <- 1..:erlang.system_info(:dirty_cpu_schedulers) do
+        spawn(fn ->
+          :erts_debug.dirty_cpu(:wait, 10_000)
+          send(parent, :ended)
+        end)
+      end
+
+      # Until then, a dirty scheduler may be free.
+      Process.sleep(500)
+      Caravan.Epmd.Peers.put(:one, [{"a@h.test", nil, []}])
+      Caravan.Epmd.Peers.rotate("a@h.test")
+      Caravan.Epmd.Peers.delete(:one)
+      receive do: (:ended -> :waited), after: (0 -> :ok)
+      """
+
+      assert PeerNode.eval(node, code) == :ok
+    end
+
     test "create no atom", %{node: node} do
       count = fn -> PeerNode.call(node, :erlang, :system_info, [:atom_count]) end
       :ok = put(node, :one, names(10))
