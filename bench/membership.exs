@@ -10,8 +10,9 @@
 
 defmodule Bench.Phases do
   # Runs the phases one after the other and measures the CPU time of the VM. `sizes` has the size of each topology. The
-  # clock counts milliseconds, so the caller starts many topologies if they are small, and the result is the mean of all.
-  # A topology runs all phases of a group without a pause, before the next topology runs them.
+  # result is the mean of all topologies. The clock counts whole milliseconds, which is too coarse for one small topology.
+  # So the caller starts many of them. If a group has several phases, one topology runs them all without a pause, and then
+  # the next topology does.
   def run(module, groups, sizes) do
     topologies = Enum.map(sizes, &module.start/1)
     times = for group <- groups, time <- run_group(module, group, topologies), do: time

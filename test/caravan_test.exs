@@ -122,7 +122,7 @@ defmodule CaravanTest do
       Host.await(fn -> states(a) == [{["a", "b"], "hidden"}] end, "the hidden link")
     end
 
-    test "a node that does not reply in time is shown as such", %{nodes: [a, b, _c]} do
+    test "shows which node did not reply in time", %{nodes: [a, b, _c]} do
       connect(a, b)
       Host.await(fn -> PeerNode.call(b, :erlang, :nodes, []) == [a.name] end, "both to see it")
       Host.suspend(b.os_pid)

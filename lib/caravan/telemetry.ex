@@ -96,7 +96,8 @@ defmodule Caravan.Telemetry do
 
       Caravan.Telemetry.load() || raise "add :telemetry to the dependencies"
 
-  Events need no call of this function, because attaching a handler loads `:telemetry`, too.
+  Call it at the start of an application that cannot do without the events. Other applications need not call it, because
+  attaching a handler loads `:telemetry`, too.
   """
   @spec load() :: boolean
   def load, do: Code.ensure_loaded?(:telemetry)

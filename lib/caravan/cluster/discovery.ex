@@ -37,10 +37,10 @@ defmodule Caravan.Cluster.Discovery do
            last: last | nil
          }
 
-  # The last answer of a source. Its endpoints are used again if the next answer has the same fingerprint and the basenames
-  # are the same. If a record came without addresses, the known addresses of targets must also have the same version
-  # (`targets`). Most answers have the records of the last one, and to make the node names again would cost more than the
-  # lookup.
+  # The last answer of a source. Most answers have the same records as the one before, and it would cost more than the
+  # lookup to make the endpoints and the node names again. So the endpoints are used again if the fingerprint and the
+  # basenames are the same. A record that came without addresses got them from TargetAddresses. Then `targets` is the
+  # version of these addresses, and must be the same, too.
   @typep last :: %{
            basenames: [String.t()] | nil,
            fingerprint: fingerprint,

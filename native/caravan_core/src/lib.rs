@@ -3,7 +3,7 @@
 //!
 //! This crate is *not* a DNS client. `hickory-resolver` implements the protocol. This crate adds
 //! configuration, limits, a closed set of errors, and records in the shape that Caravan uses.
-//! `caravan_nif` makes the three modules NIFs: it translates their arguments and results from and to Erlang terms.
+//! `caravan_nif` makes NIFs of the three modules: it translates Erlang terms to arguments, and results to Erlang terms.
 
 pub mod dns;
 pub mod peers;

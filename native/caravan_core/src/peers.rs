@@ -5,8 +5,8 @@
 //! topology is deleted, the entry of the other one is used again.
 //!
 //! Readers wait only for short changes. A put and a delete prepare a new table without a lock on the old one, and then
-//! replace one pointer. [`PeerTable::rotate`] changes the entries of one name in place. The tables of the topologies,
-//! the table for readers and the lists that readers hold share the entries, so they all see this change.
+//! replace one pointer. [`PeerTable::rotate`] changes the entries of one name in place. The entries are shared by the
+//! tables of the topologies, the table for readers, and the lists that readers hold. So all of them see this change.
 
 use std::collections::BTreeMap;
 use std::mem;

@@ -156,7 +156,7 @@ defmodule Caravan.Cluster.Config.Schema do
       default: 128,
       doc:
         "The maximum number of connection attempts at the same time. An attempt that has had no reply for " <>
-          "100 ms no longer counts, so that dead addresses do not delay other nodes. With those that no longer count, " <>
+          "100 ms no longer counts, so that dead addresses do not delay other nodes. Including attempts that no longer count, " <>
           "at most 512 are in progress, or `:max_connects` if that is more."
     ],
     dns_client: [

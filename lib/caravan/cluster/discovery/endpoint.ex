@@ -17,7 +17,7 @@ defmodule Caravan.Cluster.Discovery.Endpoint do
   @doc """
   Returns the endpoints by node name, and why records were left out. A record gives one node for each basename.
 
-  With the option `:allow`, a record without an address is left out if the host of the node name comes from it.
+  With the option `:allow`, a record without an address is left out if the host of the node name comes from this record.
   Otherwise the system's resolver, which does not know `:allow`, would look up this host at each connect.
   """
   @spec from_records(

@@ -56,7 +56,8 @@ defmodule Caravan.Cluster.DnsStrategy.NodeList do
   end
 
   @doc """
-  Returns `events`, as `refresh/2` does, but reads the default list only if it was not read for `:min_interval`.
+  Does the same as `refresh/2`, but not if the default list was read within the last `:min_interval`. Then returns only
+  `events`.
 
   A custom function is always called.
   """

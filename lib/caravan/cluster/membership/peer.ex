@@ -36,13 +36,13 @@ defmodule Caravan.Cluster.Membership.Peer do
       clears it, and so does an answer that contains the node;
     * `:prune_attempts`: how often `:prune` has disconnected the node since `:missed_answers` was cleared;
     * `:connected_since`: the time of the nodeup, or `nil` while the node is not connected;
-    * `:was_connected`: whether the node was connected, and since then neither left the cluster (drained) nor had its
-      connection given up by this topology;
+    * `:was_connected`: whether the node was ever connected. It becomes `false` again when a connection ends because the
+      node left the cluster (drained), or because this topology gave the connection up;
     * `:connect_failures`: the number of consecutive failed connects;
     * `:reported`: the kinds of failures that were reported since the last nodeup;
     * `:missing_since`: the time of the last nodedown, or `:first_seen_at` before the first one;
-    * `:gone_since`: the time from which waits grow while the node is not connected: of its first answer, of its last
-      nodedown, of the last answer with a new port or address, or of the last `resume`, whichever is latest;
+    * `:gone_since`: the time from which waits grow while the node is not connected. It is the latest of these: the first
+      answer that contained the node, its last nodedown, the last answer with a new port or address, the last `resume`;
     * `:retry_at`: the earliest time of the next connect;
     * `:flaps`: the number of consecutive connections that lasted less than five seconds;
     * `:atom_allowed`: whether the name is an atom, or may become one;
@@ -103,7 +103,7 @@ defmodule Caravan.Cluster.Membership.Peer do
   @spec connected?(t) :: boolean
   def connected?(%__MODULE__{connected_since: since}), do: since != nil
 
-  @doc "Returns whether the node was never connected, and no connect has failed. It joins sooner without a probe."
+  @doc "Returns whether the node was never connected, and no connect has failed. To save time, it is dialled without a probe."
   @spec new?(t) :: boolean
   def new?(%__MODULE__{was_connected: was_connected, connect_failures: failures}),
     do: not was_connected and failures == 0
@@ -357,12 +357,12 @@ defmodule Caravan.Cluster.Membership.Peer do
   @doc """
   Returns whether a failure of this kind is to be reported, and marks the kind as reported.
 
-  A single failure is not reported: if two nodes dial each other at the same time, one of the connects is refused. Neither
-  is a failed probe of a node that may only be starting: within two seconds for a node that was never connected, and within
-  ten seconds after a nodedown.
+  A single failure is not reported: if two nodes dial each other at the same time, one of the connects is refused. A failed
+  probe is not reported while the node may only be starting: within two seconds for a node that was never connected, and
+  within ten seconds after a nodedown.
 
-  The details of `{kind, details}` do not count, because processes and references in them differ each time. Neither
-  does the address of a probe.
+  Two failures `{kind, details}` are of one kind even if their details differ, because processes and references in the
+  details differ each time. Of the finding of a probe, only the kind counts, and not the address.
   """
   @spec report_once(t, kind :: term, now :: integer) :: {boolean, t}
   def report_once(peer, {:probe, finding, _duration}, now) do

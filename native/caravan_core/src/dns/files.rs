@@ -48,7 +48,7 @@ pub type Parse<T> = fn(&Path, io::Result<Vec<u8>>) -> Result<T, LookupError>;
 /// All files of one kind, such as hosts files.
 pub struct Files<T> {
     parse: Parse<T>,
-    /// The key has the stamp, so that a read that never returns does not block the file that replaces it.
+    /// The stamp is a part of the key. So if a read never returns and the file is replaced, the new file can be read.
     reads: SharedWork<(PathBuf, Option<FileStamp>), Parsed<T>>,
     /// The contents that resolvers use.
     in_use: Arc<InUse<T>>,

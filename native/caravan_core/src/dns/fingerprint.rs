@@ -14,9 +14,10 @@ impl Records {
     /// and caches count TTLs down.
     ///
     /// Fingerprints can be compared within one process only. Each is a sum of keyed hashes, one for each record. A
-    /// nameserver knows neither the key nor a fingerprint. So it cannot choose records for their fingerprint: whatever
-    /// it sends, two different answers have the same one with a probability of 2^-64, or of 2^-52 if one record is
-    /// repeated up to [`super::MAX_RECORDS`] times. A strategy that polls each second meets that once in 10^8 years.
+    /// nameserver knows neither the key nor a fingerprint, so it cannot choose records for their fingerprint. Whatever
+    /// it sends, two different answers have equal fingerprints with a probability of 2^-64. If one record is repeated
+    /// up to [`super::MAX_RECORDS`] times, the probability is 2^-52. A strategy that polls each second then takes a
+    /// different answer for an equal one once in 10^8 years.
     #[must_use]
     pub fn fingerprint(&self) -> u64 {
         match self {

@@ -100,7 +100,7 @@ defmodule Caravan.Cluster.Membership.BackoffTest do
         do: assert(Backoff.next_at_of_new(:new, 0, 0, @few, random) in 180..500)
   end
 
-  test "a node that flaps waits twice as long each time, up to :poll_interval or a minute" do
+  test "the wait for a node that flaps doubles each time, up to :poll_interval or a minute" do
     waits = for flaps <- 1..5, do: Backoff.after_flap(flaps, 5_000, 0.999999) + 1
     assert waits == [500, 1_000, 2_000, 4_000, 5_000]
     assert Backoff.after_flap(1_000_000, 100, 0.0) == 250
