@@ -30,7 +30,7 @@ defmodule Caravan.WorkflowsTest do
       for script <- scripts do
         assert {_, 0} = System.cmd("bash", ["-n", "-c", script], stderr_to_stdout: true)
 
-        for program <- Regex.scan(~r"^(?:bin|\.ci)/\S+", script),
+        for program <- Regex.scan(~r"^(?:bin|\.ci)/\S+"m, script),
             do: assert(File.exists?(hd(program)))
       end
     end

@@ -26,9 +26,9 @@ defmodule Caravan.Test.Witness do
   def join, do: GenServer.call(__MODULE__, :join)
 
   @doc """
-  Returns what the process recorded, oldest first: `:ups` and `:downs`, each a list of
-  `{node, milliseconds}` with times of `System.os_time/1`; `:events` of telemetry, each `{event, metadata}`; `:received`, the number of
-  messages by sending node; `:members`, the nodes of the group as this node sees it.
+  Returns what the process recorded, oldest first: `:ups` and `:downs`, each a list of `{node, milliseconds}` with times of
+  `System.os_time/1`; `:events` of telemetry, each `{event, metadata}`; `:received`, the number of messages by sending
+  node; `:members`, the nodes of the group as this node sees it.
   """
   @spec report() :: map
   def report, do: GenServer.call(__MODULE__, :report, 30_000)

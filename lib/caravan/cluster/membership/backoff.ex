@@ -64,9 +64,9 @@ defmodule Caravan.Cluster.Membership.Backoff do
   @doc """
   Returns the time of the next attempt after a failure of a node that was never connected.
 
-  The time is rounded down to a multiple of a power of two. This power is the largest one that is at
-  most an eighth of the wait, before the random part is taken off. So many nodes are dialled together, and the VM wakes up less often. The clock of a VM begins when the VM starts,
-  so two VMs are not in step.
+  The time is rounded down to a multiple of a power of two. This power is the largest one that is at most an eighth of the
+  wait, before the random part is taken off. So many nodes are dialled together, and the VM wakes up less often. The clock
+  of a VM begins when the VM starts, so two VMs are not in step.
   """
   @spec next_at_of_new(
           :new | :new_connect,
