@@ -64,9 +64,15 @@ defmodule Caravan.Cluster.Distribution.OwnNode do
         "the base port"
 
       _ ->
-        if String.ends_with?(name, "#{port}"),
-          do: "from its name",
-          else: "the base port + the number in its name"
+        from =
+          if String.ends_with?(name, "#{port}"),
+            do: "from its name",
+            else: "the base port + the number in its name"
+
+        # Generated names, such as those of Kubernetes and Fly, often end in a letter and digits.
+        if name =~ ~r/-\d+\z/,
+          do: from,
+          else: from <> ". If the name is generated, set CARAVAN_PORT_RULE=fixed"
     end
   end
 

@@ -38,7 +38,9 @@ defmodule Caravan.Cluster.Distribution.OwnNodeTest do
   test "the first line says where the port comes from" do
     for {name, env, origin} <- [
           {"app", [CARAVAN_BASE_PORT: 0], "the base port"},
-          {"app2", [CARAVAN_BASE_PORT: -2], "the base port + the number in its name"},
+          {"app-2", [CARAVAN_BASE_PORT: -2], "the base port + the number in its name"},
+          {"app-01JEADXHQV7", [CARAVAN_BASE_PORT: -7],
+           "the base port + the number in its name. If the name is generated, set CARAVAN_PORT_RULE=fixed"},
           {"app-4001", [CARAVAN_BASE_PORT: 0, CARAVAN_PORT_RULE: "fixed"],
            "the base port, because port_rule is fixed"},
           {"app-4001", [CARAVAN_LISTEN_PORT: 0], "the setting listen_port"}
