@@ -122,6 +122,19 @@ defmodule CaravanTest do
       Host.await(fn -> states(a) == [{["a", "b"], "hidden"}] end, "the hidden link")
     end
 
+    test "asks nodes without Caravan too", %{nodes: [a, b, _c]} do
+      name = PeerNode.name("plain")
+      args = ["-erl_epmd_port", "#{PeerNode.port(name)}" | ~w(-connect_all false)]
+      plain = PeerNode.start!(name: name, path: [], epmd: false, args: args)
+      connect(a, b)
+      connect(a, plain)
+
+      expected = [{["a", "b"], "link"}, {["a", "plain"], "link"}, {["b", "plain"], "missing"}]
+      Host.await(fn -> states(a) == expected end, "the links of three nodes")
+      map = PeerNode.call(a, Caravan, :map, [[format: :data]])
+      assert Enum.all?(map.nodes, & &1.replied)
+    end
+
     test "shows which node did not reply in time", %{nodes: [a, b, _c]} do
       connect(a, b)
       Host.await(fn -> PeerNode.call(b, :erlang, :nodes, []) == [a.name] end, "both to see it")
