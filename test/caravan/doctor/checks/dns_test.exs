@@ -6,9 +6,11 @@ defmodule Caravan.Doctor.Checks.DnsTest do
   alias Caravan.Doctor
   alias Caravan.Test.DnsServer
   alias Caravan.Test.Host
+  alias Caravan.Test.Knot
   alias Caravan.Test.PeerNode
   alias Caravan.Test.Requirements
   alias Caravan.Test.SystemFiles
+  alias Caravan.Test.Unbound
 
   @query "_app._tcp.test"
 
@@ -388,6 +390,44 @@ defmodule Caravan.Doctor.Checks.DnsTest do
       report = PeerNode.call(eval, Doctor, :report, [[only: [:dns], strategy: strategy]])
       assert findings(report) == []
       assert check(report, "dns.self").status == "ok"
+    end
+  end
+
+  describe "with a real nameserver," do
+    # Returns the findings and the report of a query.
+    defp ask(nameserver, options) do
+      default = [query: @query, node_sname: "app", nameservers: [nameserver]]
+      report = Doctor.report(only: [:dns], strategy: Keyword.merge(default, options))
+      {findings(report), report}
+    end
+
+    @tag Requirements.tag(:knotd)
+    test "knot, a missing name and a zone that it does not serve are one failure each" do
+      knot = start_supervised!({Knot, zone: "test", records: []})
+      address = Knot.address(knot)
+      assert {[{"failed", "dns.empty", seen}], report} = ask(address, [])
+      assert seen =~ "(:nxdomain)"
+      assert check(report, "dns.empty").fix =~ "publishNotReadyAddresses: true"
+
+      assert {[{"failed", "dns.lookup", seen}], report} = ask(address, query: "app.example.com")
+      assert seen =~ "(:refused)"
+      assert check(report, "dns.lookup").fix =~ ~r/\S/
+
+      # The fix.
+      :ok = Knot.put_records(knot, ["_app._tcp 5 SRV 0 0 4001 a.test.", "a 5 A 10.0.0.1"])
+      assert {[], _report} = ask(address, [])
+    end
+
+    @tag Requirements.tag(:unbound)
+    test "unbound, a missing underscore is one failure, and the fix mends it" do
+      records = ["_app._tcp.test. 5 IN SRV 0 0 4001 a.test.", "a.test. 5 IN A 10.0.0.1"]
+      address = Unbound.address(start_supervised!({Unbound, records: records}))
+      assert {[{"failed", "dns.empty", _seen}], report} = ask(address, query: "app._tcp.test")
+      [line | _] = String.split(check(report, "dns.empty").fix, "\n")
+
+      # The fix.
+      {options, _} = Code.eval_string("[" <> line <> "]")
+      assert {[], _report} = ask(address, options)
     end
   end
 
