@@ -10,8 +10,9 @@ defmodule Caravan.Doctor.Checks.Host do
   alias Caravan.Doctor.Context
   alias Caravan.Epmd.Settings
 
+  # `hostname -i` prints a loopback address on many hosts, and the program of Alpine has no `-I`.
   @own_address "the address of this machine in the network of the nodes, in rel/env.sh.eex:\n" <>
-                 "export RELEASE_NODE=\"app-4001@$(hostname -i)\""
+                 "export RELEASE_NODE=\"app-4001@$({ hostname -I 2>/dev/null || hostname -i; } | cut -d ' ' -f 1)\""
 
   @spec checks(Context.t()) :: [Check.t()]
   def checks(%Context{mode: :project}), do: []
