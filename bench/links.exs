@@ -1,5 +1,5 @@
-# Simulates the option :links in clusters that no machine can run, with the real Membership on a simulated clock, and prints
-# the figures of the worst seed.
+# Simulates the option :links in clusters that no machine can run, and prints the figures of the worst seed. The roles run the
+# real Membership on a simulated clock. The graph is made of the ranks alone.
 #
 #   mix run bench/links.exs [SEEDS]            # 2 unless given
 #
