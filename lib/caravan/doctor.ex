@@ -148,7 +148,8 @@ defmodule Caravan.Doctor do
   The options are those of `Caravan.Cluster.DnsStrategy`, such as `:type`, `:nameservers`, `:node_sname` and `:ports`.
 
   Returns `:ok`, or `{:error, :no_answer}` if no record type has an answer. Raises `ArgumentError` for a wrong option.
-  `mix caravan.lookup` does the same without a node.
+  `mix caravan.lookup` does the same without a node, and its status is 1 without an answer. The status of `bin/app rpc` and
+  `bin/app eval` is 1 then if the command matches the result: `:ok = Caravan.Doctor.lookup("app.internal", type: :a)`.
   """
   @spec lookup(String.t(), keyword) :: :ok | {:error, :no_answer}
   def lookup(query, options \\ []) do
