@@ -17,14 +17,13 @@ defmodule Caravan.Cluster.DnsStrategy.Status do
   alias Caravan.Cluster.Membership
   alias Caravan.Cluster.Report
 
-  @enforce_keys [:table]
+  @enforce_keys [:table, :failures]
   defstruct @enforce_keys ++
               [
                 readiness: {false, false, 0},
                 complete: false,
                 lookups: %{},
                 counts: nil,
-                failures: Failures.new(),
                 changed: true,
                 written_at: nil,
                 timer: nil
@@ -63,7 +62,7 @@ defmodule Caravan.Cluster.DnsStrategy.Status do
   @spec new(table :: atom, Config.t()) :: t
   def new(table, %Config{} = config) do
     ^table = :ets.new(table, [:named_table, :protected, read_concurrency: true])
-    status = %__MODULE__{table: table}
+    status = %__MODULE__{table: table, failures: Failures.new()}
     true = :ets.insert(table, {:config, config})
     true = :ets.insert(table, {:topology, config.topology, config.sources})
     true = :ets.insert(table, {:readiness, status.readiness})
