@@ -59,7 +59,12 @@ defmodule Caravan.Dns.AddressesTest do
       DnsServer.subscribe(server)
       targets = for n <- 1..20, do: {0, 0, n, "node#{n}.test"}
       DnsServer.put(server, @name, :srv, targets)
-      answer = fn _query -> send(test, :answered) && [@ip] end
+
+      answer = fn _query ->
+        send(test, :answered)
+        [@ip]
+      end
+
       DnsServer.put_default(server, {:delay, 5_000, {:fun, answer}})
       options = [addresses: true, timeout: 60_000] ++ options
       spawn_link(fn -> send(test, {:found, addresses(options)}) end)

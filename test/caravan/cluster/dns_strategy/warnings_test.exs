@@ -161,7 +161,12 @@ defmodule Caravan.Cluster.DnsStrategy.WarningsTest do
 
     test "are looked for every ten seconds at most" do
       test = self()
-      troubles = fn -> send(test, :called) && none() end
+
+      troubles = fn ->
+        send(test, :called)
+        none()
+      end
+
       warnings = Warnings.remind(new(), troubles)
       assert_received :called
       assert Warnings.remind(warnings, troubles) == warnings
