@@ -23,7 +23,7 @@ defmodule Caravan do
   alias Caravan.LinkMap
   alias Caravan.Options
 
-  # Milliseconds that connected nodes have to answer.
+  # Milliseconds to wait for the replies of connected nodes.
   @timeout 5_000
 
   @doc """
@@ -94,9 +94,9 @@ defmodule Caravan do
       bin/app rpc 'IO.puts(Caravan.map())'
       bin/app rpc 'IO.puts(Caravan.map(format: :svg))' > map.svg
 
-  The call takes 5 seconds at most. It connects no node. Nodes without Caravan reply too. Nodes that run one command, such as
-  that of `bin/app rpc`, are left out. The text of more than 40 nodes names only the links that are missing or
-  one-sided, and the nodes without a reply.
+  The call takes 5 seconds at most. It connects no node. Nodes without Caravan reply too. Temporary nodes are left out: a
+  command such as `bin/app rpc` starts one, and ends it. The text of more than 40 nodes names only the links that are missing
+  or one-sided, and the nodes without a reply.
 
   Raises `ArgumentError` for an SVG of more than 200 nodes.
 

@@ -10,8 +10,8 @@ defmodule Caravan.LinkMap.Matrix do
     * `:node`: the node that has asked;
     * `:nodes`: all nodes in the order of their names, and whether each was asked and has replied. Only connected nodes are
       asked. The other nodes are known from the replies;
-    * `:links`: one entry for each pair of nodes, in the order of `:nodes`. If only one of the two nodes has the link, this
-      node comes first.
+    * `:links`: one entry for each pair of nodes, in the order of `:nodes`. In a `"one_sided"`
+      entry, the node that has the link comes first.
   """
   @type t :: %{
           node: String.t(),
@@ -20,8 +20,8 @@ defmodule Caravan.LinkMap.Matrix do
         }
 
   @typedoc """
-    * `"link"`, `"hidden"`: the nodes are connected, as visible or as hidden nodes;
-    * `"one_sided"`: one of two nodes that have replied has the link;
+    * `"link"`, `"hidden"`: the nodes are connected, as visible or as hidden nodes. Both say so, or the only one that has replied;
+    * `"one_sided"`: both nodes have replied, and only one has the link;
     * `"missing"`: no node that has replied has the link, and at least one wants it;
     * `"not_wanted"`: no node that has replied has the link or wants it, because of the option `links: k`;
     * `"no_reply"`: neither of the two has replied.

@@ -123,13 +123,13 @@ defmodule Caravan.Dns.ServersTest do
       end
 
       test "a circle of CNAMEs is an error", %{options: options, server: server} do
-        # unbound detects the circle and returns SERVFAIL.
+        # knotd returns the circle itself. unbound may return SERVFAIL in its place.
         expected = %{knot: :bad_response, unbound: :servfail}[server]
         assert {:error, %Error{reason: reason}} = Dns.lookup("circle.knot.test", :a, options)
         assert reason in [expected, :bad_response]
       end
 
-      test "a target with octets that no host name has is escaped", %{options: options} do
+      test "octets of a target that are not valid in a host name are escaped", %{options: options} do
         assert %{records: [%{target: target}]} = Dns.lookup!("strange.knot.test", :srv, options)
         assert target == ~S(a\.b\000\195\\.test)
       end

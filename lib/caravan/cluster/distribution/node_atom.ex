@@ -11,8 +11,8 @@ defmodule Caravan.Cluster.Distribution.NodeAtom do
   @doc """
   Returns the node of this name, and creates its atom if necessary.
 
-  Call it only for the actions `:connect`, `:disconnect` and `:release` of `Membership`, which limits how many names
-  become atoms.
+  Call it only for the actions `:connect`, `:disconnect` and `:release` of `Membership`. `Membership` limits how many
+  names become atoms, and this function does not.
   """
   @spec create(String.t()) :: node
   def create(name), do: String.to_atom(name)

@@ -50,7 +50,8 @@ defmodule Caravan.Test.DnsServer.Message do
       limit: limit(transport, opt)
     }
 
-    # :inet_dns decodes some names that it cannot encode. With such a name, this line raises, so that answer/2 does not.
+    # :inet_dns decodes some names that it cannot encode. Such a name gives `:error` here, and answer/2
+    # does not raise later.
     _ = encode(message, {0, [], []})
     {:ok, message}
   rescue
@@ -132,7 +133,7 @@ defmodule Caravan.Test.DnsServer.Message do
     {rcode, [], []} = sections(owner, negative)
     zone = owner |> Enum.drop_while(&(&1 != ?.)) |> Enum.drop(1)
 
-    # RFC 2308: a negative answer may be cached for the last field of the SOA record, at most for its TTL.
+    # RFC 2308: a negative answer is cached for the TTL of the SOA record or for its last field, whichever is shorter.
     {rcode, [], [rr(zone, :soa, ttl, {~c"ns.test", ~c"admin.test", 1, 3600, 600, 86_400, ttl})]}
   end
 
