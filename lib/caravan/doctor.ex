@@ -77,9 +77,9 @@ defmodule Caravan.Doctor do
   Each check has an id, such as `node.host`, which is a heading of the guide "Troubleshooting". If a check fails,
   the checks that depend on it are skipped.
 
-  The doctor changes nothing on this node. It does not connect this node to other nodes, and creates no atoms from names that it
-  reads. It needs no process of Caravan. To find out which node listens on a port, it begins a handshake of the distribution there, under the name
-  `caravan-probe-N@HOST` with N below 64. A member that is not connected also gets the digest of the cookie, as from OTP at each
+  The doctor changes nothing on this node. It does not connect this node to other nodes, and creates no atoms from names
+  that it reads. It needs no process of Caravan. To find out which node listens on a port, it begins a handshake of the
+  distribution there, under the name `caravan-probe-N@HOST` with N below 64. A member that is not connected also gets the digest of the cookie, as from OTP at each
   connection attempt. If the member accepts the digest, it lists a hidden node of this name until the doctor closes the
   connection. If the member refuses the digest, it logs one line. A node that uses TLS logs one line if this node does not.
 

@@ -139,7 +139,8 @@ defmodule Caravan.Cluster.DnsStrategy do
 
   A number in `:links` needs the line `-connect_all false` in `rel/vm.args.eex` and `rel/remote.vm.args.eex` of all
   nodes. Otherwise `global` connects each node to all nodes to which its peers are connected, and stand-ins stay
-  connected. Without `connect_all`, names of `:global` are local to their node. `:pg`, `Phoenix.PubSub.PG2`, Tracker, syn and Horde reach only the nodes to which a node has a link.
+  connected. Without `connect_all`, names of `:global` are local to their node. `:pg`, `Phoenix.PubSub.PG2`, Tracker, syn
+  and Horde reach only the nodes to which a node has a link.
 
   ## Ports and addresses
 
