@@ -96,6 +96,13 @@ defmodule Caravan.Cluster.Distribution.OwnNode do
     end
   end
 
+  @doc "Returns the addresses of all network interfaces of this host."
+  @spec host_addresses() :: {:ok, [:inet.ip_address()]} | {:error, :inet.posix()}
+  def host_addresses do
+    with {:ok, interfaces} <- :inet.getifaddrs(),
+         do: {:ok, for({_name, options} <- interfaces, {:addr, ip} <- options, do: ip)}
+  end
+
   @doc "Returns the base port and the port rule with which distribution has started. They stay in force."
   @spec port_settings() :: {base_port :: :inet.port_number() | nil, port_rule :: :name | :fixed}
   def port_settings do
@@ -109,14 +116,7 @@ defmodule Caravan.Cluster.Distribution.OwnNode do
   defp addresses do
     case Application.get_env(:kernel, :inet_dist_use_interface) do
       ip when is_tuple(ip) -> [ip]
-      _ -> interface_addresses()
-    end
-  end
-
-  defp interface_addresses do
-    case :inet.getifaddrs() do
-      {:ok, interfaces} -> for {_name, options} <- interfaces, {:addr, ip} <- options, do: ip
-      {:error, _reason} -> []
+      _ -> with {:ok, ips} <- host_addresses(), do: ips, else: (_error -> [])
     end
   end
 end

@@ -5,6 +5,7 @@ defmodule Caravan.Doctor.Checks.Host do
 
   alias Caravan.Cluster.Config
   alias Caravan.Cluster.Distribution.NodeAtom
+  alias Caravan.Cluster.Distribution.OwnNode
   alias Caravan.Cluster.NodeName
   alias Caravan.Doctor.Check
   alias Caravan.Doctor.Context
@@ -198,7 +199,7 @@ defmodule Caravan.Doctor.Checks.Host do
   defp loopback?(_ip), do: false
 
   defp on_this_machine(host, ips) do
-    own = own_addresses()
+    {:ok, own} = OwnNode.host_addresses()
     text = texts(ips)
 
     if Enum.any?(ips, &(&1 in own or loopback?(&1))) do
@@ -208,11 +209,6 @@ defmodule Caravan.Doctor.Checks.Host do
        "an address of this machine, unless a NAT or a port mapping leads from that address to this machine",
        "RELEASE_NODE=app-4001@ADDRESS with one of: #{texts(Enum.reject(own, &loopback?/1))}"}
     end
-  end
-
-  defp own_addresses do
-    {:ok, interfaces} = :inet.getifaddrs()
-    for {_name, options} <- interfaces, {:addr, ip} <- options, do: ip
   end
 
   defp texts(ips), do: Enum.map_join(ips, ", ", &:inet.ntoa/1)

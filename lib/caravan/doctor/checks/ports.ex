@@ -7,6 +7,8 @@ defmodule Caravan.Doctor.Checks.Ports do
   alias Caravan.Doctor.Listener
   alias Caravan.Cluster.Distribution.Diagnosis
   alias Caravan.Cluster.Distribution.Handshake
+  alias Caravan.Cluster.Distribution.OwnNode
+  alias Caravan.Cluster.Distribution.Probe
   alias Caravan.Cluster.Distribution.TlsSocket
   alias Caravan.Epmd.Boot
   alias Caravan.Epmd.Names
@@ -173,17 +175,16 @@ defmodule Caravan.Doctor.Checks.Ports do
     family = Settings.family()
     host = Context.host(context)
     {port, ip} = advertised_at(context, host, family)
-
-    where =
-      if family == :inet6, do: "[#{:inet.ntoa(ip)}]:#{port}", else: "#{:inet.ntoa(ip)}:#{port}"
+    address = {family, ip, port}
 
     # Without the options of TLS, the question would be a line in the log of the node.
-    if Settings.tls?() and TlsSocket.options() == :error,
-      do: {:skipped, "the options of TLS are not in a file (-ssl_dist_optfile)"},
-      else:
-        {family, ip, port}
-        |> Diagnosis.ask(host, name, nil)
-        |> reached(name, where, own_address?(ip))
+    if Settings.tls?() and TlsSocket.options() == :error do
+      {:skipped, "the options of TLS are not in a file (-ssl_dist_optfile)"}
+    else
+      result = Diagnosis.ask(address, host, name, nil)
+      {:ok, own} = OwnNode.host_addresses()
+      reached(result, name, Probe.where(address), ip in own)
+    end
   end
 
   # Where the other nodes look for this one.
@@ -232,9 +233,4 @@ defmodule Caravan.Doctor.Checks.Ports do
 
   defp reason({:connect, reason}), do: "#{:inet.format_error(reason)}"
   defp reason(_error), do: "another program listens there"
-
-  defp own_address?(ip) do
-    {:ok, interfaces} = :inet.getifaddrs()
-    Enum.any?(interfaces, fn {_name, options} -> {:addr, ip} in options end)
-  end
 end
